@@ -1,0 +1,147 @@
+"""Library bundles: many spectra on one grid in one `.npz` file.
+
+Arrays: `wave_air` and `wave_vac` [N] in Å, `flux` [S, N] (divided by the continuum), `labels` [S, L].
+Optional: `label_names` [L], `names` [S], `ivar` [S, N], and the true continuum as `cont_wave_air` [C] in Å
+with `continuum` [S, C], to be interpolated linearly. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remap.io import files
+from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
+
+WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
+RENAMED = {"m_h": "feh"}  # the scaled-solar libraries' [M/H] is what the package calls feh
+
+
+def read_bundle(path: Path, source: Mapping[str, Any]) -> Spectra:
+    """Reads all spectra of a bundle.
+
+    Args:
+      path: the `.npz` file.
+      source: format "bundle"; medium, which chooses wave_air or wave_vac; absolute, True for
+        flux × interp(wave_air, cont_wave_air, continuum) (erg/s/cm²/Å) and False for flux as stored;
+        label_columns, the names of the columns of `labels` in order, where m_h becomes feh; wave_unit,
+        which can only be Angstrom and need not be given.
+
+    Returns:
+      The spectra, named `names` or "file.npz[0]" and so on, in the precision of the file.
+
+    Raises:
+      SpectrumError: the file is broken, an array is missing or has the wrong shape, or `label_names` there
+        contradicts label_columns.
+      ValueError: the declaration is wrong.
+    """
+    required = ("format", "medium", "absolute", "label_columns")
+    source = files.check_source(source, kind="bundle", required=required, optional={"wave_unit": "Angstrom"})
+    files.check_choice(source, "absolute", (True, False), "bundle")
+    files.check_choice(source, "wave_unit", ("Angstrom", "angstrom", "AA", "Å"), "bundle")
+    wave_key = WAVE[source["medium"]]
+    needed = [wave_key, "flux", "labels"]
+    if source["absolute"]:
+        needed += ["wave_air", "cont_wave_air", "continuum"]
+    # np.load leaves a file that it opened itself open when it fails
+    with files.reading(path, "an .npz bundle"), path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise SpectrumError(f"{path}: expected an .npz bundle, found a single array")
+        with loaded:
+            missing = [key for key in needed if key not in loaded]
+            if missing:
+                raise SpectrumError(
+                    f"{path}: expected an array {missing[0]!r}, found {', '.join(sorted(loaded.files))}"
+                )
+            optional = [key for key in ("label_names", "names", "ivar") if key in loaded]
+            arrays = {key: loaded[key] for key in {*needed, *optional}}
+
+    flux = files.native_float(arrays["flux"])
+    if flux.ndim != 2 or flux.size == 0:
+        raise SpectrumError(f"{path}: expected flux of shape [S, N], found {list(flux.shape)}")
+    count, pixels = flux.shape
+    columns = tuple(str(c) for c in source["label_columns"])
+    shapes = {wave_key: (pixels,), "labels": (count, len(columns))}
+    if source["absolute"]:
+        shapes |= {"wave_air": (pixels,), "continuum": (count, arrays["cont_wave_air"].size)}
+    if "ivar" in arrays:
+        shapes["ivar"] = (count, pixels)
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape:
+            raise SpectrumError(
+                f"{path}: expected {key} of shape {list(shape)}, found {list(arrays[key].shape)}"
+            )
+    there = tuple(str(n) for n in arrays["label_names"]) if "label_names" in arrays else columns
+    if there != columns:
+        raise SpectrumError(f"{path}: expected the label columns {list(columns)}, found {list(there)}")
+    wave = files.wavelengths(arrays[wave_key], path, axis="linear", wave_unit="Angstrom")
+
+    ivar = arrays.get("ivar")
+    if source["absolute"]:
+        air = files.wavelengths(arrays["wave_air"], path, axis="linear", wave_unit="Angstrom")
+        nodes = files.wavelengths(arrays["cont_wave_air"], path, axis="linear", wave_unit="Angstrom")
+        if nodes[0] > air[0] or nodes[-1] < air[-1]:
+            raise SpectrumError(
+                f"{path}: expected a continuum over {air[0]:.6g} to {air[-1]:.6g} Å, found {nodes[0]:.6g} to "
+                f"{nodes[-1]:.6g} Å"
+            )
+        ivar = None if ivar is None else ivar.astype(np.float64)
+        for i in range(count):  # row by row: the interpolated continuum is as large as the library
+            continuum = np.interp(air, nodes, arrays["continuum"][i])
+            flux[i] *= continuum.astype(flux.dtype)
+            if ivar is not None:
+                ivar[i] /= continuum**2
+    names = arrays["names"] if "names" in arrays else [f"{path.name}[{i}]" for i in range(count)]
+    labels = {RENAMED.get(c, c): arrays["labels"][:, i] for i, c in enumerate(columns)}
+    return make_spectra(wave, flux, medium=source["medium"], ivar=ivar, names=names, labels=labels)
+
+
+def write_bundle(
+    path: str | os.PathLike,
+    spectra: Spectra,
+    *,
+    cont_wave_air: np.ndarray | None = None,
+    continuum: np.ndarray | None = None,
+) -> None:
+    """Writes a bundle that `read_bundle` reads, whole or not at all.
+
+    Invalid pixels are stored as NaN, and the labels under their own names in their own order.
+
+    Args:
+      path: the `.npz` file to write or replace.
+      spectra: the spectra; `flux` is divided by the continuum where one is given.
+      cont_wave_air: float[C], Å in air, covering the spectra; needs `continuum`.
+      continuum: float[S, C], the true continuum there.
+
+    Raises:
+      ValueError: one of the continuum's arrays is given without the other, or the shapes differ.
+    """
+    if (cont_wave_air is None) != (continuum is None):
+        raise ValueError("cont_wave_air and continuum go together")
+    arrays = {
+        key: to_medium(spectra.wave, source=spectra.medium, target=medium) for medium, key in WAVE.items()
+    }
+    arrays["flux"] = np.where(spectra.valid, spectra.flux, np.nan).astype(spectra.flux.dtype)
+    arrays["labels"] = np.array(list(spectra.labels.values()), np.float64).reshape(-1, len(spectra)).T
+    arrays["label_names"] = np.array(list(spectra.labels), np.str_)
+    arrays["names"] = np.array(spectra.names, np.str_)
+    if spectra.ivar is not None:
+        arrays["ivar"] = spectra.ivar
+    if continuum is not None:
+        arrays["cont_wave_air"], arrays["continuum"] = np.asarray(cont_wave_air), np.asarray(continuum)
+        expected = (len(spectra), arrays["cont_wave_air"].size)
+        if arrays["continuum"].shape != expected:
+            raise ValueError(f"continuum must have shape {expected}, found {arrays['continuum'].shape}")
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""One-dimensional FITS images whose wavelengths follow from the header (MILES, PHOENIX MedRes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remap.io import files
+from remap.io.phoenix import phoenix_labels
+from remap.spectra import Spectra, SpectrumError, make_spectra
+
+
+def read_image_spectrum(path: Path, source: Mapping[str, Any]) -> Spectra:
+    """Reads one spectrum from a FITS image of shape [N] or [1, N].
+
+    The coordinate of pixel i (from 0) is CRVAL1 + CD1_1 · (i + 1 - CRPIX1), with CDELT1 where there is no
+    CD1_1, and the declared axis says whether it is λ, ln λ or log10 λ. CTYPE1, CUNIT1 and DC-FLAG are not
+    consulted: they are wrong too often (PHOENIX MedRes is in vacuum and says AWAV-LOG). A missing CRPIX1
+    means the first pixel, as in IRAF and in PHOENIX, whose files lack it, and not the 0 of the standard.
+
+    Args:
+      path: the file, `.fits` or `.fits.gz`.
+      source: format "image"; medium; axis "linear", "ln" or "log10"; wave_unit; hdu (default 0).
+
+    Returns:
+      One spectrum in the medium declared; with labels where the header has PHOENIX's.
+
+    Raises:
+      SpectrumError: the file is broken, is no 1-D image, has no wavelength axis or contradicts the source.
+      ValueError: the declaration is wrong.
+    """
+    source = files.check_source(
+        source, kind="image", required=("format", "medium", "axis", "wave_unit"), optional={"hdu": 0}
+    )
+    header, flux = files.read_image(path, source["hdu"])
+    step = header.get("CD1_1", header.get("CDELT1"))
+    axis = {"CRVAL1": header.get("CRVAL1"), "CDELT1 or CD1_1": step, "CRPIX1": header.get("CRPIX1", 1.0)}
+    for key, value in axis.items():
+        if not isinstance(value, int | float):
+            raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
+    start, step, reference = axis.values()
+    wave = files.wavelengths(
+        start + step * (np.arange(flux.size) + 1 - reference),
+        path,
+        axis=source["axis"],
+        wave_unit=source["wave_unit"],
+    )
+    return make_spectra(
+        wave, flux, medium=source["medium"], names=[path.name], labels=phoenix_labels(header, path)
+    )

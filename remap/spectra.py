@@ -1,0 +1,173 @@
+"""The container for spectra, wavelength media and Doppler shifts.
+
+Wavelengths are in Å and velocities in km/s throughout the package; `True` in a mask means a good pixel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import constants
+
+SPEED_OF_LIGHT = constants.c / 1e3  # km/s, exact by definition
+MEDIA = ("air", "vacuum")
+
+
+class SpectrumError(ValueError):
+    """A spectrum, label table or bundle that cannot be used; the message names the file and what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectra:
+    """One or more spectra on one wavelength grid. Build it with `make_spectra`, which checks everything.
+
+    Attributes:
+      wave: float64[N], Å, strictly increasing, in `medium`.
+      flux: float[S, N], in any unit. Values where `valid` is False carry no meaning.
+      valid: bool[S, N], True = good pixel.
+      ivar: float[S, N], inverse variance in flux units to the power -2, or None where it is not known.
+      medium: "air" or "vacuum", as the source declares.
+      names: S names (usually file names), for messages and catalogues.
+      labels: label name -> float64[S], where the source carries labels (libraries); NaN = unknown.
+    """
+
+    wave: np.ndarray
+    flux: np.ndarray
+    valid: np.ndarray
+    ivar: np.ndarray | None
+    medium: str
+    names: tuple[str, ...]
+    labels: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return self.flux.shape[0]
+
+
+def make_spectra(
+    wave: np.ndarray,
+    flux: np.ndarray,
+    *,
+    medium: str,
+    valid: np.ndarray | None = None,
+    ivar: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+    labels: Mapping[str, np.ndarray] | None = None,
+) -> Spectra:
+    """Checks arrays and puts them into a `Spectra`.
+
+    Pixels that are not finite, or whose inverse variance is not finite and positive, become invalid.
+    Flux at or below zero is kept: whether it is usable is the normaliser's decision.
+
+    Args:
+      wave: float[N], Å, strictly increasing.
+      flux: float[N] or float[S, N].
+      medium: "air" or "vacuum".
+      valid: bool, shape of `flux`, True = good; None means that all pixels are good.
+      ivar: float, shape of `flux`, or None.
+      names: one name per spectrum; None numbers them.
+      labels: label name -> float[S].
+
+    Returns:
+      The checked container; `flux` is 2-D.
+
+    Raises:
+      SpectrumError: shapes that do not agree, wavelengths that are not finite and strictly increasing, an
+        unknown medium. The message starts with the first name.
+    """
+    flux = np.atleast_2d(np.asarray(flux))
+    count, pixels = flux.shape if flux.ndim == 2 else (0, 0)
+    names = tuple(str(n) for n in names) if names is not None else tuple(str(i) for i in range(count))
+    who = names[0] if names else "spectra"
+    if flux.ndim != 2 or pixels == 0:
+        raise SpectrumError(f"{who}: flux must have shape [N] or [S, N] with N > 0, found {flux.shape}")
+    if not np.issubdtype(flux.dtype, np.floating):
+        flux = flux.astype(np.float64)
+    if medium not in MEDIA:
+        raise SpectrumError(f"{who}: medium must be one of {MEDIA}, found {medium!r}")
+    if len(names) != count:
+        raise SpectrumError(f"{who}: expected {count} names, found {len(names)}")
+    wave = np.asarray(wave, dtype=np.float64)
+    if wave.shape != (pixels,):
+        raise SpectrumError(f"{who}: expected {pixels} wavelengths, found shape {wave.shape}")
+    if not np.all(np.isfinite(wave)):
+        raise SpectrumError(f"{who}: {np.count_nonzero(~np.isfinite(wave))} wavelengths are not finite")
+    steps = np.diff(wave)
+    if np.any(steps <= 0):
+        at = int(np.argmax(steps <= 0))
+        raise SpectrumError(
+            f"{who}: wavelengths must increase strictly, found {wave[at]:.6g} then {wave[at + 1]:.6g} Å "
+            f"at pixel {at}"
+        )
+    if wave[0] <= 0:
+        raise SpectrumError(f"{who}: wavelengths must be positive, found {wave[0]:.6g} Å")
+    valid = np.ones(flux.shape, bool) if valid is None else np.atleast_2d(np.asarray(valid, bool))
+    if valid.shape != flux.shape:
+        raise SpectrumError(f"{who}: expected a mask of shape {flux.shape}, found {valid.shape}")
+    valid = valid & np.isfinite(flux)
+    if ivar is not None:
+        ivar = np.atleast_2d(np.asarray(ivar))
+        if not np.issubdtype(ivar.dtype, np.floating):
+            ivar = ivar.astype(np.float64)  # not flux's dtype: 1e40 is common and overflows float32
+        if ivar.shape != flux.shape:
+            raise SpectrumError(
+                f"{who}: expected inverse variances of shape {flux.shape}, found {ivar.shape}"
+            )
+        valid = valid & np.isfinite(ivar) & (ivar > 0)
+    labels = {} if labels is None else {k: np.atleast_1d(np.asarray(v, float)) for k, v in labels.items()}
+    for name, value in labels.items():
+        if value.shape != (count,):
+            raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {value.shape}")
+    return Spectra(wave, flux, valid, ivar, medium, names, labels)
+
+
+def vacuum_to_air(wave: np.ndarray) -> np.ndarray:
+    """Vacuum to air wavelengths [Å], above 2000 Å.
+
+    Ciddor 1996 (Applied Optics 35, 1566) for standard air (15 °C, 101325 Pa, 450 ppm CO2).
+    """
+    wave = np.asarray(wave, dtype=np.float64)
+    return wave / _refractive_index(wave)
+
+
+def air_to_vacuum(wave: np.ndarray) -> np.ndarray:
+    """Air to vacuum wavelengths [Å], the inverse of `vacuum_to_air` to rounding.
+
+    The index depends on the vacuum wavelength, so this iterates; it varies so slowly that three rounds
+    reach float64 precision.
+    """
+    wave = np.asarray(wave, dtype=np.float64)
+    vacuum = wave
+    for _ in range(4):
+        vacuum = wave * _refractive_index(vacuum)
+    return vacuum
+
+
+def to_medium(wave: np.ndarray, *, source: str, target: str) -> np.ndarray:
+    """Wavelengths [Å] given in medium `source`, expressed in medium `target`."""
+    for medium in (source, target):
+        if medium not in MEDIA:
+            raise ValueError(f"medium must be one of {MEDIA}, found {medium!r}")
+    if source == target:
+        return np.asarray(wave, dtype=np.float64)
+    return vacuum_to_air(wave) if target == "air" else air_to_vacuum(wave)
+
+
+def doppler_shift(wave: np.ndarray, velocity: float) -> np.ndarray:
+    """Observed wavelengths [Å] of light emitted at `wave` by a star receding at `velocity` [km/s].
+
+    Relativistic, for purely radial motion: λ' = λ sqrt((1 + β) / (1 - β)). With the opposite sign it
+    brings an observed spectrum to the rest frame; apply it to vacuum wavelengths, or to air wavelengths
+    where the index of air may be taken as constant over the shift.
+    """
+    beta = np.asarray(velocity, dtype=np.float64) / SPEED_OF_LIGHT
+    if np.any(np.abs(beta) >= 1) or not np.all(np.isfinite(beta)):
+        raise ValueError(f"velocity must be finite and below the speed of light, found {velocity!r} km/s")
+    return np.asarray(wave, dtype=np.float64) * np.sqrt((1 + beta) / (1 - beta))
+
+
+def _refractive_index(vacuum: np.ndarray) -> np.ndarray:
+    """Index of standard air at vacuum wavelengths [Å] (Ciddor 1996, eq. 1)."""
+    s2 = (1e4 / vacuum) ** 2  # square of the wave number, µm^-2
+    return 1 + 1e-8 * (5792105 / (238.0185 - s2) + 167917 / (57.362 - s2))
