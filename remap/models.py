@@ -1,0 +1,200 @@
+"""The network: a ResNet-1D with one vmapped head per label (paper §2, fig. 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch."""
+
+    logits: Float[Array, "labels stars bins"]  # divided by the temperature; -inf in padded bins
+    embedding: Float[Array, "labels stars features"]  # L2-normalised
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Widths, depth and kernels of the network (config section `model`).
+
+    Attributes:
+      stem_filters: filters of the stem convolution.
+      stem_kernel: its kernel [pixels].
+      stem_stride: its stride.
+      filters: filters of each residual module, in order. A module whose filters differ from those of its
+        input is of type V2 (projection, stride 2), the others are of type V1 (identity).
+      kernel: kernel of the modules' convolutions [pixels].
+      dropout: rate between the two convolutions of a module.
+      embedding: size of each label's embedding.
+      activation: "mish" (paper §2 i) or "relu".
+      pooling: "avg_max" (paper §2 ii), "avg" or "max".
+      validity_channel: True adds the validity mask as a second input channel.
+      batch_norm_momentum: weight of the past in the running batch statistics.
+    """
+
+    stem_filters: int
+    stem_kernel: int
+    stem_stride: int
+    filters: tuple[int, ...]
+    kernel: int
+    dropout: float
+    embedding: int
+    activation: str
+    pooling: str
+    validity_channel: bool
+    batch_norm_momentum: float
+
+
+def mish(x: Float[Array, ...]) -> Float[Array, ...]:
+    """Mish, x·tanh(softplus(x)) (Misra 2019, arXiv:1908.08681), with a single exponential.
+
+    With e = exp(x) and n = e(e + 2), tanh(log(1 + e)) = n / (n + 2); beyond x = 20 the ratio is 1 in float32.
+    """
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn.relu}
+POOLS: dict[str, tuple[Callable[..., Array], ...]] = {
+    "avg_max": (jnp.mean, jnp.max),
+    "avg": (jnp.mean,),
+    "max": (jnp.max,),
+}
+
+
+class ResidualModule(nn.Module):
+    """conv-BN-activation-dropout-conv-BN plus shortcut, then activation: V1 if `project` is False, else V2."""
+
+    filters: int
+    kernel: int
+    project: bool
+    dropout: float
+    activation: str
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "stars pixels filters"], train: bool, running: bool) -> Array:
+        act = ACTIVATIONS[self.activation]
+        stride = 2 if self.project else 1
+
+        def norm(name: str) -> nn.BatchNorm:
+            return nn.BatchNorm(use_running_average=running, momentum=self.momentum, name=name)
+
+        y = nn.Conv(self.filters, (self.kernel,), strides=(stride,), use_bias=False, name="conv1")(x)
+        y = act(norm("norm1")(y))
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = nn.Conv(self.filters, (self.kernel,), use_bias=False, name="conv2")(y)
+        y = norm("norm2")(y)
+        if self.project:
+            x = nn.Conv(self.filters, (1,), strides=(stride,), use_bias=False, name="shortcut")(x)
+            x = norm("shortcut_norm")(x)
+        return act(x + y)
+
+
+class Head(nn.Module):
+    """One label: dense → L2-normalised embedding; dense → logits over the bins, divided by the temperature."""
+
+    bins: int
+    embedding: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "stars features"], mask: Bool[Array, " bins"]) -> Outputs:
+        e = nn.Dense(self.embedding, name="embedding")(features)
+        # rsqrt of a floored square: finite gradient even for a zero vector.
+        e = e * jax.lax.rsqrt(jnp.maximum(jnp.sum(e**2, axis=-1, keepdims=True), 1e-12))
+        logits = nn.Dense(self.bins, name="logits")(features)
+        # The exponential keeps T positive by construction (paper §4.5; T = 1 at the start).
+        log_temperature = self.param("log_temperature", nn.initializers.zeros, ())
+        logits = logits * jnp.exp(-log_temperature)
+        return Outputs(jnp.where(mask[None, :], logits, -jnp.inf), e)
+
+
+class ResNet1D(nn.Module):
+    """The whole network of fig. 1.
+
+    Attributes:
+      settings: widths, depth and kernels.
+      bin_mask: bool[L, K] as nested tuples, True for real bins; L heads are made.
+    """
+
+    settings: ModelSettings
+    bin_mask: tuple[tuple[bool, ...], ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        flux: Float[Array, "stars pixels"],
+        valid: Bool[Array, "stars pixels"],
+        train: bool,
+        running: bool,
+    ) -> Outputs:
+        """The PMFs' logits and the embeddings of a batch.
+
+        Args:
+          flux: normalised flux, continuum at 1; any value at invalid pixels.
+          valid: True = good.
+          train: dropout on.
+          running: normalise with the running batch statistics instead of those of this batch.
+        """
+        s = self.settings
+        act = ACTIVATIONS[s.activation]
+        x = jnp.where(valid, flux - 1.0, 0.0)[..., None]  # depth below the continuum; 0 says nothing
+        if s.validity_channel:
+            x = jnp.concatenate([x, valid.astype(x.dtype)[..., None]], axis=-1)
+        x = nn.Conv(s.stem_filters, (s.stem_kernel,), strides=(s.stem_stride,), use_bias=False, name="stem")(
+            x
+        )
+        x = nn.BatchNorm(use_running_average=running, momentum=s.batch_norm_momentum, name="stem_norm")(x)
+        x = act(x)
+        for i, filters in enumerate(s.filters):
+            x = ResidualModule(
+                filters=filters,
+                kernel=s.kernel,
+                project=filters != x.shape[-1],
+                dropout=s.dropout,
+                activation=s.activation,
+                momentum=s.batch_norm_momentum,
+                name=f"module_{i}",
+            )(x, train, running)
+        features = jnp.concatenate([pool(x, axis=1) for pool in POOLS[s.pooling]], axis=-1)
+        mask = jnp.asarray(np.array(self.bin_mask))
+        heads = nn.vmap(
+            Head,
+            in_axes=(None, 0),
+            out_axes=0,
+            axis_size=mask.shape[0],
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
+        return heads(mask.shape[1], s.embedding, name="heads")(features, mask)
+
+
+def make_model(settings: ModelSettings, bin_mask: np.ndarray) -> ResNet1D:
+    """The network for labels with the given real bins (bool[L, K])."""
+    for name, value, known in (
+        ("activation", settings.activation, ACTIVATIONS),
+        ("pooling", settings.pooling, POOLS),
+    ):
+        if value not in known:
+            raise ValueError(f"model.{name} must be one of {sorted(known)}, found {value!r}")
+    if not settings.filters:
+        raise ValueError("model.filters must name at least one residual module")
+    return ResNet1D(settings, tuple(tuple(bool(v) for v in row) for row in bin_mask))
+
+
+def init_variables(model: ResNet1D, key: Array, pixels: int) -> dict:
+    """Fresh `params` and `batch_stats` for spectra of `pixels` pixels."""
+    return model.init(key, jnp.ones((2, pixels)), jnp.ones((2, pixels), bool), False, True)
+
+
+def count_parameters(params: dict) -> int:
+    """Number of trained numbers."""
+    return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
