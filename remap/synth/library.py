@@ -1,0 +1,108 @@
+"""Synthetic libraries over a grid of labels, in the arrays of an `.npz` library bundle."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from remap.spectra import air_to_vacuum
+from remap.synth.model import LABELS, LineList, load_lines, synthesize_batch
+
+_CONTINUUM_STEP = 2.0  # Å: linear interpolation between such points is good to 1e-5
+
+
+def grid_nodes(
+    *,
+    teff: Sequence[float],
+    logg: Sequence[float],
+    m_h: Sequence[float],
+    vmic: tuple[float, float],
+    logg_floor: Sequence[tuple[float, float]],
+) -> np.ndarray:
+    """Labels of all nodes where stars exist.
+
+    Args:
+      teff: effective temperatures, K.
+      logg: surface gravities, dex of cm/s².
+      m_h: metallicities, dex.
+      vmic: (a, b): the microturbulence is a + b·log g, km/s.
+      logg_floor: (T, g) pairs: from Teff = T up, nodes with log g < g are left out; for example
+        ((5750, 2), (6500, 3)).
+
+    Returns:
+      float64[S, 4], columns teff, logg, m_h, vmic; teff varies slowest.
+
+    Raises:
+      ValueError: no node is left.
+    """
+    kept = [
+        (t, g, m, vmic[0] + vmic[1] * g)
+        for t, g, m in itertools.product(teff, logg, m_h)
+        if all(g >= floor for start, floor in logg_floor if t >= start)
+    ]
+    if not kept:
+        raise ValueError(
+            f"no node is left of {len(teff)} teff x {len(logg)} logg x {len(m_h)} m_h above {logg_floor}"
+        )
+    return np.array(kept, np.float64)
+
+
+def make_library(
+    *,
+    teff: Sequence[float],
+    logg: Sequence[float],
+    m_h: Sequence[float],
+    vmic: tuple[float, float],
+    logg_floor: Sequence[tuple[float, float]],
+    wave_range: tuple[float, float],
+    wave_step: float,
+    oversample: int,
+    chunk: int,
+    lines: LineList | None = None,
+) -> dict[str, np.ndarray]:
+    """A synthetic library on a grid of labels; write it with `numpy.savez(path, **library)`.
+
+    Args:
+      teff, logg, m_h, vmic, logg_floor: the nodes, see `grid_nodes`.
+      wave_range: first and last pixel centre, Å in air.
+      wave_step: pixel width, Å.
+      oversample: monochromatic points per pixel, averaged; wave_step / oversample <= 0.03 Å is enough.
+      chunk: spectra under way at a time; bounds the memory, see `synthesize_batch`.
+      lines: None takes `load_lines()`.
+
+    Returns:
+      wave_air, wave_vac: float64[N], Å.
+      flux: float32[S, N], divided by the true continuum.
+      cont_wave_air, continuum: float64[C] in Å, float32[S, C] in erg/s/cm²/Å; interpolate linearly.
+      labels, label_names: float32[S, 4], str[4]: teff, logg, m_h, vmic.
+
+    Raises:
+      ValueError: no node, labels or wavelengths outside the model's range, a range of fewer than two pixels.
+    """
+    nodes = grid_nodes(teff=teff, logg=logg, m_h=m_h, vmic=vmic, logg_floor=logg_floor)
+    wave = pixel_grid(wave_range, wave_step)
+    lines = load_lines() if lines is None else lines
+    flux, continuum = synthesize_batch(nodes, lines=lines, wave=wave, oversample=oversample, chunk=chunk)
+    stride = max(int(_CONTINUUM_STEP / wave_step), 1)
+    at = np.unique(np.append(np.arange(0, wave.size, stride), wave.size - 1))
+    return {
+        "wave_air": wave,
+        "wave_vac": air_to_vacuum(wave),
+        "flux": flux,
+        "cont_wave_air": wave[at],
+        "continuum": continuum[:, at],
+        "labels": nodes.astype(np.float32),
+        "label_names": np.array(LABELS),
+    }
+
+
+def pixel_grid(wave_range: tuple[float, float], wave_step: float) -> np.ndarray:
+    """Evenly spaced pixel centres [Å] from the first to the last wavelength, inclusive."""
+    low, high = wave_range
+    if not (wave_step > 0 and high - low >= wave_step):
+        raise ValueError(
+            f"expected at least two pixels, found the range {low:g}-{high:g} Å in steps of {wave_step:g} Å"
+        )
+    return low + wave_step * np.arange(round((high - low) / wave_step) + 1)
