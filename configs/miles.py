@@ -1,0 +1,71 @@
+"""MILES: pre-train on an LTE library, fine-tune on observed dwarfs, at R = 2,100 and 0.9 Å per pixel.
+
+    python -m launch.preprocess --config=configs/miles.py --workdir=workdirs/miles
+    python -m launch.pretrain   --config=configs/miles.py --workdir=workdirs/miles
+    python -m launch.finetune   --config=configs/miles.py --workdir=workdirs/miles
+    python -m launch.evaluate   --config=configs/miles.py --workdir=workdirs/miles
+
+Data: `lte_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006, Falcón-Barroso et
+al. 2011 (spectra) and Cenarro et al. 2007 (labels). Cost and results: benchmarks/results.md.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Settings of the MILES experiment; the argument `short` makes a run of a minute that proves nothing."""
+    options = common.parse_arg(arg, short=False)
+    c = common.get_config()
+    c.name = "miles"
+
+    c.library = {
+        "path": "lte_grid.npz",
+        "patterns": ("*.npz",),
+        "source": {
+            "format": "bundle",
+            "medium": "air",
+            "absolute": True,
+            "label_columns": ("teff", "logg", "m_h", "vmic"),
+        },
+        "native": {"kind": "sharp", "value": 0.0},
+        "interpolate": True,
+    }
+    c.survey = {
+        "path": "miles/spectra",
+        "patterns": ("*.fits",),
+        "source": {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom", "hdu": 0},
+        "labels_path": "miles/labels.ecsv",
+        "labels": {
+            "format": "ecsv",
+            "columns": {"teff": "teff", "logg": "logg", "feh": "feh"},
+            "error_columns": {"teff": "teff_err", "logg": "logg_err", "feh": "feh_err"},
+            "file_column": "file",
+            "id_column": "star_id",
+        },
+    }
+    # The library ends at 4850 and 5750 Å, and pixels within 4σ of its ends lack flux from beyond: the outer
+    # limits keep clear of them. All limits lie on MILES's own pixels, so that nothing is interpolated.
+    c.arms = {
+        "A": {"start": 4855.4, "stop": 5280.2 - 0.45, "step": 0.9},
+        "B": {"start": 5280.2, "stop": 5745.05, "step": 0.9},
+    }
+    # MILES has one FWHM for all; ±0.2 Å covers its own uncertainty.
+    c.lsf = ml_collections.ConfigDict({"kind": "fwhm", "values": (2.3, 2.5, 2.7)})
+    # The library's steps are 250 K, 0.5 and 0.5 dex; σ = step / 5 (§5 iii).
+    c.labels.teff.library_sigma = 50.0
+    c.labels.teff.error = 60.0
+    c.labels.logg.error = 0.13
+    c.labels.feh.error = 0.07
+
+    c.pretrain.epoch_size = 2048
+    c.pretrain.batch_size = 64
+    c.finetune.batch_size = 32
+    if options["short"]:
+        c.pretrain.update({"epoch_size": 256, "cycles": 2, "epochs_per_cycle": 2})
+        c.finetune.update({"cycles": 2, "epochs_per_cycle": 2})
+        c.split.run = (0,)
+        c.model.filters = (8, 16)
+    c.lock()
+    return c

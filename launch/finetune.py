@@ -1,0 +1,16 @@
+"""Fine-tunes the pre-trained networks on the survey's labelled stars, fold by fold.
+
+python -m launch.finetune --config=configs/miles.py --workdir=DIR [--config.field=value ...]
+"""
+
+from remap import cli, stages
+
+CONFIG = cli.define_config()
+
+
+def main() -> None:
+    stages.finetune(CONFIG.value, cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))

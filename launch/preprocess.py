@@ -1,0 +1,16 @@
+"""Brings library and survey onto the arms' grids.
+
+python -m launch.preprocess --config=configs/miles.py --workdir=DIR [--config.field=value ...]
+"""
+
+from remap import cli, stages
+
+CONFIG = cli.define_config()
+
+
+def main() -> None:
+    stages.preprocess(CONFIG.value, cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))

@@ -1,0 +1,16 @@
+"""Trains one network per arm on the library.
+
+python -m launch.pretrain --config=configs/miles.py --workdir=DIR [--config.field=value ...]
+"""
+
+from remap import cli, stages
+
+CONFIG = cli.define_config()
+
+
+def main() -> None:
+    stages.pretrain(CONFIG.value, cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))

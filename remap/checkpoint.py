@@ -1,0 +1,120 @@
+"""Orbax checkpoints: one manager per stage for resuming, one final record per stage for use.
+
+A final record holds the averaged network together with the preprocessing description that its inputs must
+obey, so that it can be refused when the two do not fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from remap.state import TrainState
+
+STATE, META, VARIABLES = "state", "meta", "variables"
+
+
+def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
+    """A manager for the steps of one run; `keep` newest steps stay. Use it in a `with` block."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+
+def save_state(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any]) -> None:
+    """Saves a step, whole or not at all; saving a step that is there already does nothing."""
+    step = int(state.step)
+    if manager.latest_step() == step:
+        return
+    manager.save(
+        step,
+        args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(dict(meta))}),
+    )
+    manager.wait_until_finished()
+
+
+def restore_state(
+    manager: ocp.CheckpointManager, template: TrainState, meta: Mapping[str, Any]
+) -> TrainState | None:
+    """The newest saved state, or None if there is none.
+
+    Raises:
+      ValueError: the run was started with another `meta` (both values of each difference are named).
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    found = manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
+    check_equal(found, _plain(meta), f"{manager.directory}: this run was started with other settings")
+    restored = manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)}))
+    return restored[STATE]
+
+
+def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Saves the finished network (`params`, `batch_stats`) with its description, replacing an older one."""
+    folder = Path(folder).absolute()
+    with ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False),
+    ) as manager:
+        latest = manager.latest_step()
+        manager.save(
+            0 if latest is None else latest + 1,
+            args=ocp.args.Composite(
+                **{VARIABLES: ocp.args.StandardSave(dict(variables)), META: ocp.args.JsonSave(dict(meta))}
+            ),
+        )
+        manager.wait_until_finished()
+
+
+def has_final(folder: str | Path) -> bool:
+    """True if `save_final` has finished once in `folder`."""
+    return Path(folder).is_dir() and bool(ocp.utils.checkpoint_steps(Path(folder).absolute()))
+
+
+def load_final(folder: str | Path) -> tuple[dict, dict]:
+    """The finished network and its description.
+
+    Raises:
+      FileNotFoundError: `folder` holds no finished network.
+    """
+    folder = Path(folder).absolute()
+    if not has_final(folder):
+        raise FileNotFoundError(
+            f"{folder}: expected a finished network, found none; was the stage run to its end?"
+        )
+    with ocp.CheckpointManager(folder) as manager:
+        restored = manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(**{VARIABLES: ocp.args.StandardRestore(), META: ocp.args.JsonRestore()}),
+        )
+    return jax.tree.map(np.asarray, restored[VARIABLES]), restored[META]
+
+
+def check_equal(found: Any, expected: Any, where: str) -> None:
+    """Raises ValueError naming every entry in which two JSON-like descriptions differ, with both values."""
+    differences = list(_differences(found, expected, ""))
+    if differences:
+        lines = "; ".join(f"{path}: expected {b!r}, found {a!r}" for path, a, b in differences)
+        raise ValueError(f"{where}: {lines}")
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON gives it back (tuples become lists), for comparisons."""
+    return json.loads(json.dumps(value))
+
+
+def _differences(a: Any, b: Any, path: str) -> Any:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in sorted({*a, *b}):
+            yield from _differences(
+                a.get(key, "nothing"), b.get(key, "nothing"), f"{path}.{key}" if path else key
+            )
+    elif a != b:
+        yield path, a, b

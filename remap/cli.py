@@ -1,0 +1,64 @@
+"""Shared by the launch scripts: flags, logging and readable errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from remap.spectra import SpectrumError
+from remap.train import DivergedError, Preempted
+
+logger = logging.getLogger("remap")
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this experiment; made if it does not exist.")
+CACHE = flags.DEFINE_string(
+    "compilation_cache", "~/.cache/deep-remap", "Folder that keeps compiled programs between runs; '' = none."
+)
+
+
+def define_config(*, default: str | None = None) -> flags.FlagHolder:
+    """The `--config=configs/NAME.py` flag, with `--config.field=value` overrides."""
+    return config_flags.DEFINE_config_file("config", default, "Settings, for example configs/miles.py.")
+
+
+def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
+    """Parses the flags, calls `main`, and turns a user's mistake into one line instead of a traceback.
+
+    Exit status: 0 done, 1 a mistake in the input, 75 (EX_TEMPFAIL) stopped by SIGTERM with the state saved.
+    """
+    flags.mark_flags_as_required(required)
+
+    def wrapped(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unknown arguments: {argv[1:]}")
+        _show_progress()
+        if CACHE.value:
+            jax.config.update("jax_compilation_cache_dir", str(Path(CACHE.value).expanduser()))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        try:
+            main()
+        except Preempted as stop:
+            logger.warning("%s", stop)
+            sys.exit(75)
+        except (SpectrumError, FileNotFoundError, FileExistsError, DivergedError, ValueError) as error:
+            logger.debug("traceback of the error below", exc_info=True)
+            sys.exit(f"error: {error}")
+
+    app.run(wrapped)
+
+
+def _show_progress() -> None:
+    """Sends the package's own messages to standard error; those of the libraries below stay at warnings."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,169 @@
+"""Stars and library nodes as device arrays, and batches as pure functions of (key, step).
+
+Two kinds of source give spectra before normalisation: a library (nodes, optionally interpolated between) and
+a survey (stars). Both end in `augment.finish`, which adds noise, normalises and makes the targets, so that
+library and survey pass through the same code.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Library(NamedTuple):
+    """One arm of a synthetic library on the survey's grid.
+
+    Flux is kept as a logarithm: interpolating it weighs hot and cool neighbours alike and stays positive.
+    """
+
+    log_flux: Float[Array, "spreads nodes pixels"]  # natural logarithm, one entry per line spread
+    valid: Bool[Array, " pixels"]
+    labels: Float[Array, "nodes labels"]
+    sigma: Float[Array, " labels"]  # standard deviation given to each label (paper §5 iii)
+    cells: Int[Array, "cells corners"]  # nodes at the corners of each cell; one corner = no interpolation
+
+
+class Survey(NamedTuple):
+    """One arm of a survey's stars on the survey's grid."""
+
+    flux: Float[Array, "stars pixels"]
+    valid: Bool[Array, "stars pixels"]
+    labels: Float[Array, "stars labels"]  # NaN = unknown
+    errors: Float[Array, "stars labels"]
+
+
+class Draw(NamedTuple):
+    """Spectra before noise and normalisation, with their labels."""
+
+    flux: Float[Array, "stars pixels"]
+    valid: Bool[Array, "stars pixels"]
+    labels: Float[Array, "stars labels"]
+    errors: Float[Array, "stars labels"]
+
+
+def assign_folds(star_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """int[S]: the fold of every spectrum; all spectra of a star share one fold.
+
+    The folds depend on the set of star ids and the seed, not on the order of the spectra.
+    """
+    unique, inverse = np.unique(np.asarray(star_ids, dtype=str), return_inverse=True)
+    if not 2 <= folds <= len(unique):
+        raise ValueError(f"expected between 2 and {len(unique)} folds (one star each), found {folds}")
+    order = np.random.default_rng(seed).permutation(len(unique))
+    fold = np.empty(len(unique), int)
+    fold[order] = np.arange(len(unique)) % folds
+    return fold[inverse]
+
+
+def split_stars(
+    star_ids: Sequence[str], *, folds: int, fold: int, validation: float, seed: int
+) -> np.ndarray:
+    """str[S]: "train", "val" or "test" for every spectrum, by star.
+
+    Args:
+      folds, fold: stars of this fold are "test"; fold -1 makes no test stars.
+      validation: fraction of the remaining stars that become "val".
+      seed: of the folds and of the validation stars.
+    """
+    star_ids = np.asarray(star_ids, dtype=str)
+    if not -1 <= fold < folds:
+        raise ValueError(f"split.fold must be -1 (none) or 0 to {folds - 1}, found {fold}")
+    if not 0 <= validation < 1:
+        raise ValueError(f"split.validation must be in [0, 1), found {validation}")
+    split = np.full(len(star_ids), "train", dtype="<U5")
+    if fold >= 0:
+        split[assign_folds(star_ids, folds, seed) == fold] = "test"
+    rest = np.unique(star_ids[split == "train"])
+    count = round(validation * len(rest))
+    chosen = np.random.default_rng((seed, fold + 1)).permutation(rest)[:count]
+    split[np.isin(star_ids, chosen) & (split == "train")] = "val"
+    return split
+
+
+def find_cells(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """int[C, 2^L]: the nodes at the corners of every complete cell of a regular (gaps allowed) grid.
+
+    Corners are ordered with the last label fastest, low before high, as `interpolation_weights` expects.
+
+    Raises:
+      ValueError: two nodes with equal labels, or no complete cell (the library is no grid in these labels).
+    """
+    axes, positions = zip(*(np.unique(column, return_inverse=True) for column in labels.T), strict=True)
+    node = {}
+    for i, position in enumerate(zip(*positions, strict=True)):
+        if position in node:
+            raise ValueError(
+                f"library nodes {node[position]} and {i} share the labels "
+                f"{dict(zip(names, labels[i].tolist(), strict=True))}: interpolation needs one node per point"
+            )
+        node[position] = i
+    corners = list(itertools.product((0, 1), repeat=len(axes)))
+    cells = []
+    for low in node:
+        found = [node.get(tuple(p + c for p, c in zip(low, corner, strict=True))) for corner in corners]
+        if None not in found:
+            cells.append(found)
+    if not cells:
+        raise ValueError(
+            f"the library has no complete cell in {tuple(names)} ({len(labels)} nodes on axes of "
+            f"{[len(a) for a in axes]} values): set library.interpolate to False"
+        )
+    return np.array(sorted(cells), dtype=np.int32)
+
+
+def interpolation_weights(u: Float[Array, " labels"]) -> Float[Array, " corners"]:
+    """Multilinear weights of the 2^L corners at position u in [0, 1]^L, last label fastest."""
+    weights = jnp.ones(1)
+    for i in range(u.shape[0]):
+        weights = (weights[:, None] * jnp.stack([1.0 - u[i], u[i]])[None, :]).reshape(-1)
+    return weights
+
+
+def draw_library(
+    library: Library,
+    spreads: Int[Array, " batch"],
+    cells: Int[Array, " batch"],
+    places: Float[Array, "batch labels"],
+) -> Draw:
+    """Spectra from the given cells.
+
+    Args:
+      spreads: index of the line spread of each spectrum.
+      cells: index into `library.cells`.
+      places: position in the cell, in [0, 1]^L; without meaning where cells have one corner.
+    """
+
+    def one(spread: Array, cell: Array, place: Array) -> tuple[Array, Array]:
+        nodes = library.cells[cell]
+        if nodes.shape[0] == 1:
+            return jnp.exp(library.log_flux[spread, nodes[0]]), library.labels[nodes[0]]
+        weights = interpolation_weights(place)
+        return jnp.exp(weights @ library.log_flux[spread, nodes]), weights @ library.labels[nodes]
+
+    flux, labels = jax.vmap(one)(spreads, cells, places)
+    valid = jnp.broadcast_to(library.valid[None, :], flux.shape)
+    return Draw(flux, valid, labels, jnp.broadcast_to(library.sigma[None, :], labels.shape))
+
+
+def draw_survey(survey: Survey, stars: Int[Array, " batch"]) -> Draw:
+    """The given stars."""
+    return Draw(*(a[stars] for a in survey))
+
+
+def stream_indices(key: Array, step: Int[Array, ""], count: int, batch: int) -> Int[Array, " batch"]:
+    """Entries of batch `step` in an endless stream of epochs, each a fresh permutation of `count` items.
+
+    A batch may reach over the end of an epoch; within an epoch nothing repeats or is left out.
+    """
+    start = step * batch
+    first = start // count
+    epochs = -(-batch // count) + 1  # a batch touches at most so many epochs
+    orders = [jax.random.permutation(jax.random.fold_in(key, first + i), count) for i in range(epochs)]
+    return jax.lax.dynamic_slice(jnp.concatenate(orders), (start - first * count,), (batch,))

@@ -1,0 +1,477 @@
+"""The stages that the launch scripts run: preprocess, pretrain, finetune. Each reads what the last one wrote.
+
+Every stage takes a config and a working folder, may be run again, and resumes what was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from astropy.table import Table
+
+from remap import checkpoint, io, workdir as layout
+from remap.augment import (
+    AugmentSettings,
+    Batch,
+    Normalizer,
+    finish,
+    library_draw,
+    paper_set_size,
+    survey_draw,
+)
+from remap.data import Draw, Library, Survey, split_stars
+from remap.labels import LabelBins, bin_mask, check_labels, in_range, padded_edges
+from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
+from remap.optim import layer_rules, make_optimizer, sgdr
+from remap.preprocess import (
+    Preprocessing,
+    library_on_grid,
+    make_preprocessing,
+    observed_on_grid,
+    scale_to_unit,
+    snr_estimate,
+)
+from remap.resample import LineSpread
+from remap.spectra import Spectra, SpectrumError, make_spectra
+from remap.train import FitSettings, LossSettings, fit
+
+logger = logging.getLogger(__name__)
+
+STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE, STATUS_UNREADABLE = "ok", "unlabelled", "outside", "unreadable"
+
+
+def model_settings(config: Mapping[str, Any]) -> ModelSettings:
+    """The config section `model` as a record."""
+    return ModelSettings(**{**dict(config["model"]), "filters": tuple(config["model"]["filters"])})
+
+
+def build_model(config: Mapping[str, Any], preprocessing: Preprocessing) -> ResNet1D:
+    """The network that a config describes."""
+    return make_model(model_settings(config), bin_mask(preprocessing.labels))
+
+
+def find_path(path: str, config: Mapping[str, Any]) -> Path:
+    """A data file or folder: as it is, or under the config's data root, $REMAP_DATA or ../shared/data."""
+    return io.find_data(path, root=config["data_root"] or None)
+
+
+# ------------------------------------------------------------------------------------------ preprocess
+
+
+def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Brings library and survey onto the arms' grids and writes them (docs: `remap.workdir`).
+
+    Raises:
+      SpectrumError: the library cannot be read, the survey folder is missing or empty, or none of its files
+        is readable. A single bad survey file is left out, counted and kept in `stars.ecsv` with the reason.
+      ValueError: the config contradicts itself or the data.
+    """
+    workdir = Path(workdir)
+    preprocessing = make_preprocessing(config)
+    data = workdir / "data"
+    spectra = _read_library(config, preprocessing.labels)
+    sigma = np.array([config.labels[b.name].library_sigma for b in preprocessing.labels], np.float32)
+    labels = np.stack([spectra.labels[b.name] for b in preprocessing.labels], axis=1)
+    native = config.library.native
+    native = None if native.kind == "sharp" else LineSpread(**{native.kind: native.value})
+    for arm in preprocessing.arms:
+        log_flux, valid = library_on_grid(spectra, preprocessing, arm, native=native)
+        layout.save_arrays(
+            data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma
+        )
+        logger.info("preprocess: library, arm %s: %d nodes, %d pixels", arm, len(labels), valid.size)
+
+    stars, readable = _read_survey(config, preprocessing)
+    usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])
+    values = np.stack([np.asarray(stars[b.name], float) for b in preprocessing.labels], axis=1)
+    errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
+    for arm in preprocessing.arms:
+        flux, valid, snr = (np.stack(x) for x in zip(*(r[arm] for r in readable), strict=True))
+        layout.save_arrays(
+            data / f"survey_{arm}.npz",
+            flux=flux,
+            valid=valid,
+            snr=snr,
+            labels=values[usable],
+            errors=errors[usable],
+        )
+    stars.write(data / "stars.ecsv", format="ascii.ecsv", overwrite=True)
+    layout.write_json(data / "preprocessing.json", preprocessing.to_json())
+    layout.write_config(workdir, config)
+
+
+def _read_library(config: ml_collections.ConfigDict, bins: tuple[LabelBins, ...]) -> Spectra:
+    """All library spectra whose labels lie inside the bins, as one container."""
+    library = config.library
+    files = io.list_files(find_path(library.path, config), tuple(library.patterns))
+    parts = [io.read(f, source=library.source, data_root=config.data_root or None) for f in files]
+    for part in parts:
+        missing = [b.name for b in bins if b.name not in part.labels]
+        if missing:
+            raise SpectrumError(
+                f"{part.names[0]}: expected the labels {missing} with the library, found {sorted(part.labels)}"
+            )
+        if part.wave.shape != parts[0].wave.shape or not np.allclose(part.wave, parts[0].wave, rtol=1e-9):
+            raise SpectrumError(
+                f"{part.names[0]}: expected the wavelengths of {parts[0].names[0]} "
+                f"({parts[0].wave.size} pixels from {parts[0].wave[0]:.3f} Å), found {part.wave.size} pixels "
+                f"from {part.wave[0]:.3f} Å"
+            )
+    labels = {b.name: np.concatenate([p.labels[b.name] for p in parts]) for b in bins}
+    inside = in_range(np.stack(list(labels.values()), axis=1), bins)
+    logger.info(
+        "preprocess: library of %d spectra, %d left out because their labels lie outside the bins",
+        inside.size,
+        np.count_nonzero(~inside),
+    )
+    if not inside.any():
+        raise ValueError(f"library {library.path}: none of {inside.size} spectra has labels inside the bins")
+    names = [n for p in parts for n in p.names]
+    return make_spectra(
+        parts[0].wave,
+        np.concatenate([p.flux for p in parts])[inside],
+        medium=parts[0].medium,
+        valid=np.concatenate([p.valid for p in parts])[inside],
+        names=[n for n, keep in zip(names, inside, strict=True) if keep],
+        labels={k: v[inside] for k, v in labels.items()},
+    )
+
+
+def _read_survey(
+    config: ml_collections.ConfigDict, preprocessing: Preprocessing
+) -> tuple[Table, list[dict[str, tuple[np.ndarray, np.ndarray, float]]]]:
+    """The table of survey spectra, and per readable one and arm its flux, mask and signal-to-noise."""
+    survey, bins = config.survey, preprocessing.labels
+    files = io.list_files(find_path(survey.path, config), tuple(survey.patterns))
+    table = io.read_labels(find_path(survey.labels_path, config), source=survey.labels)
+    row = {name: i for i, name in enumerate(table.files)}
+    absent = sorted(set(table.files) - {f.name for f in files})
+    if absent:
+        logger.warning("preprocess: %d labelled spectra have no file, the first is %s", len(absent), absent[0])
+    rows, readable = [], []
+    for file in files:
+        i = row.get(file.name)
+        entry = {"file": file.name, "star_id": file.name if i is None else table.star_ids[i]}
+        for b in bins:
+            value = np.nan if i is None or b.name not in table.values else table.values[b.name][i]
+            error = np.nan if i is None or b.name not in table.errors else table.errors[b.name][i]
+            entry[b.name] = value
+            entry[f"{b.name}_err"] = config.labels[b.name].error if not np.isfinite(error) else error
+        velocity = 0.0 if i is None or table.rv is None else table.rv[i]
+        values = np.array([[entry[b.name] for b in bins]])
+        entry["status"], entry["reason"] = STATUS_OK, ""
+        if not np.isfinite(values).any():
+            entry["status"] = STATUS_UNLABELLED
+        elif not in_range(values, bins)[0]:
+            entry["status"], entry["reason"] = STATUS_OUTSIDE, "labels outside the bins"
+        try:
+            if not np.isfinite(velocity):
+                raise SpectrumError(f"{file.name}: expected a radial velocity, found none")
+            spectra = io.read(file, source=survey.source, data_root=config.data_root or None)
+            if len(spectra) != 1:
+                raise SpectrumError(f"{file}: expected one spectrum per file, found {len(spectra)}")
+            readable.append(
+                {arm: _survey_arm(spectra, preprocessing, arm, velocity) for arm in preprocessing.arms}
+            )
+        except SpectrumError as error:
+            entry["status"], entry["reason"] = STATUS_UNREADABLE, str(error)
+            logger.warning("preprocess: left out: %s", error)
+        rows.append(entry)
+    if not readable:
+        raise SpectrumError(f"survey {survey.path}: none of {len(files)} files is readable: {rows[0]['reason']}")
+    stars = Table(rows=rows)
+    for b in bins:
+        stars[b.name].unit = stars[f"{b.name}_err"].unit = b.unit
+    ok = np.array([s == STATUS_OK for s in stars["status"]])
+    check_labels(
+        np.stack([np.asarray(stars[b.name][ok], float) for b in bins], axis=1),
+        np.stack([np.asarray(stars[f"{b.name}_err"][ok], float) for b in bins], axis=1),
+        bins,
+        list(stars["file"][ok]),
+    )
+    counts = {s: int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
+    logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
+    return stars, readable
+
+
+def _survey_arm(
+    spectra: Spectra, preprocessing: Preprocessing, arm: str, velocity: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    out = observed_on_grid(spectra, preprocessing, arm, velocity=velocity)
+    snr = snr_estimate(out.flux, out.valid, out.ivar)[0]
+    return scale_to_unit(out.flux, out.valid)[0], out.valid[0], snr
+
+
+# -------------------------------------------------------------------------------------------- training
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arm:
+    """What both training stages need of one arm."""
+
+    name: str
+    model: ResNet1D
+    normalize: Normalizer
+    edges: jnp.ndarray  # [L, K + 1]
+    pixels: int
+    meta: dict[str, Any]
+
+    def finish(self, draw: Draw) -> Batch:
+        return finish(draw, self.normalize, self.edges)
+
+
+def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> _Arm:
+    keep = ("name", "seed", "model", "loss", "augment", "library", stage)
+    plain = layout.config_to_json(config)
+    return _Arm(
+        arm,
+        build_model(config, preprocessing),
+        preprocessing.normalizer(arm),
+        jnp.asarray(padded_edges(preprocessing.labels), jnp.float32),
+        len(preprocessing.wave(arm)),
+        {
+            "arm": arm,
+            "stage": stage,
+            "preprocessing": preprocessing.to_json(),
+            "config": {k: plain[k] for k in keep},
+        },
+    )
+
+
+def _check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:
+    """The preprocessing of the data in `workdir`, refused where it is not what the config asks for."""
+    found = layout.read_preprocessing(workdir)
+    layout.check_preprocessing(found.to_json(), make_preprocessing(config).to_json(), f"{workdir / 'data'}")
+    layout.write_config(workdir, config)
+    return found
+
+
+def _fit_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stats: bool) -> FitSettings:
+    return FitSettings(
+        cycles=section.cycles,
+        epochs_per_cycle=section.epochs_per_cycle,
+        steps_per_epoch=steps,
+        checkpoint_epochs=section.checkpoint_epochs,
+        keep=section.keep,
+        stats_batches=section.stats_batches,
+        freeze_stats=freeze_stats,
+    )
+
+
+def _stage_key(config: ml_collections.ConfigDict, arm: str, *what: int) -> jax.Array:
+    """The root key of a run: a function of the seed, the arm and what is run."""
+    key = jax.random.fold_in(jax.random.key(config.seed), config.arm_names.index(arm))
+    for number in what:
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+PRETRAIN, FINETUNE = 0, 1  # folded into the keys
+
+
+def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Trains one network per arm on the library; a finished arm is left as it is."""
+    workdir = Path(workdir)
+    preprocessing = _check_prepared(config, workdir)
+    for arm in preprocessing.arms:
+        _pretrain_arm(config, workdir, preprocessing, arm)
+
+
+def _pretrain_arm(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str) -> None:
+    folder = layout.stage_folder(workdir, "pretrain", name)
+    arm = _open_arm(config, preprocessing, name, "pretrain")
+    if _already_done(folder, arm.meta):
+        return
+    section = config.pretrain
+    augment = AugmentSettings(**config.augment)
+    library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+    key = _stage_key(config, name, PRETRAIN)
+    init_key, split_key, fit_key, validation_key = jax.random.split(key, 4)
+    # The library's "stars" are its cells (or nodes): held-out ones give no training spectrum.
+    order = np.asarray(jax.random.permutation(split_key, len(library.cells)))
+    held = round(section.validation * len(order))
+    held_out, trained = library.cells[order[:held]], library.cells[order[held:]]
+    library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
+    size = paper_set_size(library, augment) if augment.kind == "paper" else section.epoch_size
+    steps = max(1, size // section.batch_size)
+    schedule = sgdr(
+        peak=section.rate_high,
+        end=section.rate_low,
+        cycles=section.cycles,
+        steps_per_cycle=section.epochs_per_cycle * steps,
+    )
+    variables = init_variables(arm.model, init_key, arm.pixels)
+    logger.info(
+        "pretrain %s: %d parameters, %d steps of %d spectra per epoch",
+        name,
+        count_parameters(variables["params"]),
+        steps,
+        section.batch_size,
+    )
+
+    def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
+        return arm.finish(library_draw(key, step, data, batch=section.batch_size, settings=augment))
+
+    validation = None
+    if held:
+        held_library = library._replace(cells=jnp.asarray(held_out))
+        online = dataclasses.replace(augment, kind="online")
+        make = jax.jit(
+            lambda data: arm.finish(
+                library_draw(
+                    validation_key, jnp.asarray(0), data, batch=section.validation_size, settings=online
+                )
+            )
+        )
+        validation = make(held_library)
+    averaged = fit(
+        arm.model,
+        variables,
+        make_optimizer(variables["params"], ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
+        batch_fn,
+        library,
+        validation,
+        loss=LossSettings(**config.loss),
+        settings=_fit_settings(section, steps, freeze_stats=False),
+        key=fit_key,
+        schedule=schedule,
+        folder=folder,
+        meta=arm.meta,
+        name=f"pretrain {name}",
+    )
+    checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": section.cycles * section.epochs_per_cycle * steps})
+
+
+def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Fine-tunes the pre-trained network of each arm on the labelled stars, once per fold in `split.run`."""
+    workdir = Path(workdir)
+    preprocessing = _check_prepared(config, workdir)
+    stars = layout.read_stars(workdir)
+    stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+    chosen = selected(stars, config)
+    logger.info("finetune: %d of %d spectra may be trained on", np.count_nonzero(chosen), len(stars))
+    for fold in config.split.run:
+        split = fold_split(stars, config, fold)
+        for arm in preprocessing.arms:
+            _finetune_arm(config, workdir, preprocessing, arm, fold, split)
+
+
+def selected(stars: Table, config: ml_collections.ConfigDict) -> np.ndarray:
+    """bool[S]: stars with labels inside the bins and inside `finetune.select`."""
+    keep = np.array([s == STATUS_OK for s in stars["status"]])
+    for name, (low, high) in config.finetune.select.items():
+        value = np.asarray(stars[name], float)
+        with np.errstate(invalid="ignore"):
+            keep &= (value >= low) & (value <= high)
+    return keep
+
+
+def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np.ndarray:
+    """str[S]: "train", "val", "test" for the selected stars, "other" for the rest."""
+    chosen = selected(stars, config)
+    if not chosen.any():
+        raise ValueError(f"finetune.select {dict(config.finetune.select)} leaves none of {len(stars)} stars")
+    out = np.full(len(stars), "other", dtype="<U5")
+    out[chosen] = split_stars(
+        np.asarray(stars["star_id"][chosen]),
+        folds=config.split.folds,
+        fold=fold,
+        validation=config.split.validation,
+        seed=config.seed,
+    )
+    return out
+
+
+def _finetune_arm(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    name: str,
+    fold: int,
+    split: np.ndarray,
+) -> None:
+    folder = layout.stage_folder(workdir, "finetune", name, fold)
+    arm = _open_arm(config, preprocessing, name, "finetune")
+    meta = arm.meta | {"fold": fold, "split": layout.config_to_json(config)["split"]}
+    if _already_done(folder, meta):
+        return
+    section = config.finetune
+    survey, _ = layout.load_survey(workdir, name)
+    stars = jax.tree.map(lambda a: jnp.asarray(a[split == "train"]), survey)
+    library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+    data = (stars, jax.tree.map(jnp.asarray, library))
+    init_key, fit_key = jax.random.split(_stage_key(config, name, FINETUNE, fold + 1))
+    if section.init == "scratch":
+        variables = init_variables(arm.model, init_key, arm.pixels)
+    elif section.init == "pretrained":
+        start = layout.stage_folder(workdir, "pretrain", name) / "final"
+        variables, found = checkpoint.load_final(start)
+        layout.check_preprocessing(found["preprocessing"], meta["preprocessing"], str(start))
+    else:
+        raise ValueError(f"finetune.init must be 'pretrained' or 'scratch', found {section.init!r}")
+    replayed = round(section.rehearsal * section.batch_size)
+    observed = section.batch_size - replayed
+    steps = max(1, round(stars.flux.shape[0] / observed))
+    schedule = sgdr(
+        peak=section.rate_high,
+        end=section.rate_low,
+        cycles=section.cycles,
+        steps_per_cycle=section.epochs_per_cycle * steps,
+    )
+    observed_augment = AugmentSettings(
+        **{**config.augment, "noise_low": section.noise_low, "noise_high": section.noise_high}
+    )
+    library_augment = AugmentSettings(**config.augment)
+
+    def batch_fn(key: jax.Array, step: jax.Array, data: tuple[Survey, Library]) -> Batch:
+        star_key, library_key = jax.random.split(key)
+        draw = survey_draw(star_key, step, data[0], batch=observed, settings=observed_augment)
+        if replayed:
+            more = library_draw(library_key, step, data[1], batch=replayed, settings=library_augment)
+            draw = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), draw, more)
+        return arm.finish(draw)
+
+    validation = None
+    if np.any(split == "val"):
+        held = Draw(*(jnp.asarray(a[split == "val"]) for a in survey))
+        validation = jax.jit(arm.finish)(held)
+    rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
+    averaged = fit(
+        arm.model,
+        variables,
+        make_optimizer(variables["params"], rules, schedule, clip_norm=section.clip_norm),
+        batch_fn,
+        data,
+        validation,
+        loss=LossSettings(**config.loss),
+        settings=_fit_settings(section, steps, freeze_stats=section.freeze_stats),
+        key=fit_key,
+        schedule=schedule,
+        folder=folder,
+        meta=meta,
+        name=f"finetune {name} fold {fold}",
+    )
+    checkpoint.save_final(folder / "final", averaged, meta | {"step": section.cycles * section.epochs_per_cycle * steps})
+
+
+def _already_done(folder: Path, meta: Mapping[str, Any]) -> bool:
+    """True if `folder` holds a finished network of this description.
+
+    Raises:
+      ValueError: it holds one of another description (both values are named).
+    """
+    if not checkpoint.has_final(folder / "final"):
+        return False
+    _, found = checkpoint.load_final(folder / "final")
+    found = {k: v for k, v in found.items() if k != "step"}
+    checkpoint.check_equal(found, checkpoint._plain(meta), f"{folder}: trained with other settings")
+    logger.info("%s: already trained", folder)
+    return True

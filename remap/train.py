@@ -1,0 +1,284 @@
+"""The one training loop: pre-training, fine-tuning and training from scratch differ by their arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from remap import checkpoint, writers
+from remap.augment import Batch
+from remap.losses import LossTerms, multitask_loss
+from remap.models import Outputs, ResNet1D
+from remap.optim import swa_update_at_cycle_end
+from remap.state import TrainState, init_state
+
+logger = logging.getLogger(__name__)
+
+BatchFn = Callable[[Array, Array, Any], Batch]  # (key, step, data) -> batch; pure
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Weights of the loss (config section `loss`); see `losses.multitask_loss`."""
+
+    gamma: float
+    cost_weight: float
+    triplet_weight: float
+    margin: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """Length and bookkeeping of one run (config sections `pretrain` and `finetune`).
+
+    Attributes:
+      cycles, epochs_per_cycle, steps_per_epoch: the length of the run.
+      checkpoint_epochs: epochs between checkpoints; the last epoch is always saved.
+      keep: checkpoints to keep.
+      stats_batches: batches over which batch statistics are re-estimated for the averaged parameters.
+      freeze_stats: True leaves the running batch statistics as they were given and trains with them.
+    """
+
+    cycles: int
+    epochs_per_cycle: int
+    steps_per_epoch: int
+    checkpoint_epochs: int
+    keep: int
+    stats_batches: int
+    freeze_stats: bool
+
+    @property
+    def epochs(self) -> int:
+        return self.cycles * self.epochs_per_cycle
+
+    @property
+    def steps_per_cycle(self) -> int:
+        return self.epochs_per_cycle * self.steps_per_epoch
+
+
+class Preempted(Exception):
+    """SIGTERM arrived; the state was saved and the same command resumes the run."""
+
+
+class DivergedError(FloatingPointError):
+    """A loss or a parameter is not finite."""
+
+
+def batch_loss(outputs: Outputs, batch: Batch, settings: LossSettings) -> LossTerms:
+    """The loss of a batch."""
+    return multitask_loss(
+        outputs.logits, outputs.embedding, batch.target, batch.classes, **dataclasses.asdict(settings)
+    )
+
+
+def make_train_step(
+    model: ResNet1D,
+    optimizer: optax.GradientTransformation,
+    batch_fn: BatchFn,
+    loss: LossSettings,
+    fit: FitSettings,
+) -> Callable[[TrainState, Any, Array], tuple[TrainState, LossTerms]]:
+    """A jitted, donating `(state, data, key) -> (state, loss terms)`; the batch depends on key and step alone."""
+
+    def step(state: TrainState, data: Any, key: Array) -> tuple[TrainState, LossTerms]:
+        batch_key, dropout_key = jax.random.split(key)
+        batch = batch_fn(batch_key, state.step, data)
+        dropout_key = jax.random.fold_in(dropout_key, state.step)
+
+        def objective(params: Any) -> tuple[Array, tuple[LossTerms, Any]]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            outputs, updates = model.apply(
+                variables,
+                batch.flux,
+                batch.valid,
+                True,
+                fit.freeze_stats,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            terms = batch_loss(outputs, batch, loss)
+            return terms.total, (terms, updates["batch_stats"])
+
+        grads, (terms, stats) = jax.grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        done = state.step + 1
+        swa = swa_update_at_cycle_end(state.swa, params, done, fit.steps_per_cycle)
+        return TrainState(done, params, stats, opt_state, swa), terms
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_eval_step(model: ResNet1D, loss: LossSettings) -> Callable[[dict, Batch], LossTerms]:
+    """A jitted `(variables, batch) -> loss terms` without dropout, with running statistics."""
+
+    def evaluate(variables: dict, batch: Batch) -> LossTerms:
+        return batch_loss(model.apply(variables, batch.flux, batch.valid, False, True), batch, loss)
+
+    return jax.jit(evaluate)
+
+
+def reestimate_stats(
+    model: ResNet1D, params: Any, batch_stats: Any, batch_fn: BatchFn, data: Any, key: Array, batches: int
+) -> Any:
+    """Batch statistics of `params`, as the plain mean over `batches` training batches (for averaged weights).
+
+    Running averages move by a factor m towards each batch's own statistics; solving for those and averaging
+    them gives every batch the same weight (Izmailov et al. 2018, §3.2).
+    """
+    momentum = model.settings.batch_norm_momentum
+
+    @jax.jit
+    def one(step: Array, data: Any, key: Array, params: Any) -> Any:
+        batch = batch_fn(key, step, data)
+        _, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch.flux,
+            batch.valid,
+            True,
+            False,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(key, step)},
+        )
+        return jax.tree.map(
+            lambda new, old: (new - momentum * old) / (1 - momentum), updates["batch_stats"], batch_stats
+        )
+
+    total = None
+    for i in range(batches):
+        stats = one(jnp.asarray(i), data, key, params)
+        total = stats if total is None else jax.tree.map(jnp.add, total, stats)
+    return jax.tree.map(lambda t: t / batches, total)
+
+
+def fit(
+    model: ResNet1D,
+    variables: dict,
+    optimizer: optax.GradientTransformation,
+    batch_fn: BatchFn,
+    data: Any,
+    validation: Batch | None,
+    *,
+    loss: LossSettings,
+    settings: FitSettings,
+    key: Array,
+    schedule: optax.Schedule,
+    folder: str | Path,
+    meta: Mapping[str, Any],
+    name: str,
+) -> dict:
+    """Trains, checkpoints, resumes; returns the averaged network with its own batch statistics.
+
+    Args:
+      model, variables: the network and where it starts.
+      batch_fn, data: batch of a step as a pure function of (key, step, data).
+      validation: fixed batch of held-out stars whose loss is logged each epoch, or None.
+      key: root of all random numbers of this run.
+      schedule: the learning rate before the factors of the layers, for the records.
+      folder: receives `checkpoints/` and `metrics.jsonl`; an unfinished run found there is continued, with
+        the same losses as if it had not been interrupted.
+      meta: what must agree for a run to be continued (config, preprocessing); kept with each checkpoint.
+      name: of the run, for the log.
+
+    Returns:
+      {"params", "batch_stats"} of the stochastic weight average.
+
+    Raises:
+      Preempted: SIGTERM arrived; the state is saved.
+      DivergedError: a loss is not finite (names step and term).
+      ValueError: `folder` holds a run with other settings.
+    """
+    folder = Path(folder)
+    train_key, stats_key = jax.random.split(key)
+    train_step = make_train_step(model, optimizer, batch_fn, loss, settings)
+    eval_step = make_eval_step(model, loss)
+    state = init_state(jax.tree.map(jnp.array, variables), optimizer)  # a copy: the state is donated
+    with checkpoint.open_manager(folder / "checkpoints", keep=settings.keep) as manager, _sigterm() as stop:
+        restored = checkpoint.restore_state(manager, state, meta)
+        if restored is not None:
+            state = restored
+            logger.info("%s: resuming at step %d", name, int(state.step))
+        writer = writers.open_records(folder / "metrics.jsonl", step=int(state.step))
+        step = int(state.step)
+        total = settings.epochs * settings.steps_per_epoch
+        began = time.monotonic()
+        collected: list[LossTerms] = []
+        while step < total:
+            state, terms = train_step(state, data, train_key)
+            collected.append(terms)
+            step += 1
+            epoch_done = step % settings.steps_per_epoch == 0
+            if not epoch_done:
+                continue
+            epoch = step // settings.steps_per_epoch
+            record = _epoch_record(collected, step, epoch, name)
+            record["learning_rate"] = float(schedule(step - 1))
+            collected = []
+            if validation is not None:
+                variables = {"params": state.params, "batch_stats": state.batch_stats}
+                record |= _prefixed("val_", eval_step(variables, validation))
+            writer.write(record)
+            if epoch % settings.checkpoint_epochs == 0 or step == total or stop.is_set():
+                checkpoint.save_state(manager, state, meta)
+            if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
+                _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
+            if stop.is_set() and step < total:
+                raise Preempted(f"{name}: stopped by SIGTERM at step {step}; the same command resumes")
+        writer.close()
+    params = state.swa.params
+    stats = state.batch_stats
+    if not settings.freeze_stats:
+        stats = reestimate_stats(model, params, stats, batch_fn, data, stats_key, settings.stats_batches)
+    return {"params": params, "batch_stats": stats}
+
+
+def _epoch_record(collected: list[LossTerms], step: int, epoch: int, name: str) -> dict[str, Any]:
+    """Means over the epoch's steps; raises DivergedError at the first value that is not finite."""
+    terms = jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *collected)
+    for field, values in zip(LossTerms._fields, terms, strict=True):
+        bad = ~np.isfinite(values.reshape(len(collected), -1)).all(axis=1)
+        if bad.any():
+            at = step - len(collected) + 1 + int(np.argmax(bad))
+            raise DivergedError(f"{name}: the {field} loss is not finite at step {at} (epoch {epoch})")
+    means = jax.tree.map(lambda v: v.mean(axis=0), terms)
+    return {"step": step, "epoch": epoch, **_prefixed("", means)}
+
+
+def _prefixed(prefix: str, terms: LossTerms) -> dict[str, Any]:
+    return {
+        f"{prefix}{'loss' if k == 'total' else k}": np.asarray(v).tolist() for k, v in terms._asdict().items()
+    }
+
+
+def _log_progress(name: str, record: Mapping[str, Any], epoch: int, epochs: int, seconds: float) -> None:
+    validation = f", validation {record['val_loss']:.3f}" if "val_loss" in record else ""
+    logger.info(
+        "%s: epoch %d/%d, loss %.3f%s, %.0f s", name, epoch, epochs, record["loss"], validation, seconds
+    )
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; the old handler comes back at the end. Only the main thread may install it."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,124 @@
+"""The layout of a working folder: what each stage writes, and how the next one finds and checks it.
+
+workdir/config.json                     the settings of the newest stage
+workdir/data/preprocessing.json         the description of the inputs
+workdir/data/library_ARM.npz            library on the arm's grid, before noise and normalisation
+workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
+workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
+workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/
+workdir/finetune/ARM/fold_K/            the same, for every fold
+workdir/evaluate/                       tables and plots
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from astropy.table import Table
+
+from remap.checkpoint import check_equal, has_final
+from remap.data import Library, Survey, find_cells
+from remap.preprocess import Preprocessing
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an `.npz` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, path)
+
+
+def config_to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return json.loads(config.to_json())
+
+
+def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Records the settings of the stage that runs."""
+    write_json(workdir / "config.json", config_to_json(config))
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The recorded settings, as plain values.
+
+    Raises:
+      FileNotFoundError: no stage has run in `workdir`.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{workdir}: expected a trained working folder with config.json, found "
+            f"{'none there' if workdir.is_dir() else 'no such folder'}"
+        )
+    return json.loads(path.read_text())
+
+
+def read_preprocessing(workdir: Path) -> Preprocessing:
+    """The description written by the preprocess stage.
+
+    Raises:
+      FileNotFoundError: that stage has not run here.
+    """
+    path = workdir / "data" / "preprocessing.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected the preprocess stage's output, found none; run it first")
+    return Preprocessing.from_json(json.loads(path.read_text()))
+
+
+def check_preprocessing(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError with both values of every entry that differs; the software version may differ."""
+    drop = {"software"}
+    check_equal(
+        {k: v for k, v in found.items() if k not in drop},
+        {k: v for k, v in expected.items() if k not in drop},
+        f"{where}: other preprocessing",
+    )
+
+
+def load_library(workdir: Path, preprocessing: Preprocessing, arm: str, *, interpolate: bool) -> Library:
+    """One arm of the preprocessed library."""
+    with np.load(workdir / "data" / f"library_{arm}.npz") as a:
+        names = [b.name for b in preprocessing.labels]
+        nodes = np.arange(len(a["labels"]), dtype=np.int32)[:, None]
+        cells = find_cells(a["labels"], names) if interpolate else nodes
+        return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
+
+
+def load_survey(workdir: Path, arm: str) -> tuple[Survey, np.ndarray]:
+    """One arm of the preprocessed survey, and its signal-to-noise float[S] (NaN = unknown)."""
+    with np.load(workdir / "data" / f"survey_{arm}.npz") as a:
+        survey = Survey(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
+        return survey, a["snr"]
+
+
+def read_stars(workdir: Path) -> Table:
+    """The table of survey spectra."""
+    return Table.read(workdir / "data" / "stars.ecsv", format="ascii.ecsv")
+
+
+def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -> Path:
+    """Where a stage keeps one network."""
+    folder = workdir / stage / arm
+    return folder if fold is None else folder / f"fold_{fold}"
+
+
+def finished_folds(workdir: Path, arm: str) -> list[int]:
+    """Folds whose fine-tuning of this arm has finished, sorted."""
+    folders = (workdir / "finetune" / arm).glob("fold_*")
+    return sorted(int(f.name.removeprefix("fold_")) for f in folders if has_final(f / "final"))
