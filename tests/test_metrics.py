@@ -1,0 +1,367 @@
+"""PMF statistics against SciPy, brute-force integration and samples; flags."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import integrate, interpolate, signal, stats
+
+from remap import flags, metrics
+
+EDGES = np.linspace(3000.0, 7000.0, 51)
+UNEVEN = np.array([0.0, 0.1, 0.5, 0.7, 2.0, 2.1, 4.0])
+
+
+def random_pmfs(rows, bins, seed=0, empty=0.3):
+    rng = np.random.default_rng(seed)
+    pmf = rng.dirichlet(np.full(bins, 0.5), rows)
+    pmf[rng.random(pmf.shape) < empty] = 0
+    pmf[:, bins // 2] += 1e-3  # no row is empty
+    return pmf / pmf.sum(axis=1, keepdims=True)
+
+
+def one_hot(bins, at):
+    return np.eye(bins)[np.atleast_1d(at)]
+
+
+def histogram(pmf, edges):
+    """SciPy's own distribution with the same density."""
+    return stats.rv_histogram((pmf / np.diff(edges), edges), density=True)
+
+
+def test_quantiles_equal_scipys_histogram_distribution():
+    pmfs = random_pmfs(20, 6, empty=0)
+    q = np.array([0.01, 0.16, 0.5, 0.84, 0.99])
+    expected = np.stack([histogram(pmf, UNEVEN).ppf(q) for pmf in pmfs])
+    np.testing.assert_allclose(metrics.pmf_quantile(pmfs, UNEVEN, q), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        metrics.pmf_quantile(pmfs, UNEVEN, 0.5), expected[:, 2], rtol=1e-10, atol=1e-10
+    )
+
+
+def test_quantiles_equal_those_of_samples():
+    pmf, rng = random_pmfs(1, 50)[0], np.random.default_rng(1)
+    bins = rng.choice(50, 400_000, p=pmf)
+    samples = EDGES[bins] + 80 * rng.random(bins.size)
+    q = [0.1, 0.3, 0.5, 0.9]
+    found = metrics.pmf_quantile(pmf, EDGES, q)
+    # standard error of a sample quantile: sqrt(q (1 - q) / n) / density, here up to 5 K
+    density = histogram(pmf, EDGES).pdf(found)
+    error = np.sqrt(np.multiply(q, np.subtract(1, q)) / samples.size) / density
+    assert np.all(np.abs(found - np.quantile(samples, q)) < 5 * error)
+
+
+@pytest.mark.parametrize("k", [0, 17, 49])
+def test_quantiles_of_one_hot_are_exact(k):
+    found = metrics.pmf_quantile(one_hot(50, k), EDGES, [0, 0.25, 0.5, 1])[0]
+    np.testing.assert_array_equal(found, EDGES[k] + 80 * np.array([0, 0.25, 0.5, 1]))
+
+
+def test_quantiles_skip_empty_bins():
+    pmf = np.array([0, 0.5, 0, 0, 0.5, 0])
+    found = metrics.pmf_quantile(pmf, np.arange(7.0), [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_array_equal(found, [1, 1.5, 2, 4.5, 5])  # at 0.5 the lowest value that reaches it
+
+
+def test_quantiles_shapes_and_missing_rows():
+    pmf = one_hot(50, [3, 4, 5])
+    pmf[1, 7] = np.nan
+    found = metrics.pmf_quantile(pmf.reshape(3, 1, 50), EDGES, [0.2, 0.8])
+    assert found.shape == (3, 1, 2)
+    np.testing.assert_array_equal(np.isnan(found[:, 0, 0]), [False, True, False])
+
+
+@pytest.mark.parametrize(
+    ("pmf", "edges", "q", "message"),
+    [
+        (np.full((2, 4), 0.5), np.arange(5.0), 0.5, "found sum 2"),
+        (np.array([[1.5, -0.5]]), np.arange(3.0), 0.5, "least value -0.5"),
+        (np.array([[0.0, 0.0]]), np.arange(3.0), 0.5, "found sum 0"),
+        (np.array([[0.5, 0.5]]), np.arange(4.0), 0.5, "expected 3 edges"),
+        (np.array([[0.5, 0.5]]), np.array([0.0, 1.0, 1.0]), 0.5, "increase strictly"),
+        (np.array([[0.5, 0.5]]), np.arange(3.0), 1.5, "probabilities in"),
+        (np.array([[0.5, 0.5]]), np.arange(3.0), np.nan, "probabilities in"),
+    ],
+)
+def test_what_is_no_pmf_is_refused(pmf, edges, q, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.pmf_quantile(pmf, edges, q)
+
+
+def test_summary_equals_scipys_histogram_distribution():
+    pmfs = random_pmfs(10, 6)
+    found = metrics.pmf_summary(pmfs, UNEVEN)
+    for row, pmf in enumerate(pmfs):
+        reference = histogram(pmf, UNEVEN)
+        density = pmf / np.diff(UNEVEN)
+        k = np.argmax(density)
+        expected = {
+            "median": reference.median(),
+            "mean": reference.mean(),
+            "std": reference.std(),
+            "mode": (UNEVEN[k] + UNEVEN[k + 1]) / 2,
+            "entropy": stats.entropy(pmf),
+        }
+        for name, value in expected.items():
+            assert found[name][row] == pytest.approx(value, rel=1e-7), name
+        assert reference.cdf(found["p16"][row]) == pytest.approx(0.16, abs=1e-12)
+        assert reference.cdf(found["p84"][row]) == pytest.approx(0.84, abs=1e-12)
+
+
+def test_summary_of_a_fine_normal_distribution():
+    cdf = stats.norm.cdf(EDGES, 5000, 200)
+    found = metrics.pmf_summary(np.diff(cdf)[None], EDGES)
+    assert found["mean"][0] == pytest.approx(5000, abs=0.1)
+    assert found["std"][0] == pytest.approx(
+        np.hypot(200, 80 / np.sqrt(12) * np.sqrt(2)), rel=1e-3
+    )  # Sheppard
+    assert found["median"][0] == pytest.approx(5000, abs=1)
+
+
+def test_summary_of_missing_rows_is_nan_throughout():
+    found = metrics.pmf_summary(np.array([[np.nan] * 6, [np.inf] + [0] * 5]), UNEVEN)
+    assert all(np.isnan(v).all() for v in found.values())
+
+
+def test_conflation_is_the_normalised_product():
+    arms = np.stack([random_pmfs(8, 30, seed, empty=0) for seed in (1, 2, 3)])
+    arms = (arms + 1e-3) / (arms + 1e-3).sum(-1, keepdims=True)  # above the floor
+    found = metrics.conflate(arms, np.ones((3, 8), bool))
+    product = np.prod(arms, axis=0)
+    np.testing.assert_allclose(found, product / product.sum(1, keepdims=True), rtol=1e-10)
+
+
+def test_conflation_of_normals_is_their_weighted_mean():
+    edges = np.linspace(-10, 10, 2001)
+    arms = np.stack([np.diff(stats.norm.cdf(edges, *p))[None] for p in ((-1, 1.0), (2, 0.5))])
+    found = metrics.pmf_summary(metrics.conflate(arms, np.ones((2, 1), bool)), edges)
+    assert found["mean"][0] == pytest.approx((-1 / 1 + 2 / 0.25) / (1 / 1 + 1 / 0.25), abs=1e-4)
+    assert found["std"][0] == pytest.approx((1 / 1 + 1 / 0.25) ** -0.5, rel=1e-3)
+
+
+def test_conflation_ignores_absent_arms():
+    arms = np.stack([random_pmfs(4, 10, seed) for seed in (1, 2)])
+    arms[1, :2] = np.nan
+    arms[0, 3] = -7
+    present = np.array([[True, True, False, False], [False, False, True, False]])
+    found = metrics.conflate(arms, present)
+    np.testing.assert_allclose(found[:2], arms[0, :2], rtol=1e-12)  # zeros stay zeros: no floor for one arm
+    np.testing.assert_allclose(found[2], arms[1, 2], rtol=1e-12)
+    assert np.isnan(found[3]).all()
+
+
+def test_conflation_of_a_missing_pmf_of_a_present_arm_is_missing():
+    arms = np.stack([one_hot(5, [1, 2]), one_hot(5, [1, 2])])
+    arms[0, 0] = np.nan
+    found = metrics.conflate(arms, np.ones((2, 2), bool))
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [True, False])
+
+
+def test_conflation_of_disjoint_arms_is_shared():
+    found = metrics.conflate(np.stack([one_hot(50, 10), one_hot(50, 40)]), np.ones((2, 1), bool))
+    assert found[0, [10, 40]] == pytest.approx([0.5, 0.5])
+    assert np.isfinite(found).all()
+    assert found.sum() == pytest.approx(1)
+
+
+def test_a_zero_in_one_arm_is_no_veto():
+    arms = np.array([[[1 - 1e-9, 1e-9]], [[1 - 1e-9, 1e-9]], [[0.0, 1.0]]])
+    found = metrics.conflate(arms, np.ones((3, 1), bool))
+    assert found[0, 1] == pytest.approx(1e-18 / metrics.PMF_FLOOR, rel=1e-5)
+    strict = metrics.conflate(arms, np.ones((3, 1), bool), floor=1e-30)
+    assert strict[0, 0] == pytest.approx(1e-30 / 1e-18, rel=1e-5)
+
+
+def test_conflation_of_many_confident_arms_does_not_underflow():
+    arms = np.repeat(one_hot(50, 10)[None], 100, axis=0)
+    np.testing.assert_allclose(metrics.conflate(arms, np.ones((100, 1), bool)), one_hot(50, 10), atol=1e-12)
+
+
+def test_conflation_refuses_shapes_that_do_not_agree():
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(3, 2\)"):
+        metrics.conflate(np.full((2, 3, 4), 0.25), np.ones((3, 2), bool))
+    with pytest.raises(ValueError, match="floor"):
+        metrics.conflate(np.full((2, 3, 4), 0.25), np.ones((2, 3), bool), floor=0)
+
+
+def test_arm_disagreement_counts_standard_deviations():
+    edges = np.linspace(-20, 20, 4001)
+    arms = np.stack([np.diff(stats.norm.cdf(edges, *p))[None] for p in ((0, 1.0), (5, 2.0), (1, 1.0))])
+    found = metrics.arm_disagreement(arms, edges, np.ones((3, 1), bool))
+    # h is the half-width at 0.16 and 0.84: 0.9945 standard deviations; the first pair is the worst
+    assert found[0] == pytest.approx(5 / np.hypot(1, 2) / stats.norm.ppf(0.84), rel=1e-4)
+    pair = metrics.arm_disagreement(arms, edges, np.array([[True], [False], [True]]))
+    assert pair[0] == pytest.approx(1 / np.sqrt(2) / stats.norm.ppf(0.84), rel=1e-4)
+    assert np.isnan(metrics.arm_disagreement(arms, edges, np.array([[True], [False], [False]]))[0])
+
+
+def test_is_edge():
+    pmf = np.array([[0.5, 0.5, 0, 0], [0, 0.3, 0.3, 0.4], [0.3, 0, 0.4, 0.3], [np.nan] * 4])
+    np.testing.assert_array_equal(metrics.is_edge(pmf, bins=1, mass=0.5), [True, False, False, False])
+    np.testing.assert_array_equal(metrics.is_edge(pmf, bins=2, mass=0.65), [True, True, True, False])
+    with pytest.raises(ValueError, match="1 to 4 bins"):
+        metrics.is_edge(pmf, bins=5, mass=0.5)
+
+
+@pytest.mark.parametrize("prominence", [0.05, 0.2, 0.6, 1.0])
+def test_modes_equal_scipys_prominent_peaks(prominence):
+    pmfs = np.concatenate(
+        [
+            random_pmfs(200, 30, 4),
+            random_pmfs(200, 6, 5, empty=0)[:, :, None].repeat(5, 2).reshape(200, -1) / 5,
+        ]
+    )
+    expected = []
+    for pmf in pmfs:
+        padded = np.concatenate([[0], pmf, [0]])
+        expected.append(signal.find_peaks(padded, prominence=prominence * pmf.max())[0].size)
+    np.testing.assert_array_equal(metrics.count_modes(pmfs, prominence=prominence), expected)
+
+
+def test_modes_of_missing_and_one_hot_rows():
+    pmf = np.stack([one_hot(5, 0)[0], one_hot(5, 4)[0], np.full(5, np.nan), np.full(5, 0.2)])
+    np.testing.assert_array_equal(metrics.count_modes(pmf, prominence=0.5), [1, 1, 0, 1])
+
+
+def test_residuals_equal_numpy_and_scipy():
+    rng = np.random.default_rng(3)
+    truth = rng.uniform(4000, 7000, 200)
+    predicted = 1.5 + 0.9 * truth + rng.normal(0, 50, 200)
+    with_gaps = (
+        np.concatenate([predicted, [np.nan, 1.0, np.inf]]),
+        np.concatenate([truth, [1.0, np.nan, 1.0]]),
+    )
+    found = metrics.residual_table(*with_gaps)
+    residual = predicted - truth
+    assert found["n"] == 200
+    assert found["bias"] == pytest.approx(residual.mean())
+    assert found["median"] == pytest.approx(np.median(residual))
+    assert found["std"] == pytest.approx(residual.std(ddof=1))
+    assert found["robust"] == pytest.approx(stats.median_abs_deviation(residual, scale="normal"), rel=1e-4)
+    assert found["slope"] == pytest.approx(stats.linregress(truth, residual).slope)
+
+
+def test_residuals_of_few_stars():
+    nothing = metrics.residual_table(np.array([np.nan]), np.array([1.0]))
+    assert nothing["n"] == 0
+    assert all(np.isnan(v) for k, v in nothing.items() if k != "n")
+    one = metrics.residual_table(np.array([3.0]), np.array([1.0]))
+    assert (one["n"], one["bias"], one["robust"]) == (1, 2.0, 0.0)
+    assert np.isnan([one["std"], one["slope"]]).all()
+    assert np.isnan(metrics.residual_table(np.array([3.0, 4.0]), np.array([1.0, 1.0]))["slope"])
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        metrics.residual_table(np.zeros(2), np.zeros(3))
+
+
+def test_pit_equals_scipys_cdf():
+    pmfs = random_pmfs(30, 6)
+    truth = np.random.default_rng(2).uniform(-1, 5, 30)
+    expected = [histogram(pmf, UNEVEN).cdf(t) for pmf, t in zip(pmfs, truth, strict=True)]
+    np.testing.assert_allclose(metrics.pit(pmfs, UNEVEN, truth), expected, atol=1e-12)
+
+
+def test_pit_is_uniform_and_coverage_right_for_calibrated_pmfs():
+    pmfs, rng = random_pmfs(4000, 50), np.random.default_rng(5)
+    bins = np.array([rng.choice(50, p=pmf) for pmf in pmfs])
+    truth = EDGES[bins] + 80 * rng.random(4000)
+    assert stats.kstest(metrics.pit(pmfs, EDGES, truth), "uniform").pvalue > 0.01
+    found = metrics.coverage(pmfs, EDGES, truth, [0.5, 0.68, 0.95])
+    np.testing.assert_allclose(found, [0.5, 0.68, 0.95], atol=0.03)  # 4 binomial standard errors
+
+
+def test_coverage_equals_quantile_intervals():
+    pmfs = random_pmfs(300, 6, empty=0)
+    truth = np.random.default_rng(6).uniform(-0.5, 4.5, 300)
+    truth[:5] = np.nan
+    pmfs[5:8] = np.nan
+    for level in (0.3, 0.68, 1.0):
+        low, high = metrics.pmf_quantile(pmfs, UNEVEN, [(1 - level) / 2, (1 + level) / 2]).T
+        expected = ((truth >= low) & (truth <= high))[8:].mean()
+        assert metrics.coverage(pmfs, UNEVEN, truth, [level])[0] == pytest.approx(expected)
+
+
+def test_coverage_includes_the_ends_and_needs_a_star():
+    pmf = np.full((3, 10), 0.1)
+    found = metrics.coverage(pmf, np.linspace(0, 1, 11), np.array([0.16, 0.84, 0.159]), [0.68])
+    assert found[0] == pytest.approx(2 / 3)
+    assert np.isnan(metrics.coverage(pmf, np.linspace(0, 1, 11), np.full(3, np.nan), [0.68, 0.9])).all()
+    with pytest.raises(ValueError, match="levels"):
+        metrics.coverage(pmf, np.linspace(0, 1, 11), np.zeros(3), [1.1])
+
+
+def test_crps_equals_numerical_integration():
+    pmfs = random_pmfs(12, 6)
+    truth = np.array([-1.0, 0.0, 0.05, 0.5, 0.6, 1.0, 2.05, 3.0, 4.0, 5.0, 2.0, 0.7])
+    found = metrics.crps(pmfs, UNEVEN, truth)
+    for pmf, t, value in zip(pmfs, truth, found, strict=True):
+        cdf = interpolate.interp1d(
+            UNEVEN, np.append(0, np.cumsum(pmf)), bounds_error=False, fill_value=(0, 1)
+        )
+        points = np.unique(np.concatenate([UNEVEN, [t, -2, 6]]))
+        pieces = [
+            integrate.quad(lambda x, t=t, cdf=cdf: (cdf(x) - (x >= t)) ** 2, a, b)[0]
+            for a, b in itertools.pairwise(points)
+        ]
+        assert value == pytest.approx(sum(pieces), rel=1e-6, abs=1e-9)
+
+
+def test_crps_of_a_normal_distribution():
+    edges = np.linspace(-8, 8, 3201)
+    pmf = np.diff(stats.norm.cdf(edges))[None]
+    y = 0.7  # Gneiting & Raftery 2007, eq. 21
+    expected = y * (2 * stats.norm.cdf(y) - 1) + 2 * stats.norm.pdf(y) - 1 / np.sqrt(np.pi)
+    assert metrics.crps(pmf, edges, np.array([y]))[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_nll_is_that_of_the_density():
+    pmfs = random_pmfs(7, 6, empty=0)
+    truth = np.array([0.0, 0.1, 0.3, 1.9, 4.0, 2.05, 0.69])
+    expected = [
+        -np.log(histogram(pmf, UNEVEN).pdf(min(t, 3.999))) for pmf, t in zip(pmfs, truth, strict=True)
+    ]
+    np.testing.assert_allclose(metrics.nll(pmfs, UNEVEN, truth), expected, rtol=1e-10)
+
+
+def test_nll_where_the_pmf_excludes_the_truth():
+    found = metrics.nll(np.tile(one_hot(6, 1), (5, 1)), UNEVEN, np.array([0.2, 3.0, -0.1, 4.1, np.nan]))
+    np.testing.assert_allclose(found, [np.log(0.4), np.inf, np.inf, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("function", [metrics.pit, metrics.crps, metrics.nll])
+def test_scores_of_missing_rows_are_nan(function):
+    pmf = np.stack([one_hot(6, 1)[0], np.full(6, np.nan), one_hot(6, 2)[0]])
+    found = function(pmf, UNEVEN, np.array([0.2, 0.2, np.nan]))
+    np.testing.assert_array_equal(np.isnan(found), [False, True, True])
+    with pytest.raises(ValueError, match=r"\[S, K\]"):
+        function(pmf, UNEVEN, np.zeros(2))
+
+
+def test_dwarfs_and_giants_at_the_boundaries():
+    below = np.nextafter
+    cases = [
+        (6000.0, 3.5, "dwarf"),
+        (6000.0, below(3.5, 0), "giant"),
+        (7000.0, 3.5, "dwarf"),
+        (4250.0, 4.0, "dwarf"),
+        (4250.0, below(4.0, 0), "giant"),
+        (3000.0, 4.0, "dwarf"),
+        (5000.0, 5.2 - 2.8e-4 * 5000, "dwarf"),  # 3.8
+        (5000.0, 3.799, "giant"),
+        (5999.0, 3.51, "giant"),  # 3.5203 between, 3.5 from 6000 K
+        (4251.0, 4.005, "giant"),  # 4.0097 between, 4.0 up to 4250 K
+        (np.nan, 4.0, ""),
+        (5000.0, np.nan, ""),
+        (np.inf, 4.0, ""),
+    ]
+    teff, logg, expected = zip(*cases, strict=True)
+    np.testing.assert_array_equal(metrics.dwarf_giant(np.array(teff), np.array(logg)), expected)
+
+
+def test_flags_are_distinct_bits_with_meanings():
+    described = flags.describe()
+    assert [int(f) for f in flags.Flag] == list(described) == [1 << i for i in range(len(described))]
+    assert all(text.startswith(f"{flags.Flag(bit).name}: ") for bit, text in described.items())
+    # released numbers never change
+    assert flags.Flag.LOW_SNR == 1
+    assert flags.Flag.UNREADABLE == 256
+    assert flags.Flag.UNREADABLE | flags.Flag.MISSING_ARM < 2**31
