@@ -31,6 +31,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         },
         "native": {"kind": "sharp", "value": 0.0},
         "interpolate": True,
+        "select": {},  # limits of labels, any that the library has
     }
     c.survey = {
         "path": "miles/spectra",
@@ -59,6 +60,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.labels.logg.error = 0.13
     c.labels.feh.error = 0.07
 
+    # The line spread is 2.8 pixels wide: a stem of stride 2 with 16 filters loses nothing and halves the cost.
+    c.model.stem_stride = 2
     c.pretrain.epoch_size = 2048
     c.pretrain.batch_size = 64
     c.finetune.batch_size = 32

@@ -73,6 +73,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         },
         "native": {"kind": "sharp", "value": 0.0},
         "interpolate": True,
+        "select": {},  # limits of labels, any that the library has
     }
     c.survey = {
         "path": "survey/spectra",

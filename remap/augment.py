@@ -79,6 +79,16 @@ def finish(draw: Draw, normalize: Normalizer, edges: Float[Array, "labels bins+1
     )
 
 
+def join(first: Batch, second: Batch) -> Batch:
+    """Two batches as one."""
+    return Batch(
+        jnp.concatenate([first.flux, second.flux]),
+        jnp.concatenate([first.valid, second.valid]),
+        jnp.concatenate([first.target, second.target], axis=1),
+        jnp.concatenate([first.classes, second.classes], axis=1),
+    )
+
+
 def library_draw(
     key: Array, step: Int[Array, ""], library: Library, *, batch: int, settings: AugmentSettings
 ) -> Draw:
@@ -112,10 +122,10 @@ def library_draw(
 def survey_draw(
     key: Array, step: Int[Array, ""], survey: Survey, *, batch: int, settings: AugmentSettings
 ) -> Draw:
-    """The stars of batch `step`, with added noise; "paper" adds none to observed spectra."""
+    """The stars of batch `step`; "online" adds noise to them, "paper" leaves observed spectra as they are."""
     order_key, fresh_key = jax.random.split(key)
     draw = draw_survey(survey, stream_indices(order_key, step, survey.flux.shape[0], batch))
-    if settings.kind == "paper":
+    if settings.kind == "paper" or settings.noise_high == 0:
         return draw
     sigma_key, noise_key = jax.random.split(jax.random.fold_in(fresh_key, step))
     sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)

@@ -18,7 +18,7 @@ from remap.augment import Normalizer
 from remap.continuum import ContinuumSettings, normalize_batch
 from remap.labels import LabelBins, label_bins
 from remap.resample import LineSpread, degrade_and_resample, resample
-from remap.spectra import MEDIA, Spectra, doppler_shift
+from remap.spectra import MEDIA, Spectra, SpectrumError, doppler_shift
 
 # Raised whenever the same settings would give other pixels; part of the description.
 PREPROCESSING_VERSION = 1
@@ -123,6 +123,30 @@ def make_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
         continuum=dict(config["continuum"]),
         labels=label_bins(config["label_names"], config["labels"]),
         version=PREPROCESSING_VERSION,
+    )
+
+
+# Å beyond the outermost pixels that degrading may look at: 4σ of any line spread below 25 Å, the shift
+# between air and vacuum (1.6 Å at 5750 Å), and a spline's reach.
+CROP_MARGIN = 50.0
+
+
+def crop(spectra: Spectra, preprocessing: Preprocessing) -> Spectra:
+    """The part of library spectra that the arms need, with a margin for degrading; labels and names stay."""
+    ends = np.concatenate([preprocessing.wave(arm)[[0, -1]] for arm in preprocessing.arms])
+    low, high = ends.min() - CROP_MARGIN, ends.max() + CROP_MARGIN
+    keep = (spectra.wave >= low) & (spectra.wave <= high)
+    if not keep.any():
+        raise SpectrumError(
+            f"{spectra.names[0]}: expected wavelengths between {low:.0f} and {high:.0f} Å, found "
+            f"{spectra.wave[0]:.0f} to {spectra.wave[-1]:.0f} Å"
+        )
+    return dataclasses.replace(
+        spectra,
+        wave=spectra.wave[keep],
+        flux=spectra.flux[:, keep].copy(),  # a view would keep the whole file in memory
+        valid=spectra.valid[:, keep],
+        ivar=None if spectra.ivar is None else spectra.ivar[:, keep],
     )
 
 

@@ -6,6 +6,7 @@ Every stage takes a config and a working folder, may be run again, and resumes w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,22 +18,25 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import checkpoint, io, workdir as layout
+from remap import checkpoint, io
+from remap import workdir as layout
 from remap.augment import (
     AugmentSettings,
     Batch,
     Normalizer,
     finish,
+    join,
     library_draw,
     paper_set_size,
     survey_draw,
 )
 from remap.data import Draw, Library, Survey, split_stars
-from remap.labels import LabelBins, bin_mask, check_labels, in_range, padded_edges
+from remap.labels import bin_mask, check_labels, in_range, padded_edges
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import layer_rules, make_optimizer, sgdr
 from remap.preprocess import (
     Preprocessing,
+    crop,
     library_on_grid,
     make_preprocessing,
     observed_on_grid,
@@ -77,7 +81,7 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = Path(workdir)
     preprocessing = make_preprocessing(config)
     data = workdir / "data"
-    spectra = _read_library(config, preprocessing.labels)
+    spectra = _read_library(config, preprocessing)
     sigma = np.array([config.labels[b.name].library_sigma for b in preprocessing.labels], np.float32)
     labels = np.stack([spectra.labels[b.name] for b in preprocessing.labels], axis=1)
     native = config.library.native
@@ -108,11 +112,13 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     layout.write_config(workdir, config)
 
 
-def _read_library(config: ml_collections.ConfigDict, bins: tuple[LabelBins, ...]) -> Spectra:
-    """All library spectra whose labels lie inside the bins, as one container."""
-    library = config.library
+def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Spectra:
+    """All library spectra whose labels lie inside bins and `library.select`, as one container."""
+    library, bins = config.library, preprocessing.labels
     files = io.list_files(find_path(library.path, config), tuple(library.patterns))
-    parts = [io.read(f, source=library.source, data_root=config.data_root or None) for f in files]
+    root = config.data_root or None
+    # Cropped file by file: a PHOENIX spectrum has 1.5 million pixels, of which an arm needs a few thousand.
+    parts = [crop(io.read(f, source=library.source, data_root=root), preprocessing) for f in files]
     for part in parts:
         missing = [b.name for b in bins if b.name not in part.labels]
         if missing:
@@ -127,8 +133,13 @@ def _read_library(config: ml_collections.ConfigDict, bins: tuple[LabelBins, ...]
             )
     labels = {b.name: np.concatenate([p.labels[b.name] for p in parts]) for b in bins}
     inside = in_range(np.stack(list(labels.values()), axis=1), bins)
+    for name, (low, high) in library.select.items():
+        if any(name not in p.labels for p in parts):
+            raise ValueError(f"library.select names {name!r}, which the library's spectra have no label of")
+        value = np.concatenate([p.labels[name] for p in parts])
+        inside &= (value >= low) & (value <= high)
     logger.info(
-        "preprocess: library of %d spectra, %d left out because their labels lie outside the bins",
+        "preprocess: library of %d spectra, %d left out because their labels lie outside bins or limits",
         inside.size,
         np.count_nonzero(~inside),
     )
@@ -197,7 +208,7 @@ def _read_survey(
         bins,
         list(stars["file"][ok]),
     )
-    counts = {s: int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
+    counts = {str(s): int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
     logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
     return stars, readable
 
@@ -322,16 +333,13 @@ def _pretrain_arm(config: ml_collections.ConfigDict, workdir: Path, preprocessin
 
     validation = None
     if held:
-        held_library = library._replace(cells=jnp.asarray(held_out))
-        online = dataclasses.replace(augment, kind="online")
-        make = jax.jit(
-            lambda data: arm.finish(
-                library_draw(
-                    validation_key, jnp.asarray(0), data, batch=section.validation_size, settings=online
-                )
-            )
-        )
-        validation = make(held_library)
+        # As many cells as are trained on (repeated), so that the same compiled program serves.
+        repeated = np.resize(held_out, trained.shape)
+        held_library = library._replace(cells=jnp.asarray(repeated))
+        make = jax.jit(batch_fn)
+        count = max(1, section.validation_size // section.batch_size)
+        parts = [make(validation_key, jnp.asarray(i, jnp.int32), held_library) for i in range(count)]
+        validation = functools.reduce(join, parts)
     averaged = fit(
         arm.model,
         variables,
@@ -347,7 +355,8 @@ def _pretrain_arm(config: ml_collections.ConfigDict, workdir: Path, preprocessin
         meta=arm.meta,
         name=f"pretrain {name}",
     )
-    checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": section.cycles * section.epochs_per_cycle * steps})
+    total = section.cycles * section.epochs_per_cycle * steps
+    checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": total})
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -407,7 +416,6 @@ def _finetune_arm(
     survey, _ = layout.load_survey(workdir, name)
     stars = jax.tree.map(lambda a: jnp.asarray(a[split == "train"]), survey)
     library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
-    data = (stars, jax.tree.map(jnp.asarray, library))
     init_key, fit_key = jax.random.split(_stage_key(config, name, FINETUNE, fold + 1))
     if section.init == "scratch":
         variables = init_variables(arm.model, init_key, arm.pixels)
@@ -431,13 +439,19 @@ def _finetune_arm(
     )
     library_augment = AugmentSettings(**config.augment)
 
-    def batch_fn(key: jax.Array, step: jax.Array, data: tuple[Survey, Library]) -> Batch:
+    noisy = observed_augment.kind == "online" and section.noise_high > 0
+    if not noisy:  # the same spectra at every step: normalise them once
+        stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))
+    data = (stars, jax.tree.map(jnp.asarray, library) if replayed else None)
+
+    def batch_fn(key: jax.Array, step: jax.Array, data: tuple[Survey, Library | None]) -> Batch:
         star_key, library_key = jax.random.split(key)
         draw = survey_draw(star_key, step, data[0], batch=observed, settings=observed_augment)
-        if replayed:
-            more = library_draw(library_key, step, data[1], batch=replayed, settings=library_augment)
-            draw = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), draw, more)
-        return arm.finish(draw)
+        batch = finish(draw, arm.normalize if noisy else lambda flux, valid: flux, arm.edges)
+        if not replayed:
+            return batch
+        more = arm.finish(library_draw(library_key, step, data[1], batch=replayed, settings=library_augment))
+        return join(batch, more)
 
     validation = None
     if np.any(split == "val"):
@@ -459,7 +473,8 @@ def _finetune_arm(
         meta=meta,
         name=f"finetune {name} fold {fold}",
     )
-    checkpoint.save_final(folder / "final", averaged, meta | {"step": section.cycles * section.epochs_per_cycle * steps})
+    total = section.cycles * section.epochs_per_cycle * steps
+    checkpoint.save_final(folder / "final", averaged, meta | {"step": total})
 
 
 def _already_done(folder: Path, meta: Mapping[str, Any]) -> bool:

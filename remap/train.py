@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,13 @@ def batch_loss(outputs: Outputs, batch: Batch, settings: LossSettings) -> LossTe
 def make_train_step(
     model: ResNet1D,
     optimizer: optax.GradientTransformation,
-    batch_fn: BatchFn,
     loss: LossSettings,
     fit: FitSettings,
-) -> Callable[[TrainState, Any, Array], tuple[TrainState, LossTerms]]:
-    """A jitted, donating `(state, data, key) -> (state, loss terms)`; the batch depends on key and step alone."""
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, LossTerms]]:
+    """A jitted, donating `(state, batch, key) -> (state, loss terms)`; dropout depends on key and step alone."""
 
-    def step(state: TrainState, data: Any, key: Array) -> tuple[TrainState, LossTerms]:
-        batch_key, dropout_key = jax.random.split(key)
-        batch = batch_fn(batch_key, state.step, data)
-        dropout_key = jax.random.fold_in(dropout_key, state.step)
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, LossTerms]:
+        dropout_key = jax.random.fold_in(key, state.step)
 
         def objective(params: Any) -> tuple[Array, tuple[LossTerms, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
@@ -132,9 +129,9 @@ def make_eval_step(model: ResNet1D, loss: LossSettings) -> Callable[[dict, Batch
 
 
 def reestimate_stats(
-    model: ResNet1D, params: Any, batch_stats: Any, batch_fn: BatchFn, data: Any, key: Array, batches: int
+    model: ResNet1D, params: Any, batch_stats: Any, batches: Iterable[Batch], key: Array
 ) -> Any:
-    """Batch statistics of `params`, as the plain mean over `batches` training batches (for averaged weights).
+    """Batch statistics of `params`, as the plain mean over training batches (for averaged weights).
 
     Running averages move by a factor m towards each batch's own statistics; solving for those and averaging
     them gives every batch the same weight (Izmailov et al. 2018, §3.2).
@@ -142,8 +139,7 @@ def reestimate_stats(
     momentum = model.settings.batch_norm_momentum
 
     @jax.jit
-    def one(step: Array, data: Any, key: Array, params: Any) -> Any:
-        batch = batch_fn(key, step, data)
+    def one(params: Any, batch: Batch, key: Array) -> Any:
         _, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch.flux,
@@ -151,17 +147,14 @@ def reestimate_stats(
             True,
             False,
             mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(key, step)},
+            rngs={"dropout": key},
         )
         return jax.tree.map(
             lambda new, old: (new - momentum * old) / (1 - momentum), updates["batch_stats"], batch_stats
         )
 
-    total = None
-    for i in range(batches):
-        stats = one(jnp.asarray(i), data, key, params)
-        total = stats if total is None else jax.tree.map(jnp.add, total, stats)
-    return jax.tree.map(lambda t: t / batches, total)
+    stats = [one(params, batch, jax.random.fold_in(key, i)) for i, batch in enumerate(batches)]
+    return jax.tree.map(lambda *values: sum(values) / len(values), *stats)
 
 
 def fit(
@@ -202,8 +195,11 @@ def fit(
       ValueError: `folder` holds a run with other settings.
     """
     folder = Path(folder)
-    train_key, stats_key = jax.random.split(key)
-    train_step = make_train_step(model, optimizer, batch_fn, loss, settings)
+    batch_key, dropout_key, stats_key = jax.random.split(key, 3)
+    # Compiled apart from the training step: the normaliser in it takes long to compile, and this way the
+    # statistics of the averaged weights use the same program.
+    make_batch = jax.jit(batch_fn)
+    train_step = make_train_step(model, optimizer, loss, settings)
     eval_step = make_eval_step(model, loss)
     state = init_state(jax.tree.map(jnp.array, variables), optimizer)  # a copy: the state is donated
     with checkpoint.open_manager(folder / "checkpoints", keep=settings.keep) as manager, _sigterm() as stop:
@@ -217,7 +213,8 @@ def fit(
         began = time.monotonic()
         collected: list[LossTerms] = []
         while step < total:
-            state, terms = train_step(state, data, train_key)
+            batch = make_batch(batch_key, jnp.asarray(step, jnp.int32), data)
+            state, terms = train_step(state, batch, dropout_key)
             collected.append(terms)
             step += 1
             epoch_done = step % settings.steps_per_epoch == 0
@@ -241,7 +238,9 @@ def fit(
     params = state.swa.params
     stats = state.batch_stats
     if not settings.freeze_stats:
-        stats = reestimate_stats(model, params, stats, batch_fn, data, stats_key, settings.stats_batches)
+        steps = range(settings.stats_batches)
+        batches = (make_batch(stats_key, jnp.asarray(i, jnp.int32), data) for i in steps)
+        stats = reestimate_stats(model, params, stats, batches, stats_key)
     return {"params": params, "batch_stats": stats}
 
 

@@ -1,0 +1,163 @@
+"""MILES, five folds by star: zero-shot, fine-tuned, trained from scratch, and kernel ridge regression.
+
+    python -m benchmarks.bench_miles --workdir=workdirs/bench_miles --seeds=0,1,2
+
+One pre-trained network per seed and arm serves all folds; giants are test stars throughout. Kernel ridge sees the
+same normalised pixels and the same folds, its training stars being the network's training and validation
+stars, and is tuned inside each fold. Writes results.json and results.md into the working folder; resumable.
+"""
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from remap import cli, stages
+from remap import workdir as layout
+from remap.evaluate import in_group, predict_held_out, summarize
+from remap.metrics import residual_table
+from remap.preprocess import model_inputs
+
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
+ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
+METHODS = ("zero-shot", "fine-tuned", "from scratch", "kernel ridge")
+COLUMNS = ("bias", "std", "robust", "slope", "cover68", "cover95")
+FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
+
+
+def main() -> None:
+    root = Path(cli.WORKDIR.value)
+    results = []
+    for seed in (int(s) for s in SEEDS.value):
+        path = root / f"seed_{seed}.json"
+        if not path.exists():
+            layout.write_json(path, run_seed(root, seed))
+        results.append(json.loads(path.read_text()))
+    text = markdown(results)
+    (root / "results.md").write_text(text)
+    print(text)
+
+
+def run_seed(root: Path, seed: int) -> dict:
+    """All methods for one seed: rows of the report, and seconds per phase."""
+    config = importlib.import_module("configs.miles").get_config(ARGUMENT.value or None)
+    with config.unlocked():
+        config.seed = seed
+    pretrained, scratch = root / f"seed_{seed}", root / f"seed_{seed}_scratch"
+    seconds = {}
+
+    def timed(name: str, stage, *args) -> None:
+        began = time.monotonic()
+        stage(*args)
+        seconds[name] = time.monotonic() - began
+
+    timed("preprocess", stages.preprocess, config, pretrained)
+    timed("pretrain", stages.pretrain, config, pretrained)
+    timed("finetune", stages.finetune, config, pretrained)
+    other = ml_collections.ConfigDict(config)
+    with other.unlocked():
+        other.finetune.update({"init": "scratch", "layer_rates": "uniform", "rate_factor": 1.0})
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not (scratch / "data").exists():
+        (scratch / "data").symlink_to((pretrained / "data").absolute())
+    timed("scratch", stages.finetune, other, scratch)
+
+    stars = layout.read_stars(pretrained)
+    stars = stars[[s != stages.STATUS_UNREADABLE for s in stars["status"]]]
+    rows = []
+    for method, folder, stage, c in (
+        ("zero-shot", pretrained, "pretrain", config),
+        ("fine-tuned", pretrained, "finetune", config),
+        ("from scratch", scratch, "finetune", other),
+    ):
+        found, tested = predict_held_out(c, folder, stars, stage)
+        rows += summarize(found, stars, tested, c.evaluate.groups, method)
+    began = time.monotonic()
+    rows += kernel_ridge(config, pretrained, stars)
+    seconds["kernel ridge"] = time.monotonic() - began
+    return {"seed": seed, "rows": rows, "seconds": seconds, "jax": jax.__version__}
+
+
+def kernel_ridge(config: ml_collections.ConfigDict, workdir: Path, stars) -> list[dict]:
+    """The same report for kernel ridge regression with a radial kernel, one model per label and fold."""
+    preprocessing = layout.read_preprocessing(workdir)
+    pixels = []
+    for arm in preprocessing.arms:
+        survey, _ = layout.load_survey(workdir, arm)
+        flux, valid = model_inputs(survey.flux, survey.valid)
+        pixels.append(np.asarray(jax.jit(preprocessing.normalizer(arm))(flux, valid)))
+    x = np.concatenate(pixels, axis=1)
+    names = [b.name for b in preprocessing.labels]
+    y = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
+    predicted = {name: np.zeros(len(stars)) for name in names}
+    count, tested = np.zeros(len(stars)), np.zeros(len(stars), bool)
+    for fold in config.split.run:
+        split = stages.fold_split(stars, config, fold)
+        train = np.isin(split, ("train", "val"))
+        test = np.isin(split, ("test", "other"))
+        count[test] += 1
+        tested |= test
+        for j, name in enumerate(names):
+            predicted[name][test] += fit_ridge(x[train], y[train, j], x[test])
+    rows = []
+    for group, limits in config.evaluate.groups.items():
+        member = tested & in_group(stars, limits)
+        for j, name in enumerate(names):
+            found = predicted[name][member] / count[member]
+            rows.append(
+                {"stage": "kernel ridge", "group": group, "label": name} | residual_table(found, y[member, j])
+            )
+    return rows
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predictions for `new`; ridge and kernel width are chosen by five folds inside the training stars."""
+    mean, scale = y.mean(), y.std()
+    model = make_pipeline(StandardScaler(with_std=False), KernelRidge(kernel="rbf"))
+    width = 1 / x.var(axis=0).sum()
+    grid = {
+        "kernelridge__alpha": np.logspace(-4, 0, 9),
+        "kernelridge__gamma": width * np.logspace(-2.5, 0.5, 7),
+    }
+    search = GridSearchCV(model, grid, cv=5, scoring="neg_mean_absolute_error")
+    return search.fit(x, (y - mean) / scale).predict(new) * scale + mean
+
+
+def markdown(results: list[dict]) -> str:
+    """A table per group: mean over the seeds ± their standard deviation."""
+    lines = []
+    groups = list(dict.fromkeys(r["group"] for r in results[0]["rows"]))
+    labels = list(dict.fromkeys(r["label"] for r in results[0]["rows"]))
+    for group in groups:
+        lines += ["", f"**{group}**", "", f"| method | label | n | {' | '.join(COLUMNS)} |"]
+        lines.append("|" + "---|" * (3 + len(COLUMNS)))
+        for method in METHODS:
+            for label in labels:
+                key = {"stage": method, "group": group, "label": label}
+                rows = [r for s in results for r in s["rows"] if key.items() <= r.items()]
+                cells = [_cell([r.get(c) for r in rows], label, c) for c in COLUMNS]
+                lines.append(f"| {method} | {label} | {rows[0]['n']} | {' | '.join(cells)} |")
+    lines += ["", "Seconds per phase, median over seeds: "]
+    names = results[0]["seconds"]
+    lines[-1] += ", ".join(f"{n} {np.median([s['seconds'][n] for s in results]):.0f}" for n in names) + "."
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list, label: str, column: str) -> str:
+    if any(v is None for v in values):
+        return ""
+    form = FORMATS[label] if column in ("bias", "std", "robust") else "{:.2f}"
+    return form.format(np.mean(values)) + " ± " + form.format(np.std(values))
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir",))

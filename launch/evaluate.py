@@ -1,0 +1,19 @@
+"""Reports bias, scatter and coverage for the survey's labelled stars, with plots.
+
+    python -m launch.evaluate --config=configs/miles.py --workdir=DIR
+"""
+
+from remap import cli
+from remap.evaluate import evaluate
+
+CONFIG = cli.define_config()
+
+
+def main() -> None:
+    table = evaluate(CONFIG.value, cli.WORKDIR.value)
+    print("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+    print(f"Tables, catalogues and plots are in {cli.WORKDIR.value}/evaluate")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))

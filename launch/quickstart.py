@@ -1,0 +1,38 @@
+"""The whole road on spectra that the project makes itself: library and survey in, catalogue out.
+
+    python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=quickstart]
+"""
+
+from pathlib import Path
+
+from remap import cli, stages
+from remap.catalogue import write_catalogue
+from remap.evaluate import evaluate
+from remap.io import list_files
+from remap.predict import load
+from remap.synth.mock import make_mock_data
+
+CONFIG = cli.define_config(default="configs/quickstart.py")
+
+
+def main() -> None:
+    workdir = Path(cli.WORKDIR.value or "quickstart")
+    config = CONFIG.value.copy_and_resolve_references()
+    data = workdir / "mock"
+    with config.unlocked():
+        config.data_root = str(data.absolute())
+    make_mock_data(data, config.synthetic)
+    stages.preprocess(config, workdir)
+    stages.pretrain(config, workdir)
+    stages.finetune(config, workdir)
+    table = evaluate(config, workdir)
+    predictor = load(workdir)
+    found = predictor.predict_files(list_files(data / "survey" / "spectra", "*.fits"))
+    for name in ("catalogue.fits", "catalogue.ecsv"):
+        write_catalogue(workdir / name, found.table, found.pmfs, found.edges, found.meta, overwrite=True)
+    print("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+    print(f"Done: catalogue of {len(found.table)} stars, tables and plots are in {workdir.absolute()}")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=())

@@ -1,0 +1,170 @@
+"""The report: predictions for stars with known labels, against those labels (paper §6, table 1, fig. 4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from astropy.table import Table
+
+from remap import workdir as layout
+from remap.catalogue import Catalogue, write_catalogue
+from remap.metrics import coverage, crps, nll, residual_table
+from remap.plots import one_to_one, training_curves
+from remap.predict import ArmInputs, load
+from remap.stages import STATUS_OK, STATUS_UNREADABLE, fold_split
+from remap.writers import read_records
+
+logger = logging.getLogger(__name__)
+
+LEVELS = (0.68, 0.95)
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
+    """Predicts the survey's labelled stars and writes tables and, where matplotlib is there, plots.
+
+    Every star is predicted by networks that did not train on it: a selected star by the network of the fold
+    in which it is a test star, the others (giants, say) by the mean over all folds. Stars of folds that were
+    not run are left out.
+
+    Writes evaluate/summary.ecsv, evaluate/STAGE.fits (catalogues), one_to_one_STAGE.png, training_*.png.
+
+    Returns:
+      One row per stage, group and label: n, bias, median, std, robust scatter, slope (of the residuals),
+      coverage of the 68 % and 95 % intervals, mean negative log likelihood and CRPS.
+    """
+    workdir = Path(workdir)
+    stars = layout.read_stars(workdir)
+    stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+    out = workdir / "evaluate"
+    rows = []
+    for stage in ("pretrain", "finetune"):
+        try:
+            catalogue, tested = predict_held_out(config, workdir, stars, stage)
+        except FileNotFoundError as error:
+            logger.warning("evaluate: no %s stage: %s", stage, error)
+            continue
+        write_catalogue(
+            out / f"{stage}.fits", catalogue.table, catalogue.pmfs, catalogue.edges, catalogue.meta, overwrite=True
+        )
+        rows += summarize(catalogue, stars, tested, config.evaluate.groups, stage)
+        try:
+            _plot(out, stage, catalogue, stars, tested, config.evaluate.groups)
+        except ImportError as error:
+            logger.warning("evaluate: no plot: %s", error)
+    if not rows:
+        raise FileNotFoundError(f"{workdir}: expected a finished pretrain or finetune stage, found neither")
+    table = Table(rows=rows)
+    for column in table.colnames[4:]:
+        table[column].info.format = ".3f"
+    table.write(out / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+    try:
+        _plot_training(workdir, out)
+    except ImportError as error:
+        logger.warning("evaluate: no training curves: %s", error)
+    return table
+
+
+def predict_held_out(
+    config: ml_collections.ConfigDict, workdir: Path, stars: Table, stage: str
+) -> tuple[Catalogue, np.ndarray]:
+    """The catalogue of all survey stars, and bool[S]: True where no network used had trained on the star."""
+    splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
+    first = next(iter(splits.values()))
+    tested = first == "other"
+    everyone = load(workdir, stage=stage, folds=None if stage == "pretrain" else config.split.run)
+    inputs = {arm: _inputs(workdir, arm) for arm in everyone.preprocessing.arms}
+    arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
+    if stage == "pretrain":
+        tested = np.ones(len(stars), bool)
+    else:
+        for fold, split in splits.items():
+            mine = split == "test"
+            tested |= mine
+            if not mine.any():
+                continue
+            one = load(workdir, stage=stage, folds=[fold])
+            for arm, x in inputs.items():
+                held = one.predict_arm(arm, ArmInputs(x.flux[mine], x.valid[mine], x.snr[mine]))
+                arms[arm].pmf[:, mine] = held.pmf
+    catalogue = everyone.combine(arms, list(stars["file"]), star_ids=list(stars["star_id"]))
+    return catalogue, tested
+
+
+def summarize(
+    catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Mapping[str, Any]], stage: str
+) -> list[dict[str, Any]]:
+    """Rows of the report, one per group and label."""
+    rows = []
+    for group, limits in groups.items():
+        member = tested & in_group(stars, limits)
+        for label, edges in catalogue.edges.items():
+            truth = np.asarray(stars[label], float)[member]
+            predicted = np.asarray(catalogue.table[label], float)[member]
+            pmf = catalogue.pmfs[label][member]
+            held = coverage(pmf, edges, truth, LEVELS)
+            rows.append(
+                {"stage": stage, "group": group, "label": label}
+                | residual_table(predicted, truth)
+                | {f"cover{round(100 * level)}": c for level, c in zip(LEVELS, held, strict=True)}
+                | {"nll": _mean(nll(pmf, edges, truth)), "crps": _mean(crps(pmf, edges, truth))}
+            )
+    return rows
+
+
+def in_group(stars: Table, limits: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """bool[S]: stars whose known labels lie within the limits and inside the bins."""
+    keep = np.array([s == STATUS_OK for s in stars["status"]])
+    for label, (low, high) in limits.items():
+        value = np.asarray(stars[label], float)
+        with np.errstate(invalid="ignore"):
+            keep &= (value >= low) & (value <= high)
+    return keep
+
+
+def _inputs(workdir: Path, arm: str) -> ArmInputs:
+    survey, snr = layout.load_survey(workdir, arm)
+    return ArmInputs(survey.flux, survey.valid, snr)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the stars that have a PMF and a label; infinite where a PMF excludes the label."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _plot(
+    out: Path, stage: str, catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Any]
+) -> None:
+    member = {g: tested & in_group(stars, limits) for g, limits in groups.items()}
+    keep = np.logical_or.reduce(list(member.values()))
+    if not keep.any():
+        return
+    names = np.full(len(stars), "", dtype=object)
+    for group, mask in member.items():
+        names[mask] = group
+    labels = list(catalogue.edges)
+    column = lambda suffix: {k: np.asarray(catalogue.table[k + suffix], float)[keep] for k in labels}  # noqa: E731
+    one_to_one(
+        out / f"one_to_one_{stage}.png",
+        {k: np.asarray(stars[k], float)[keep] for k in labels},
+        column(""),
+        column("_p16"),
+        column("_p84"),
+        labels=labels,
+        units={k: str(catalogue.table[k].unit or "") for k in labels},
+        groups=list(names[keep]),
+        title=f"{stage}: stars that the networks did not train on",
+    )
+
+
+def _plot_training(workdir: Path, out: Path) -> None:
+    for path in sorted(workdir.glob("*/*/metrics.jsonl")) + sorted(workdir.glob("*/*/*/metrics.jsonl")):
+        records = read_records(path)
+        if records:
+            name = "_".join(path.relative_to(workdir).parts[:-1])
+            training_curves(out / f"training_{name}.png", records)

@@ -1,0 +1,342 @@
+"""From spectra to PMFs: the trained networks of a working folder as one object (paper §5, eq. 6)."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from remap import checkpoint, io
+from remap import workdir as layout
+from remap.catalogue import Catalogue, build_catalogue, provenance
+from remap.continuum import ContinuumSettings, normalize_batch
+from remap.flags import Flag
+from remap.metrics import arm_disagreement, conflate, count_modes, is_edge
+from remap.models import ResNet1D
+from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate
+from remap.spectra import Spectra, SpectrumError
+from remap.stages import build_model
+
+logger = logging.getLogger(__name__)
+
+
+class ArmInputs(NamedTuple):
+    """Spectra on one arm's grid, before normalisation."""
+
+    flux: np.ndarray  # float32[S, N]
+    valid: np.ndarray  # bool[S, N]
+    snr: np.ndarray  # float[S], NaN = unknown
+
+
+class ArmPrediction(NamedTuple):
+    """What the networks of one arm say."""
+
+    pmf: np.ndarray  # float32[L, S, K], mean over the networks; padded bins are 0
+    used: np.ndarray  # bool[S], False where the arm has too few valid pixels
+    coverage: np.ndarray  # float[S], valid fraction of the arm
+    snr: np.ndarray  # float[S]
+    trouble: np.ndarray  # bool[S], the normaliser raised a flag
+
+
+class Network(NamedTuple):
+    """The members of one arm: variables stacked along a leading axis."""
+
+    model: ResNet1D
+    variables: Any
+    steps: tuple[int, ...]  # training steps of each member
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Trained networks with the preprocessing that belongs to them. Make it with `load`.
+
+    Attributes:
+      preprocessing: how inputs are made.
+      networks: arm -> its networks.
+      config: the settings recorded in the working folder.
+    """
+
+    preprocessing: Preprocessing
+    networks: Mapping[str, Network]
+    config: Mapping[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, in order."""
+        return tuple(b.name for b in self.preprocessing.labels)
+
+    def prepare(self, spectra: Spectra, *, velocity: float = 0.0) -> dict[str, ArmInputs]:
+        """Spectra of any grid and medium on the arms' grids.
+
+        Args:
+          velocity: radial velocity to remove [km/s].
+        """
+        out = {}
+        for arm in self.preprocessing.arms:
+            on = observed_on_grid(spectra, self.preprocessing, arm, velocity=velocity)
+            snr = snr_estimate(on.flux, on.valid, on.ivar)
+            out[arm] = ArmInputs(scale_to_unit(on.flux, on.valid), on.valid, snr)
+        return out
+
+    def predict_arm(self, arm: str, inputs: ArmInputs) -> ArmPrediction:
+        """PMFs of one arm, in batches of one shape.
+
+        Spectra without enough valid pixels (`predict.min_coverage`) are not used: their PMFs are NaN.
+        """
+        count, batch = len(inputs.flux), int(self.config["predict"]["batch_size"])
+        batch = min(batch, 1 << max(0, count - 1).bit_length())
+        network, settings = self.networks[arm], self.preprocessing.continuum_settings(arm)
+        pmfs, troubles = [], []
+        for i in range(0, count, batch):
+            flux, valid = inputs.flux[i : i + batch], inputs.valid[i : i + batch]
+            missing = batch - len(flux)
+            flux = np.pad(flux, ((0, missing), (0, 0)), constant_values=1.0)
+            valid = np.pad(valid, ((0, missing), (0, 0)), constant_values=True)
+            pmf, trouble = _pmfs(
+                network.variables, jnp.asarray(flux), jnp.asarray(valid), model=network.model, settings=settings
+            )
+            pmfs.append(np.asarray(pmf)[:, : batch - missing])
+            troubles.append(np.asarray(trouble)[: batch - missing])
+        coverage = inputs.valid.mean(axis=1)
+        positive = np.any((inputs.flux > 0) & inputs.valid, axis=1)
+        used = (coverage >= self.config["predict"]["min_coverage"]) & positive
+        pmf = np.where(used[None, :, None], np.concatenate(pmfs, axis=1), np.nan)
+        return ArmPrediction(pmf, used, coverage, inputs.snr, np.concatenate(troubles))
+
+    def combine(
+        self,
+        arms: Mapping[str, ArmPrediction],
+        names: Sequence[str],
+        *,
+        messages: Sequence[str] | None = None,
+        star_ids: Sequence[str] | None = None,
+        date: str | None = None,
+    ) -> Catalogue:
+        """The catalogue of the arms' predictions, combined by conflation (eq. 6).
+
+        Args:
+          arms: one prediction per arm, all of the same S spectra.
+          names: S names, the catalogue's column `file`.
+          messages: S reasons why a spectrum could not be used, "" elsewhere.
+          star_ids: S identifiers, if known.
+          date: of the catalogue, ISO 8601; None = now.
+        """
+        limits = self.config["predict"]
+        used = np.stack([a.used for a in arms.values()])
+        reasons = np.array([""] * len(names) if messages is None else list(messages), dtype=object)
+        flags = np.zeros(len(names), np.int32)
+        pmfs: dict[Any, np.ndarray] = {}
+        edges, units = {}, {}
+        for j, b in enumerate(self.preprocessing.labels):
+            single = np.stack([a.pmf[j][:, : b.bins] for a in arms.values()])
+            joint = conflate(np.where(used[..., None], single, np.nan), used)
+            pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
+            pmfs |= {(b.name, arm): single[i] for i, arm in enumerate(arms)}
+            flags[is_edge(joint, bins=2, mass=limits["edge_mass"])] |= Flag.EDGE
+            flags[count_modes(joint, prominence=limits["mode_prominence"]) > 1] |= Flag.MULTIMODAL
+            with np.errstate(invalid="ignore"):
+                apart = arm_disagreement(single, b.edges, used) > limits["disagreement"]
+            flags[apart] |= Flag.ARMS_DISAGREE
+        coverage = np.stack([a.coverage for a in arms.values()])
+        snr = _mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
+        with np.errstate(invalid="ignore"):
+            flags[snr < limits["min_snr"]] |= Flag.LOW_SNR
+        flags[np.any(used & (coverage < limits["full_coverage"]), axis=0)] |= Flag.BAD_PIXELS
+        flags[np.any(used & np.stack([a.trouble for a in arms.values()]), axis=0)] |= Flag.CONTINUUM
+        flags[~used.all(axis=0)] |= Flag.MISSING_ARM
+        unusable = ~used.any(axis=0)
+        flags[unusable] = Flag.UNREADABLE
+        reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
+        table = build_catalogue(
+            list(names),
+            {b.name: pmfs[b.name] for b in self.preprocessing.labels},
+            edges,
+            units=units,
+            flags=flags,
+            snr=snr,
+            arms=dict(zip(arms, used, strict=True)),
+            messages=list(reasons),
+            star_ids=star_ids,
+        )
+        meta = provenance(
+            config=self.config,
+            checkpoint_step={arm: list(network.steps) for arm, network in self.networks.items()},
+            date=date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            inputs=len(names),
+        )
+        return Catalogue(table, pmfs, edges, meta)
+
+    def predict(
+        self,
+        spectra: Spectra | Sequence[Spectra],
+        *,
+        velocities: Sequence[float] | None = None,
+        date: str | None = None,
+    ) -> Catalogue:
+        """Stellar parameters of spectra in memory.
+
+        Args:
+          spectra: from `make_spectra`, one container or several on different grids.
+          velocities: radial velocity of each spectrum, in their order [km/s]; None = all at rest.
+          date: of the catalogue, ISO 8601; None = now.
+
+        Returns:
+          Table, PMFs, bin edges and provenance; a spectrum that cannot be used is a flagged row of NaNs.
+        """
+        groups = [spectra] if isinstance(spectra, Spectra) else list(spectra)
+        names = [name for group in groups for name in group.names]
+        if not names:
+            raise ValueError("expected at least one spectrum, found none")
+        speeds = np.zeros(len(names)) if velocities is None else np.asarray(velocities, float)
+        if speeds.shape != (len(names),):
+            raise ValueError(f"expected {len(names)} velocities, found shape {speeds.shape}")
+        parts, messages, start = [], [], 0
+        for group in groups:
+            own = speeds[start : start + len(group)]
+            start += len(group)
+            if np.all(own == 0):
+                parts.append(self.prepare(group))
+                messages += [""] * len(group)
+                continue
+            for row, speed in zip(_rows(group), own, strict=True):
+                # A star whose velocity is unknown cannot go to the rest frame: a flagged row.
+                known = bool(np.isfinite(speed))
+                parts.append(self.prepare(row, velocity=speed) if known else self._nothing())
+                messages.append("" if known else f"{row.names[0]}: expected a radial velocity, found {speed}")
+        return self._predict_prepared(parts, names, messages, date)
+
+    def predict_files(
+        self, files: Iterable[str | Path], *, source: Mapping[str, Any] | None = None, date: str | None = None
+    ) -> Catalogue:
+        """Stellar parameters of spectra in files, which must be at rest.
+
+        Args:
+          files: any number, in any order; the catalogue keeps it.
+          source: how to read them (see `remap.io.read`); None = as the survey of the config.
+          date: of the catalogue, ISO 8601; None = now.
+
+        Returns:
+          As `predict`. A file that cannot be read is a flagged row of NaNs, with the reason in `message`.
+        """
+        source = self.config["survey"]["source"] if source is None else source
+        parts, names, messages = [], [], []
+        for file in files:
+            try:
+                spectra = io.read(file, source=source, data_root=self.config["data_root"] or None)
+                parts.append(self.prepare(spectra))
+                names += [Path(file).name] if len(spectra) == 1 else list(spectra.names)
+                messages += [""] * len(spectra)
+            except SpectrumError as error:
+                parts.append(self._nothing())
+                names.append(Path(file).name)
+                messages.append(str(error))
+                logger.warning("flagged: %s", error)
+        if not names:
+            raise ValueError("expected at least one file, found none")
+        return self._predict_prepared(parts, names, messages, date)
+
+    def _predict_prepared(
+        self, parts: list[dict[str, ArmInputs]], names: list[str], messages: list[str], date: str | None
+    ) -> Catalogue:
+        arms = {}
+        for arm in self.preprocessing.arms:
+            inputs = ArmInputs(*(np.concatenate(x) for x in zip(*(p[arm] for p in parts), strict=True)))
+            arms[arm] = self.predict_arm(arm, inputs)
+        return self.combine(arms, names, messages=messages, date=date)
+
+    def _nothing(self) -> dict[str, ArmInputs]:
+        """Inputs of one spectrum without a valid pixel."""
+        pixels = {arm: len(self.preprocessing.wave(arm)) for arm in self.preprocessing.arms}
+        return {
+            arm: ArmInputs(np.zeros((1, n), np.float32), np.zeros((1, n), bool), np.full(1, np.nan))
+            for arm, n in pixels.items()
+        }
+
+
+def load(workdir: str | Path, *, stage: str = "finetune", folds: Sequence[int] | None = None) -> Predictor:
+    """The trained networks of a working folder.
+
+    Args:
+      workdir: a folder in which the stages have run; nothing else is needed.
+      stage: "finetune", or "pretrain" for the networks that saw no observed star.
+      folds: of the fine-tuned networks to use; None = all that have finished.
+
+    Raises:
+      FileNotFoundError: the folder is missing or holds no finished network of this stage.
+      ValueError: the networks were trained with another preprocessing than the folder's (both values are
+        named), or by another version of it.
+    """
+    workdir = Path(workdir)
+    config = layout.read_config(workdir)
+    expected = layout.read_preprocessing(workdir)
+    networks = {}
+    for arm in expected.arms:
+        if stage == "pretrain":
+            folders = [layout.stage_folder(workdir, stage, arm)]
+        elif stage == "finetune":
+            found = layout.finished_folds(workdir, arm) if folds is None else folds
+            folders = [layout.stage_folder(workdir, stage, arm, fold) for fold in found]
+            if not folders:
+                raise FileNotFoundError(
+                    f"{workdir}: expected a fine-tuned network for arm {arm}, found none; run launch.finetune, "
+                    "or predict with the stage 'pretrain'"
+                )
+        else:
+            raise ValueError(f"stage must be 'pretrain' or 'finetune', found {stage!r}")
+        members, steps, model = [], [], None
+        for folder in folders:
+            variables, meta = checkpoint.load_final(folder / "final")
+            layout.check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
+            model = build_model(meta["config"], expected)
+            members.append(variables)
+            steps.append(int(meta["step"]))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+        networks[arm] = Network(model, stacked, tuple(steps))
+    return Predictor(expected, networks, config)
+
+
+def _rows(spectra: Spectra) -> Iterable[Spectra]:
+    """The spectra of a container one by one."""
+    for i in range(len(spectra)):
+        yield dataclasses.replace(
+            spectra,
+            flux=spectra.flux[i : i + 1],
+            valid=spectra.valid[i : i + 1],
+            ivar=None if spectra.ivar is None else spectra.ivar[i : i + 1],
+            names=spectra.names[i : i + 1],
+            labels={k: v[i : i + 1] for k, v in spectra.labels.items()},
+        )
+
+
+def _mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """float[S]: mean over the used arms of float[A, S], NaN without any."""
+    keep = used & np.isfinite(values)
+    count = keep.sum(axis=0)
+    return np.where(count > 0, np.where(keep, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"))
+def _pmfs(
+    variables: Any,
+    flux: Float[Array, "stars pixels"],
+    valid: Bool[Array, "stars pixels"],
+    *,
+    model: ResNet1D,
+    settings: ContinuumSettings,
+) -> tuple[Float[Array, "labels stars bins"], Bool[Array, " stars"]]:
+    """Mean PMFs over the members, and where the normaliser raised a flag. One compilation per network shape."""
+    out = normalize_batch(flux, valid, settings=settings)
+
+    def one(member: Any) -> Array:
+        return jax.nn.softmax(model.apply(member, out.flux, valid, False, True).logits)
+
+    return jnp.mean(jax.lax.map(one, variables), axis=0), out.flags != 0
