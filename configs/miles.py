@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # The line spread is 2.8 pixels wide: a stem of stride 2 with 16 filters loses nothing and halves the cost.
     c.model.stem_stride = 2
-    c.pretrain.epoch_size = 2048
+    c.pretrain.epoch_size = 1024
     c.pretrain.batch_size = 64
     c.finetune.batch_size = 32
     if options["short"]:
