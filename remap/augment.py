@@ -50,6 +50,8 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if self.kind not in ("online", "paper"):
             raise ValueError(f"augment.kind must be 'online' or 'paper', found {self.kind!r}")
+        if self.levels < 1 or self.draws < 1:
+            raise ValueError(f"augment: expected levels and draws >= 1, found {self.levels}, {self.draws}")
         if not 0 <= self.noise_low <= self.noise_high:
             raise ValueError(
                 f"augment: expected 0 <= noise_low <= noise_high, found {self.noise_low}, {self.noise_high}"
@@ -97,15 +99,18 @@ def library_draw(
     cells = library.cells.shape[0]
     labels = library.labels.shape[1]
     if settings.kind == "paper":
+        if library.cells.shape[1] > 1:
+            raise ValueError("augment.kind 'paper' draws nodes: set library.interpolate to False")
+        values_key, noise_key = jax.random.split(set_key)
         index = stream_indices(order_key, step, paper_set_size(library, settings), batch)
         cell, rest = index % cells, index // cells
         level, rest = rest % settings.levels, rest // settings.levels
         spread = rest // settings.draws
         values = jax.random.uniform(
-            set_key, (settings.levels,), minval=settings.noise_low, maxval=settings.noise_high
+            values_key, (settings.levels,), minval=settings.noise_low, maxval=settings.noise_high
         )
         sigma = values[level]
-        keys = jax.vmap(lambda i: jax.random.fold_in(set_key, i))(index)
+        keys = jax.vmap(lambda i: jax.random.fold_in(noise_key, i))(index)
         places = jnp.zeros((batch, labels))
     else:
         cell = stream_indices(order_key, step, cells, batch)

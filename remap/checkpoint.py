@@ -26,22 +26,30 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 
-def save_state(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any]) -> None:
-    """Saves a step, whole or not at all; saving a step that is there already does nothing."""
+def save_state(
+    manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any], partial: Any = None
+) -> None:
+    """Saves a step, whole or not at all; saving a step that is there already does nothing.
+
+    Args:
+      meta: what must agree for the run to be continued.
+      partial: JSON values that the run needs to go on within an epoch.
+    """
     step = int(state.step)
     if manager.latest_step() == step:
         return
+    record = {"run": dict(meta), "partial": partial}
     manager.save(
         step,
-        args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(dict(meta))}),
+        args=ocp.args.Composite(**{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(record)}),
     )
     manager.wait_until_finished()
 
 
 def restore_state(
     manager: ocp.CheckpointManager, template: TrainState, meta: Mapping[str, Any]
-) -> TrainState | None:
-    """The newest saved state, or None if there is none.
+) -> tuple[TrainState, Any] | None:
+    """The newest saved state with its `partial` of `save_state`, or None if there is none.
 
     Raises:
       ValueError: the run was started with another `meta` (both values of each difference are named).
@@ -51,9 +59,9 @@ def restore_state(
         return None
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     found = manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
-    check_equal(found, _plain(meta), f"{manager.directory}: this run was started with other settings")
+    check_equal(found["run"], plain(meta), f"{manager.directory}: this run was started with other settings")
     restored = manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)}))
-    return restored[STATE]
+    return restored[STATE], found["partial"]
 
 
 def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
@@ -67,7 +75,11 @@ def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[s
         manager.save(
             0 if latest is None else latest + 1,
             args=ocp.args.Composite(
-                **{VARIABLES: ocp.args.StandardSave(dict(variables)), META: ocp.args.JsonSave(dict(meta))}
+                # As NumPy arrays: Orbax would record the devices, and a CPU would refuse what a GPU wrote.
+                **{
+                    VARIABLES: ocp.args.StandardSave(jax.tree.map(np.asarray, dict(variables))),
+                    META: ocp.args.JsonSave(dict(meta)),
+                }
             ),
         )
         manager.wait_until_finished()
@@ -105,7 +117,7 @@ def check_equal(found: Any, expected: Any, where: str) -> None:
         raise ValueError(f"{where}: {lines}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as JSON gives it back (tuples become lists), for comparisons."""
     return json.loads(json.dumps(value))
 

@@ -145,7 +145,12 @@ def draw_library(
         if nodes.shape[0] == 1:
             return jnp.exp(library.log_flux[spread, nodes[0]]), library.labels[nodes[0]]
         weights = interpolation_weights(place)
-        return jnp.exp(weights @ library.log_flux[spread, nodes]), weights @ library.labels[nodes]
+
+        def mean(values: Array) -> Array:
+            # Accelerators would multiply in reduced precision, which moves Teff by kelvins.
+            return jnp.matmul(weights, values, precision="highest")
+
+        return jnp.exp(mean(library.log_flux[spread, nodes])), mean(library.labels[nodes])
 
     flux, labels = jax.vmap(one)(spreads, cells, places)
     valid = jnp.broadcast_to(library.valid[None, :], flux.shape)
@@ -162,6 +167,8 @@ def stream_indices(key: Array, step: Int[Array, ""], count: int, batch: int) -> 
 
     A batch may reach over the end of an epoch; within an epoch nothing repeats or is left out.
     """
+    if count < 1:
+        raise ValueError("expected at least one spectrum to train on, found none")
     start = step * batch
     first = start // count
     epochs = -(-batch // count) + 1  # a batch touches at most so many epochs

@@ -49,7 +49,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue
         write_catalogue(
-            out / f"{stage}.fits", catalogue.table, catalogue.pmfs, catalogue.edges, catalogue.meta, overwrite=True
+            out / f"{stage}.fits",
+            catalogue.table,
+            catalogue.pmfs,
+            catalogue.edges,
+            catalogue.meta,
+            overwrite=True,
         )
         rows += summarize(catalogue, stars, tested, config.evaluate.groups, stage)
         try:
@@ -96,7 +101,11 @@ def predict_held_out(
 
 
 def summarize(
-    catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Mapping[str, Any]], stage: str
+    catalogue: Catalogue,
+    stars: Table,
+    tested: np.ndarray,
+    groups: Mapping[str, Mapping[str, Any]],
+    stage: str,
 ) -> list[dict[str, Any]]:
     """Rows of the report, one per group and label."""
     rows = []

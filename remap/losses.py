@@ -57,8 +57,9 @@ def cost_loss(log_p: Float[Array, "... bins"], target: Float[Array, "... bins"])
 def pairwise_distance(embedding: Float[Array, "stars features"]) -> Float[Array, "stars stars"]:
     """Euclidean distances between all rows; the gradient at zero distance is zero, not infinite."""
     square = jnp.sum(embedding**2, axis=1)
-    d2 = square[:, None] + square[None, :] - 2.0 * embedding @ embedding.T
-    positive = d2 > 1e-12  # below the rounding of float32 for unit vectors
+    product = jnp.matmul(embedding, embedding.T, precision="highest")  # the difference below cancels
+    d2 = square[:, None] + square[None, :] - 2.0 * product
+    positive = d2 > 1e-12
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, d2, 1.0)), 0.0)
 
 
@@ -123,7 +124,7 @@ def multitask_loss(
 
     def one(u: Array, e: Array, y: Array, c: Array) -> tuple[Array, Array, Array, Array]:
         log_p = jax.nn.log_softmax(u)
-        known = c >= 0
+        known = (c >= 0) & (jnp.sum(y, axis=-1) > 0)
         focal = masked_mean(focal_loss(log_p, y, gamma=gamma), known)
         cost = masked_mean(cost_loss(log_p, y), known)
         triplet = masked_mean(*triplet_loss(e, c, margin=margin))

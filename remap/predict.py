@@ -102,7 +102,11 @@ class Predictor:
             flux = np.pad(flux, ((0, missing), (0, 0)), constant_values=1.0)
             valid = np.pad(valid, ((0, missing), (0, 0)), constant_values=True)
             pmf, trouble = _pmfs(
-                network.variables, jnp.asarray(flux), jnp.asarray(valid), model=network.model, settings=settings
+                network.variables,
+                jnp.asarray(flux),
+                jnp.asarray(valid),
+                model=network.model,
+                settings=settings,
             )
             pmfs.append(np.asarray(pmf)[:, : batch - missing])
             troubles.append(np.asarray(trouble)[: batch - missing])

@@ -166,7 +166,9 @@ def _read_survey(
     row = {name: i for i, name in enumerate(table.files)}
     absent = sorted(set(table.files) - {f.name for f in files})
     if absent:
-        logger.warning("preprocess: %d labelled spectra have no file, the first is %s", len(absent), absent[0])
+        logger.warning(
+            "preprocess: %d labelled spectra have no file, the first is %s", len(absent), absent[0]
+        )
     rows, readable = [], []
     for file in files:
         i = row.get(file.name)
@@ -197,7 +199,9 @@ def _read_survey(
             logger.warning("preprocess: left out: %s", error)
         rows.append(entry)
     if not readable:
-        raise SpectrumError(f"survey {survey.path}: none of {len(files)} files is readable: {rows[0]['reason']}")
+        raise SpectrumError(
+            f"survey {survey.path}: none of {len(files)} files is readable: {rows[0]['reason']}"
+        )
     stars = Table(rows=rows)
     for b in bins:
         stars[b.name].unit = stars[f"{b.name}_err"].unit = b.unit
@@ -296,7 +300,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         _pretrain_arm(config, workdir, preprocessing, arm)
 
 
-def _pretrain_arm(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str) -> None:
+def _pretrain_arm(
+    config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
+) -> None:
     folder = layout.stage_folder(workdir, "pretrain", name)
     arm = _open_arm(config, preprocessing, name, "pretrain")
     if _already_done(folder, arm.meta):
@@ -487,6 +493,6 @@ def _already_done(folder: Path, meta: Mapping[str, Any]) -> bool:
         return False
     _, found = checkpoint.load_final(folder / "final")
     found = {k: v for k, v in found.items() if k != "step"}
-    checkpoint.check_equal(found, checkpoint._plain(meta), f"{folder}: trained with other settings")
+    checkpoint.check_equal(found, checkpoint.plain(meta), f"{folder}: trained with other settings")
     logger.info("%s: already trained", folder)
     return True

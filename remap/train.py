@@ -202,39 +202,42 @@ def fit(
     train_step = make_train_step(model, optimizer, loss, settings)
     eval_step = make_eval_step(model, loss)
     state = init_state(jax.tree.map(jnp.array, variables), optimizer)  # a copy: the state is donated
-    with checkpoint.open_manager(folder / "checkpoints", keep=settings.keep) as manager, _sigterm() as stop:
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints", keep=settings.keep))
+        stop = stack.enter_context(_sigterm())
         restored = checkpoint.restore_state(manager, state, meta)
+        collected: list[LossTerms] = []
         if restored is not None:
-            state = restored
+            state, partial = restored
+            collected = [_terms_from_json(p) for p in partial]
             logger.info("%s: resuming at step %d", name, int(state.step))
-        writer = writers.open_records(folder / "metrics.jsonl", step=int(state.step))
         step = int(state.step)
+        writer = stack.enter_context(
+            contextlib.closing(writers.open_records(folder / "metrics.jsonl", step=step))
+        )
         total = settings.epochs * settings.steps_per_epoch
         began = time.monotonic()
-        collected: list[LossTerms] = []
         while step < total:
             batch = make_batch(batch_key, jnp.asarray(step, jnp.int32), data)
             state, terms = train_step(state, batch, dropout_key)
             collected.append(terms)
             step += 1
-            epoch_done = step % settings.steps_per_epoch == 0
-            if not epoch_done:
-                continue
-            epoch = step // settings.steps_per_epoch
-            record = _epoch_record(collected, step, epoch, name)
-            record["learning_rate"] = float(schedule(step - 1))
-            collected = []
-            if validation is not None:
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
-                record |= _prefixed("val_", eval_step(variables, validation))
-            writer.write(record)
-            if epoch % settings.checkpoint_epochs == 0 or step == total or stop.is_set():
-                checkpoint.save_state(manager, state, meta)
-            if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
-                _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
+            if step % settings.steps_per_epoch == 0:
+                epoch = step // settings.steps_per_epoch
+                record = _epoch_record(collected, step, epoch, name)
+                record["learning_rate"] = float(schedule(step - 1))
+                collected = []
+                if validation is not None:
+                    variables = {"params": state.params, "batch_stats": state.batch_stats}
+                    record |= _prefixed("val_", eval_step(variables, validation))
+                writer.write(record)
+                if epoch % settings.checkpoint_epochs == 0 or step == total:
+                    checkpoint.save_state(manager, state, meta, [])
+                if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
+                    _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
             if stop.is_set() and step < total:
+                checkpoint.save_state(manager, state, meta, [_terms_to_json(t) for t in collected])
                 raise Preempted(f"{name}: stopped by SIGTERM at step {step}; the same command resumes")
-        writer.close()
     params = state.swa.params
     stats = state.batch_stats
     if not settings.freeze_stats:
@@ -254,6 +257,14 @@ def _epoch_record(collected: list[LossTerms], step: int, epoch: int, name: str) 
             raise DivergedError(f"{name}: the {field} loss is not finite at step {at} (epoch {epoch})")
     means = jax.tree.map(lambda v: v.mean(axis=0), terms)
     return {"step": step, "epoch": epoch, **_prefixed("", means)}
+
+
+def _terms_to_json(terms: LossTerms) -> list[Any]:
+    return [np.asarray(v).tolist() for v in terms]
+
+
+def _terms_from_json(values: list[Any]) -> LossTerms:
+    return LossTerms(*(np.asarray(v, np.float32) for v in values))
 
 
 def _prefixed(prefix: str, terms: LossTerms) -> dict[str, Any]:
