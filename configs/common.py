@@ -59,11 +59,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Line spread given to the library (§3.3 i): "resolution" (λ/FWHM) or "fwhm" [Å]; one copy per value.
     c.lsf = ml_collections.ConfigDict({"kind": "resolution", "values": (10000.0, 11000.0, 12000.0)})
 
-    # Algorithm 1 (docs/design.md has the reading). `exceed` 0 = the rule max(2, round(0.05 N / 11)).
+    # The normaliser by name (remap.normalizers) and all of its settings; for Algorithm 1 see
+    # remap.continuum.ContinuumSettings. `exceed` and `snr` 0 = the rule max(2, round(0.05 N / 11)).
     c.continuum = {
         "name": "algorithm1",
         "exceed": 0,
+        "snr": 0.0,
         "ratio": 0.999,
+        "bins": (2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
         "relift": 1.05,
         "max_steps": 9206,
         "degree": 6,

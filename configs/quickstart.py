@@ -110,7 +110,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.split.update({"folds": 3, "run": (0, 1, 2)})
     c.evaluate.groups = {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.4999)}}
     if options["short"]:
-        c.synthetic.library.update({"teff": (4750, 5500, 6250), "logg": (2.5, 3.75, 5.0), "m_h": (-0.75, 0.25)})
+        c.synthetic.library.update(
+            {"teff": (4750, 5500, 6250), "logg": (2.5, 3.75, 5.0), "m_h": (-0.75, 0.25)}
+        )
         c.synthetic.survey.update({"dwarfs": 40, "giants": 10, "labelled_dwarfs": 30, "labelled_giants": 5})
         c.model.filters = (16, 32)
         c.pretrain.update({"epoch_size": 512, "cycles": 2, "epochs_per_cycle": 2})

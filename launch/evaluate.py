@@ -1,6 +1,6 @@
 """Reports bias, scatter and coverage for the survey's labelled stars, with plots.
 
-    python -m launch.evaluate --config=configs/miles.py --workdir=DIR
+python -m launch.evaluate --config=configs/miles.py --workdir=DIR
 """
 
 from remap import cli

@@ -27,9 +27,7 @@ def main() -> None:
     files = [f for path in SPECTRA.value for f in io.list_files(path, survey["patterns"])]
     source = {**survey["source"], **json.loads(SOURCE.value or "{}")}
     found = predictor.predict_files(files, source=source)
-    write_catalogue(
-        OUTPUT.value, found.table, found.pmfs, found.edges, found.meta, overwrite=OVERWRITE.value
-    )
+    write_catalogue(OUTPUT.value, found.table, found.pmfs, found.edges, found.meta, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
     cli.logger.info("%s: %d spectra, %d of them could not be used", OUTPUT.value, len(found.table), bad)
 

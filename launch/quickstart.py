@@ -1,6 +1,6 @@
 """The whole road on spectra that the project makes itself: library and survey in, catalogue out.
 
-    python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=quickstart]
+python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=quickstart]
 """
 
 from pathlib import Path

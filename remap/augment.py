@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from remap.data import Draw, Library, Survey, draw_library, draw_survey, stream_indices
 from remap.labels import bin_index, soft_labels
 
-Normalizer = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
+NormalizeFn = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
 
 
 class Batch(NamedTuple):
@@ -71,7 +71,7 @@ def paper_set_size(library: Library, settings: AugmentSettings) -> int:
     return library.cells.shape[0] * library.log_flux.shape[0] * settings.levels * settings.draws
 
 
-def finish(draw: Draw, normalize: Normalizer, edges: Float[Array, "labels bins+1"]) -> Batch:
+def finish(draw: Draw, normalize: NormalizeFn, edges: Float[Array, "labels bins+1"]) -> Batch:
     """Normalises drawn spectra, after their noise was added, and makes the targets of their labels."""
     return Batch(
         normalize(draw.flux, draw.valid),

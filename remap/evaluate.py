@@ -80,7 +80,9 @@ def predict_held_out(
     """The catalogue of all survey stars, and bool[S]: True where no network used had trained on the star."""
     splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
     first = next(iter(splits.values()))
-    tested = first == "other"
+    # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
+    ids = np.asarray(stars["star_id"])
+    tested = ~np.isin(ids, ids[first != "other"])
     everyone = load(workdir, stage=stage, folds=None if stage == "pretrain" else config.split.run)
     inputs = {arm: _inputs(workdir, arm) for arm in everyone.preprocessing.arms}
     arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
@@ -88,7 +90,7 @@ def predict_held_out(
         tested = np.ones(len(stars), bool)
     else:
         for fold, split in splits.items():
-            mine = split == "test"
+            mine = np.isin(ids, ids[split == "test"])
             tested |= mine
             if not mine.any():
                 continue

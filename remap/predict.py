@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from jaxtyping import Array, Bool, Float
 from remap import checkpoint, io
 from remap import workdir as layout
 from remap.catalogue import Catalogue, build_catalogue, provenance
-from remap.continuum import ContinuumSettings, normalize_batch
 from remap.flags import Flag
 from remap.metrics import arm_disagreement, conflate, count_modes, is_edge
 from remap.models import ResNet1D
+from remap.normalizers import Normalizer, get_normalizer
 from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate
 from remap.spectra import Spectra, SpectrumError
 from remap.stages import build_model
@@ -95,6 +95,7 @@ class Predictor:
         count, batch = len(inputs.flux), int(self.config["predict"]["batch_size"])
         batch = min(batch, 1 << max(0, count - 1).bit_length())
         network, settings = self.networks[arm], self.preprocessing.continuum_settings(arm)
+        method = get_normalizer(self.preprocessing.continuum["name"])
         pmfs, troubles = [], []
         for i in range(0, count, batch):
             flux, valid = inputs.flux[i : i + batch], inputs.valid[i : i + batch]
@@ -106,6 +107,7 @@ class Predictor:
                 jnp.asarray(flux),
                 jnp.asarray(valid),
                 model=network.model,
+                method=method,
                 settings=settings,
             )
             pmfs.append(np.asarray(pmf)[:, : batch - missing])
@@ -328,17 +330,18 @@ def _mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.where(keep, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "settings"))
+@functools.partial(jax.jit, static_argnames=("model", "method", "settings"))
 def _pmfs(
     variables: Any,
     flux: Float[Array, "stars pixels"],
     valid: Bool[Array, "stars pixels"],
     *,
     model: ResNet1D,
-    settings: ContinuumSettings,
+    method: Normalizer,
+    settings: Any,
 ) -> tuple[Float[Array, "labels stars bins"], Bool[Array, " stars"]]:
     """Mean PMFs over the members, and where the normaliser raised a flag. One compilation per network shape."""
-    out = normalize_batch(flux, valid, settings=settings)
+    out = method.normalize_batch(flux, valid, settings=settings)
 
     def one(member: Any) -> Array:
         return jax.nn.softmax(model.apply(member, out.flux, valid, False, True).logits)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from remap import _version
-from remap.augment import Normalizer
-from remap.continuum import ContinuumSettings, normalize_batch
+from remap.augment import NormalizeFn
 from remap.labels import LabelBins, label_bins
+from remap.normalizers import NORMALIZERS, get_normalizer
 from remap.resample import LineSpread, degrade_and_resample, resample
 from remap.spectra import MEDIA, Spectra, SpectrumError, doppler_shift
 
@@ -54,15 +54,21 @@ class Preprocessing:
         kind, values = self.spreads
         return tuple(LineSpread(**{kind: value}) for value in values)
 
-    def normalizer(self, arm: str) -> Normalizer:
+    def normalizer(self, arm: str) -> NormalizeFn:
         """The jit-able normaliser of an arm's spectra: (flux[S, N], valid[S, N]) -> normalised flux[S, N]."""
-        settings = self.continuum_settings(arm)
-        return lambda flux, valid: normalize_batch(flux, valid, settings=settings).flux
+        method, settings = get_normalizer(self.continuum["name"]), self.continuum_settings(arm)
+        return lambda flux, valid: method.normalize_batch(flux, valid, settings=settings).flux
 
-    def continuum_settings(self, arm: str) -> ContinuumSettings:
-        """The normaliser's settings for an arm, whose pixels its smoothing (given in Å) needs to know."""
-        fields = {k: v for k, v in self.continuum.items() if k != "name"}
-        return ContinuumSettings(**fields | {"exceed": fields["exceed"] or None, "pixel": self.arms[arm][2]})
+    def continuum_settings(self, arm: str) -> Any:
+        """The normaliser's settings record for an arm, whose pixels those given in Å need to know."""
+        record = get_normalizer(self.continuum["name"]).settings
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.continuum.items() if k != "name"}
+        for name in ("exceed", "snr"):  # 0 in a config stands for "not given"
+            if name in values:
+                values[name] = values[name] or None
+        if "pixel" in _fields(record):
+            values["pixel"] = self.arms[arm][2]
+        return record(**values)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is the inverse."""
@@ -104,8 +110,15 @@ def make_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     """
     if config["grid_medium"] not in MEDIA:
         raise ValueError(f"grid_medium must be one of {MEDIA}, found {config['grid_medium']!r}")
-    if config["continuum"]["name"] != "algorithm1":
-        raise ValueError(f"continuum.name must be 'algorithm1', found {config['continuum']['name']!r}")
+    continuum = _plain(config["continuum"])
+    if continuum["name"] not in NORMALIZERS:
+        raise ValueError(f"continuum.name must be one of {sorted(NORMALIZERS)}, found {continuum['name']!r}")
+    expected = _fields(NORMALIZERS[continuum["name"]].settings) - {"pixel"}
+    if set(continuum) - {"name"} != expected:
+        raise ValueError(
+            f"continuum: {continuum['name']} takes the settings {sorted(expected)}, "
+            f"found {sorted(set(continuum) - {'name'})}"
+        )
     arms = {}
     for name in config["arm_names"]:
         if name not in config["arms"]:
@@ -120,7 +133,7 @@ def make_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
         arms=arms,
         medium=config["grid_medium"],
         spreads=(config["lsf"]["kind"], tuple(float(v) for v in config["lsf"]["values"])),
-        continuum=dict(config["continuum"]),
+        continuum=continuum,
         labels=label_bins(config["label_names"], config["labels"]),
         version=PREPROCESSING_VERSION,
     )
@@ -148,6 +161,15 @@ def crop(spectra: Spectra, preprocessing: Preprocessing) -> Spectra:
         valid=spectra.valid[:, keep],
         ivar=None if spectra.ivar is None else spectra.ivar[:, keep],
     )
+
+
+def _fields(record: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(record)}
+
+
+def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A config section with lists for tuples, as JSON gives it back."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in section.items()}
 
 
 def library_on_grid(

@@ -23,7 +23,7 @@ from remap import workdir as layout
 from remap.augment import (
     AugmentSettings,
     Batch,
-    Normalizer,
+    NormalizeFn,
     finish,
     join,
     library_draw,
@@ -234,7 +234,7 @@ class _Arm:
 
     name: str
     model: ResNet1D
-    normalize: Normalizer
+    normalize: NormalizeFn
     edges: jnp.ndarray  # [L, K + 1]
     pixels: int
     meta: dict[str, Any]
