@@ -138,6 +138,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     c.predict = {
         "batch_size": 256,
+        "small_batch_size": 16,  # for so few spectra or fewer
         "min_coverage": 0.5,  # valid fraction of an arm below which it is not used
         "full_coverage": 0.95,  # below it the arm is used and flagged
         "min_snr": 20.0,  # per pixel; below it a row is flagged

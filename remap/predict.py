@@ -92,8 +92,10 @@ class Predictor:
 
         Spectra without enough valid pixels (`predict.min_coverage`) are not used: their PMFs are NaN.
         """
-        count, batch = len(inputs.flux), int(self.config["predict"]["batch_size"])
-        batch = min(batch, 1 << max(0, count - 1).bit_length())
+        limits = self.config["predict"]
+        count = len(inputs.flux)
+        # Two shapes only, because the normaliser takes seconds to compile for each.
+        batch = limits["small_batch_size"] if count <= limits["small_batch_size"] else limits["batch_size"]
         network, settings = self.networks[arm], self.preprocessing.continuum_settings(arm)
         method = get_normalizer(self.preprocessing.continuum["name"])
         pmfs, troubles = [], []
@@ -114,7 +116,7 @@ class Predictor:
             troubles.append(np.asarray(trouble)[: batch - missing])
         coverage = inputs.valid.mean(axis=1)
         positive = np.any((inputs.flux > 0) & inputs.valid, axis=1)
-        used = (coverage >= self.config["predict"]["min_coverage"]) & positive
+        used = (coverage >= limits["min_coverage"]) & positive
         pmf = np.where(used[None, :, None], np.concatenate(pmfs, axis=1), np.nan)
         return ArmPrediction(pmf, used, coverage, inputs.snr, np.concatenate(troubles))
 

@@ -1,0 +1,55 @@
+"""Shared fixtures. Real spectra are optional: tests that need them skip, saying so, where they are absent."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+import tiny
+
+from remap import load, stages
+from remap.io import find_data
+from remap.spectra import SpectrumError
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real spectra, or a skip."""
+    try:
+        return find_data("lte_grid.npz").parent
+    except SpectrumError as error:
+        pytest.skip(f"needs real spectra: {error}")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """Library and survey of the tiny experiment (`tiny.py`); tests must not change them."""
+    return tiny.write_data(tmp_path_factory.mktemp("tiny_data"))
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tiny_data, tmp_path_factory) -> Path:
+    """A working folder of the tiny experiment in which `preprocess` has run; tests must not change it."""
+    workdir = tmp_path_factory.mktemp("tiny_prepared")
+    stages.preprocess(tiny.config(tiny_data), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_workdir(tiny_data, tiny_prepared, tmp_path_factory) -> Path:
+    """A working folder in which all stages have run, both folds; tests must not change it."""
+    workdir = tmp_path_factory.mktemp("tiny_trained") / "work"
+    shutil.copytree(tiny_prepared, workdir)
+    stages.pretrain(tiny.config(tiny_data), workdir)
+    stages.finetune(tiny.config(tiny_data), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_predictor(tiny_workdir):
+    """The fine-tuned networks of `tiny_workdir`."""
+    return load(tiny_workdir)

@@ -1,0 +1,134 @@
+"""Every experiment's config: it loads, is locked, refuses what it does not know, and agrees with the design."""
+
+import json
+from importlib import import_module
+
+import pytest
+import tiny
+from absl import flags
+from ml_collections import config_flags
+
+from configs import common
+from remap.augment import AugmentSettings
+from remap.continuum import MIN_PIXELS
+from remap.io import FORMATS
+from remap.optim import layer_rules
+from remap.preprocess import make_preprocessing
+from remap.stages import build_model
+from remap.train import LossSettings
+
+# ml_collections loads config files in a way that Python 3.12 drops.
+OLD_LOADER = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
+NAMES = sorted(
+    p.stem for p in (tiny.REPOSITORY / "configs").glob("*.py") if p.stem not in ("__init__", "common")
+)
+
+
+def get(name, arg=None):
+    return import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """The config that a launch script gets from its command line."""
+
+    def call(*arguments):
+        values = flags.FlagValues()
+        holder = config_flags.DEFINE_config_file("config", flag_values=values)
+        monkeypatch.setattr("sys.argv", ["launch", *arguments])  # where ml_collections looks for overrides
+        values(["launch", *arguments])
+        return holder.value
+
+    return call
+
+
+def test_there_are_configs():
+    assert {"quickstart", "miles", "marvels"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_describes_a_whole_experiment(name):
+    c = get(name)
+    assert c.name == name
+    assert c.is_locked
+    json.loads(c.to_json())
+    preprocessing = make_preprocessing(c)
+    for arm in preprocessing.arms:
+        assert len(preprocessing.wave(arm)) >= MIN_PIXELS
+        preprocessing.continuum_settings(arm)
+    assert preprocessing.line_spreads()
+    assert len(build_model(c, preprocessing).bin_mask) == len(c.label_names)
+    LossSettings(**c.loss)
+    AugmentSettings(**c.augment)
+    assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
+    assert c.library.source.format in FORMATS
+    assert c.survey.source.format in FORMATS
+    assert set(c.survey.labels["columns"]) <= set(c.label_names)
+    assert all(0 <= fold < c.split.folds for fold in c.split.run)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_locked_config_refuses_new_fields(name):
+    c = get(name)
+    with pytest.raises(AttributeError, match="batchsize"):
+        c.pretrain.batchsize = 3
+    with pytest.raises(AttributeError, match="nothing_known"):
+        c.nothing_known = 3
+
+
+@pytest.mark.parametrize("name", ["common", *NAMES])
+def test_unknown_argument_is_refused_by_name(name):
+    with pytest.raises(ValueError, match="unknown config argument 'shrt'; this config knows"):
+        get(name, "shrt")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "miles"])
+def test_short_variant_is_the_same_experiment_with_less_work(name):
+    full, short = get(name), get(name, "short")
+    assert short.is_locked
+    for stage in ("pretrain", "finetune"):
+        epochs = [c[stage].cycles * c[stage].epochs_per_cycle for c in (full, short)]
+        assert epochs[1] <= epochs[0] / 2
+    assert len(short.split.run) == 1
+    # What decides the pixels is the same, so that a short run shows the same steps.
+    assert make_preprocessing(short) == make_preprocessing(full)
+
+
+@OLD_LOADER
+def test_fields_can_be_set_on_the_command_line(parse):
+    c = parse(
+        f"--config={tiny.REPOSITORY}/configs/miles.py:short",
+        "--config.pretrain.batch_size=7",
+        "--config.finetune.init=scratch",
+        "--config.split.run=(2,)",
+    )
+    assert (c.pretrain.batch_size, c.finetune.init, c.split.run) == (7, "scratch", (2,))
+    assert c.pretrain.cycles == get("miles", "short").pretrain.cycles
+
+
+@OLD_LOADER
+def test_a_value_of_another_type_is_refused_by_name(parse):
+    with pytest.raises(flags.IllegalFlagValueError, match=r"config\.pretrain\.batch_size=abc"):
+        parse(f"--config={tiny.REPOSITORY}/configs/miles.py", "--config.pretrain.batch_size=abc")
+
+
+def test_shared_values_are_those_of_the_design():
+    """docs: DESIGN §4-6. A change of these numbers is a change of the method."""
+    c = common.get_config()
+    assert c.label_names == ("teff", "logg", "feh")
+    bins = {n: (b.low, b.high, b.bins, b.library_sigma) for n, b in c.labels.items()}
+    assert bins == {
+        "teff": (3000.0, 7000.0, 50, 20.0),
+        "logg": (1.0, 5.5, 30, 0.1),
+        "feh": (-2.0, 1.0, 60, 0.1),
+    }
+    assert c.lsf.to_dict() == {"kind": "resolution", "values": (10000.0, 11000.0, 12000.0)}
+    assert (c.continuum.ratio, c.continuum.relift, c.continuum.max_steps) == (0.999, 1.05, 9206)
+    assert (c.continuum.degree, c.continuum.sigma) == (6, 15.0)
+    assert (c.augment.noise_low, c.augment.noise_high) == (0.005, 0.02)
+    assert 3 * c.augment.levels * c.augment.draws == 45  # spectra per node of the paper's set
+    assert c.loss.to_dict() == {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2}
+    for stage in (c.pretrain, c.finetune):
+        assert (stage.cycles, stage.epochs_per_cycle) == (4, 30)
+        assert (stage.rate_high, stage.rate_low) == (1e-3, 1e-5)
+    assert (c.finetune.layer_rates, c.finetune.rate_factor) == ("graded", 0.1)

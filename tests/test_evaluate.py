@@ -1,0 +1,144 @@
+"""The report: held-out stars meet only networks that did not train on them, and the numbers are theirs."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from astropy.table import Table
+
+from remap import evaluate, load, stages
+from remap import workdir as layout
+from remap.catalogue import read_catalogue
+from remap.predict import ArmInputs
+
+
+@pytest.fixture(scope="module")
+def report(tiny_data, tiny_workdir, tmp_path_factory):
+    """A folder in which `evaluate` has run, without plots, and its table."""
+    workdir = tmp_path_factory.mktemp("report") / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_plot", "_plot_training"):
+            patch.setattr(evaluate, name, no_matplotlib)
+        return workdir, evaluate.evaluate(tiny.config(tiny_data), workdir)
+
+
+def no_matplotlib(*_):
+    raise ImportError("no matplotlib")
+
+
+def stars_of(workdir):
+    stars = layout.read_stars(workdir)
+    return stars[[s != stages.STATUS_UNREADABLE for s in stars["status"]]]
+
+
+def held_out(tiny_data, workdir, stage="finetune", **changes):
+    return evaluate.predict_held_out(tiny.config(tiny_data, **changes), workdir, stars_of(workdir), stage)
+
+
+def single_fold(workdir, fold):
+    """PMFs of one arm and fold for all stars, straight from that network."""
+    predictor = load(workdir, folds=[fold])
+    survey, snr = layout.load_survey(workdir, "A")
+    return predictor.predict_arm("A", ArmInputs(survey.flux, survey.valid, snr)).pmf
+
+
+def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_data, tiny_workdir):
+    stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
+    catalogue, tested = held_out(tiny_data, tiny_workdir)
+    assert tested.all()
+    folds = [single_fold(tiny_workdir, k)[0][:, :50] for k in (0, 1)]  # teff
+    splits = [stages.fold_split(stars, config, k) for k in (0, 1)]
+    found = catalogue.pmfs["teff", "A"]
+    assert list(catalogue.table["star_id"]) == list(stars["star_id"])
+    for i in range(len(stars)):
+        tests = [k for k in (0, 1) if splits[k][i] == "test"]
+        expected = folds[tests[0]][i] if tests else (folds[0][i] + folds[1][i]) / 2
+        np.testing.assert_allclose(found[i], expected, atol=1e-6)
+        if tests:  # the other network, which trained on the star, says something else
+            assert splits[1 - tests[0]][i] in ("train", "val")
+            assert np.abs(found[i] - folds[1 - tests[0]][i]).max() > 1e-4
+
+
+def test_stars_of_folds_that_were_not_run_are_not_tested(tiny_data, tiny_workdir):
+    stars = stars_of(tiny_workdir)
+    _, tested = held_out(tiny_data, tiny_workdir, split__run=(1,))
+    split = stages.fold_split(stars, tiny.config(tiny_data), 1)
+    np.testing.assert_array_equal(tested, (split == "test") | (split == "other"))
+    assert (~tested).sum() == 9
+
+
+def test_pretrained_network_saw_no_star(tiny_data, tiny_workdir):
+    catalogue, tested = held_out(tiny_data, tiny_workdir, "pretrain")
+    assert tested.all()
+    assert catalogue.meta["checkpoint_step"] == {"A": [8], "B": [8]}
+
+
+def test_another_spectrum_of_a_training_star_is_held_out_with_it(tiny_data, tiny_workdir, tmp_path):
+    """dwarf_16 is a second visit to D00. Unselected, by a label of its own, it is still the same star."""
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    stars = layout.read_stars(workdir)
+    second = list(stars["file"]).index("dwarf_16.fits")
+    assert stars["star_id"][second] == "D00"
+    stars["logg"][second] = 3.45  # below `finetune.select`; that of the first visit is above
+    stars.write(workdir / "data" / "stars.ecsv", overwrite=True)
+    catalogue, tested = held_out(tiny_data, workdir)
+    split = stages.fold_split(stars_of(workdir), tiny.config(tiny_data), 0)
+    assert split[second] == "other"
+    fold = 0 if split[0] == "test" else 1
+    expected = single_fold(workdir, fold)[0][second, :50]
+    assert tested[second]
+    np.testing.assert_allclose(catalogue.pmfs["teff", "A"][second], expected, atol=1e-6)
+
+
+def test_summary_counts_the_known_labels_of_tested_stars(report):
+    table = report[1]
+    assert list(table["stage"]) == ["pretrain"] * 6 + ["finetune"] * 6
+    counts = {(r["group"], r["label"]): r["n"] for r in table if r["stage"] == "finetune"}
+    expected = {("dwarfs", label): 18 for label in ("teff", "logg", "feh")}
+    expected["dwarfs", "feh"] = 17  # one star has no metallicity
+    expected |= {("giants", label): 2 for label in ("teff", "logg", "feh")}  # not the star outside the bins
+    assert counts == expected
+
+
+def test_summary_repeats_from_the_written_catalogue(report):
+    """Every number again, from the file and the label table, with NumPy alone."""
+    workdir, table = report
+    np.testing.assert_array_equal(Table.read(workdir / "evaluate" / "summary.ecsv")["bias"], table["bias"])
+    stars = stars_of(workdir)
+    for stage in ("pretrain", "finetune"):
+        catalogue = read_catalogue(workdir / "evaluate" / f"{stage}.fits")
+        assert list(catalogue.table["file"]) == list(stars["file"])
+        dwarf = np.array([f.startswith("dwarf") for f in stars["file"]])
+        for label in ("teff", "logg", "feh"):
+            line = table[
+                (table["stage"] == stage) & (table["group"] == "dwarfs") & (table["label"] == label)
+            ][0]
+            truth = np.asarray(stars[label], float)
+            keep = dwarf & np.isfinite(truth)
+            residual = np.asarray(catalogue.table[label])[keep] - truth[keep]
+            assert line["bias"] == pytest.approx(residual.mean())
+            assert line["std"] == pytest.approx(residual.std(ddof=0), rel=0.06)  # or with ddof = 1: n = 17
+            mad = 1.4826 * np.median(np.abs(residual - np.median(residual)))
+            assert line["robust"] == pytest.approx(mad)
+            pmf, edges = catalogue.pmfs[label][keep].astype(float), catalogue.edges[label]
+            inside = pmf[np.arange(keep.sum()), np.searchsorted(edges, truth[keep], side="right") - 1]
+            assert line["nll"] == pytest.approx(np.mean(-np.log(inside / np.diff(edges)[0])), rel=1e-4)
+
+
+def test_reports_of_a_folder_without_networks_are_refused(tiny_data, tiny_prepared, tmp_path):
+    shutil.copytree(tiny_prepared, tmp_path / "work")
+    with pytest.raises(
+        FileNotFoundError, match="expected a finished pretrain or finetune stage, found neither"
+    ):
+        evaluate.evaluate(tiny.config(tiny_data), tmp_path / "work")
+
+
+def test_group_limits_include_their_ends_and_leave_out_unknown_labels(tiny_workdir):
+    stars = stars_of(tiny_workdir)
+    member = evaluate.in_group(stars, {"teff": (4600.0, 4675.0), "feh": (-2.0, 1.0)})
+    assert sorted(stars["file"][member]) == ["dwarf_00.fits", "dwarf_01.fits", "dwarf_16.fits"]
+    member = evaluate.in_group(stars, {"feh": (-2.0, 1.0)})
+    assert tiny.NO_METALLICITY not in set(stars["file"][member])

@@ -1,0 +1,223 @@
+"""The training loop by itself, on batches that need no normaliser: what it records, keeps, resumes and refuses."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from remap import checkpoint, train
+from remap.augment import Batch
+from remap.models import ModelSettings, init_variables, make_model
+from remap.optim import make_optimizer, sgdr
+from remap.train import DivergedError, FitSettings, LossSettings, Preempted, fit, reestimate_stats
+from remap.writers import read_records
+
+PIXELS, STARS, BINS = 48, 4, 5
+LOSS = LossSettings(gamma=2.0, cost_weight=1.0, triplet_weight=0.001, margin=0.2)
+SETTINGS = FitSettings(
+    cycles=2,
+    epochs_per_cycle=2,
+    steps_per_epoch=2,
+    checkpoint_epochs=2,
+    keep=2,
+    stats_batches=3,
+    freeze_stats=False,
+)
+MODEL = make_model(
+    ModelSettings(
+        stem_filters=2,
+        stem_kernel=3,
+        stem_stride=2,
+        filters=(2, 3),
+        kernel=3,
+        dropout=0.2,
+        embedding=3,
+        activation="mish",
+        pooling="avg_max",
+        validity_channel=True,
+        batch_norm_momentum=0.9,
+    ),
+    np.ones((2, BINS), bool),
+)
+SCHEDULE = sgdr(peak=1e-2, end=1e-4, cycles=2, steps_per_cycle=4)
+
+
+def batch_fn(key, step, data):
+    """Lines whose depth is the class, in fresh noise; `data` is the step at which the flux is NaN."""
+    star_key, noise_key = jax.random.split(jax.random.fold_in(key, step))
+    classes = jax.random.randint(star_key, (2, STARS), 0, BINS)
+    depth = 0.1 * classes.mean(axis=0)
+    flux = 1 - depth[:, None] * (jnp.arange(PIXELS)[None] % 8 == 0)
+    flux += 0.01 * jax.random.normal(noise_key, flux.shape)
+    flux = jnp.where(step == data, jnp.nan, flux)
+    return Batch(flux, jnp.ones(flux.shape, bool), jax.nn.one_hot(classes, BINS), classes)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return init_variables(MODEL, jax.random.key(1), PIXELS)
+
+
+@pytest.fixture(scope="module")
+def run(variables):
+    """fit() with everything but what the test changes."""
+
+    def call(folder, *, settings=SETTINGS, nan_at=-1, meta=None, validation=None, seed=0):
+        return fit(
+            MODEL,
+            variables,
+            make_optimizer(variables["params"], ((".*", 1.0),), SCHEDULE, clip_norm=1.0),
+            batch_fn,
+            jnp.asarray(nan_at),
+            validation,
+            loss=LOSS,
+            settings=settings,
+            key=jax.random.key(seed),
+            schedule=SCHEDULE,
+            folder=folder,
+            meta={"rate": 0.01} if meta is None else meta,
+            name="tiny",
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """An uninterrupted run: its folder and what it returned."""
+    folder = tmp_path_factory.mktemp("whole")
+    validation = batch_fn(jax.random.key(9), jnp.asarray(0), jnp.asarray(-1))
+    return folder, run(folder, validation=validation)
+
+
+def saved_steps(folder):
+    with checkpoint.open_manager(folder / "checkpoints", keep=2) as manager:
+        return list(manager.all_steps())
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_one_record_per_epoch_with_losses_rate_and_validation(whole):
+    records = read_records(whole[0] / "metrics.jsonl")
+    assert [(r["step"], r["epoch"]) for r in records] == [(2, 1), (4, 2), (6, 3), (8, 4)]
+    for r in records:
+        assert r["learning_rate"] == pytest.approx(float(SCHEDULE(r["step"] - 1)))
+        for prefix in ("", "val_"):
+            assert np.shape(r[prefix + "focal"]) == np.shape(r[prefix + "nll"]) == (2,)  # one per label
+            parts = sum(np.sum(r[prefix + k]) * w for k, w in (("focal", 1), ("cost", 1), ("triplet", 1e-3)))
+            assert r[prefix + "loss"] == pytest.approx(parts, rel=1e-5)  # eq. 7, float32 sums
+
+
+def test_the_given_variables_are_left_alone_and_the_network_moves(whole, variables):
+    assert np.isfinite(jax.tree.leaves(variables)[0]).all()  # donated buffers would raise here
+    assert not same(whole[1]["params"], variables["params"])
+
+
+def test_checkpoints_are_written_every_few_epochs_and_at_the_end(whole):
+    assert saved_steps(whole[0]) == [4, 8]
+
+
+def test_result_is_the_mean_of_the_parameters_at_the_ends_of_the_cycles(run, whole, tmp_path, monkeypatch):
+    """eq. 5, against parameters caught outside the loop's own averaging."""
+    ends = {}
+    save = checkpoint.save_state
+
+    def catch(manager, state, *rest):
+        ends[int(state.step)] = jax.tree.map(np.array, state.params)
+        save(manager, state, *rest)
+
+    monkeypatch.setattr(checkpoint, "save_state", catch)
+    found = run(tmp_path)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, ends[4], ends[8])
+    for a, b in zip(jax.tree.leaves(found["params"]), jax.tree.leaves(mean), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)  # float32 running mean
+    assert same(found["params"], whole[1]["params"])  # the validation batch of `whole` changes nothing
+
+
+def test_statistics_are_the_mean_over_batches_of_each_batchs_own(variables):
+    """Momentum 0.9 and 0.5 must give the same; and the stem's mean is that of its convolution's output."""
+    batches = [batch_fn(jax.random.key(3), jnp.asarray(i), jnp.asarray(-1)) for i in range(3)]
+    found = reestimate_stats(MODEL, variables["params"], variables["batch_stats"], batches, jax.random.key(0))
+    kernel = variables["params"]["stem"]["kernel"]
+    means = []
+    for b in batches:
+        x = jnp.stack([jnp.where(b.valid, b.flux - 1, 0), b.valid.astype(b.flux.dtype)], axis=-1)
+        y = jax.lax.conv_general_dilated(x, kernel, (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        means.append(y.mean(axis=(0, 1)))
+    np.testing.assert_allclose(found["stem_norm"]["mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_frozen_statistics_stay_as_given(run, variables, tmp_path):
+    settings = FitSettings(**{**vars(SETTINGS), "freeze_stats": True, "cycles": 1})
+    found = run(tmp_path, settings=settings)
+    assert same(found["batch_stats"], variables["batch_stats"])
+    assert not same(found["params"], variables["params"])
+
+
+def test_nan_stops_the_run_and_names_the_step_and_the_loss(run, tmp_path):
+    with pytest.raises(DivergedError, match=r"tiny: the total loss is not finite at step 6 \(epoch 3\)"):
+        run(tmp_path, nan_at=5)  # steps are counted from 1: the sixth batch has the NaN
+    assert saved_steps(tmp_path) == [4]  # nothing spoilt is kept
+    assert len(read_records(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_losses(
+    run, whole, tmp_path, monkeypatch
+):
+    make = train.make_train_step
+
+    def make_stopping(*args):
+        step = make(*args)
+
+        def stop_at_3(state, *rest):
+            state, terms = step(state, *rest)
+            if int(state.step) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, terms
+
+        return stop_at_3
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train, "make_train_step", make_stopping)
+    with pytest.raises(Preempted, match="tiny: stopped by SIGTERM at step 3; the same command resumes"):
+        run(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert saved_steps(tmp_path) == [3]  # though a checkpoint was due at step 4 only
+    monkeypatch.undo()
+    assert same(run(tmp_path), whole[1])
+    losses = [[r["loss"] for r in read_records(f / "metrics.jsonl")] for f in (tmp_path, whole[0])]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_with_other_settings_is_refused_with_both_values(run, whole):
+    text = (whole[0] / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"other settings: rate: expected 0\.02, found 0\.01"):
+        run(whole[0], meta={"rate": 0.02})
+    assert (whole[0] / "metrics.jsonl").read_text() == text
+
+
+def test_a_finished_run_trains_no_further(run, whole, monkeypatch):
+    monkeypatch.setattr(train, "_epoch_record", lambda *_: pytest.fail("trained again"))
+    text = (whole[0] / "metrics.jsonl").read_text()
+    assert same(run(whole[0]), whole[1])
+    assert (whole[0] / "metrics.jsonl").read_text() == text
+
+
+def test_a_torn_last_record_is_dropped_on_resume(run, whole, tmp_path):
+    run(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"step": 8, "lo')
+    run(tmp_path)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 6, 8]
+
+
+def test_another_seed_gives_another_run(run, whole, tmp_path):
+    other = run(tmp_path, settings=FitSettings(**{**vars(SETTINGS), "cycles": 1}), seed=1)
+    assert not same(other["params"], whole[1]["params"])
