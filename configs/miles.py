@@ -62,8 +62,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # The line spread is 2.8 pixels wide: a stem of stride 2 with 16 filters loses nothing and halves the cost.
     c.model.stem_stride = 2
-    c.pretrain.epoch_size = 1024
-    c.pretrain.batch_size = 64
+    # Library draws never repeat, so dropout only slows learning; and with 120,000 instead of 13 million spectra
+    # the rate must be higher than the paper's. Validation loss of arm B after one cycle of 30 × 1,024 spectra:
+    # 9.08 (1e-3, dropout 0.1, batch 64), 8.01 (3e-3), 7.81 (1e-2), 7.68 (without dropout), 7.49 (and batch 32).
+    c.model.dropout = 0.0
+    c.pretrain.update({"batch_size": 32, "epoch_size": 2048, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.batch_size = 32
     if options["short"]:
         c.pretrain.update({"epoch_size": 256, "cycles": 2, "epochs_per_cycle": 2})
