@@ -51,7 +51,15 @@ def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
             logger.debug("traceback of the error below", exc_info=True)
             sys.exit(f"error: {error}")
 
-    app.run(wrapped)
+    app.run(wrapped, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's own parser, with a config's mistakes (unknown fields, wrong types) told in one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 def _show_progress() -> None:

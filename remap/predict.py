@@ -22,7 +22,7 @@ from remap.flags import Flag
 from remap.metrics import arm_disagreement, conflate, count_modes, is_edge
 from remap.models import ResNet1D
 from remap.normalizers import Normalizer, get_normalizer
-from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate
+from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate, usable
 from remap.spectra import Spectra, SpectrumError
 from remap.stages import build_model
 
@@ -115,8 +115,7 @@ class Predictor:
             pmfs.append(np.asarray(pmf)[:, : batch - missing])
             troubles.append(np.asarray(trouble)[: batch - missing])
         coverage = inputs.valid.mean(axis=1)
-        positive = np.any((inputs.flux > 0) & inputs.valid, axis=1)
-        used = (coverage >= limits["min_coverage"]) & positive
+        used = usable(inputs.flux, inputs.valid, min_coverage=limits["min_coverage"])
         pmf = np.where(used[None, :, None], np.concatenate(pmfs, axis=1), np.nan)
         return ArmPrediction(pmf, used, coverage, inputs.snr, np.concatenate(troubles))
 

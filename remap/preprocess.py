@@ -259,9 +259,20 @@ def snr_estimate(flux: np.ndarray, valid: np.ndarray, ivar: np.ndarray | None) -
         triple = v[4:] & v[2:-2] & v[:-4]
         noise = np.abs(2 * f[2:-2] - f[:-4] - f[4:])[triple]
         if noise.size:
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore"):  # a constant or zero spectrum
                 out[i] = np.median(f[v]) / (1.482602 / np.sqrt(6) * np.median(noise))
     return out
+
+
+def usable(flux: np.ndarray, valid: np.ndarray, *, min_coverage: float) -> np.ndarray:
+    """bool[S]: spectra with enough valid pixels in an arm and positive flux in one of them at least.
+
+    Args:
+      flux: float[S, N].
+      valid: bool[S, N].
+      min_coverage: smallest valid fraction.
+    """
+    return (valid.mean(axis=1) >= min_coverage) & np.any((flux > 0) & valid, axis=1)
 
 
 def model_inputs(flux: np.ndarray, valid: np.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:

@@ -42,6 +42,7 @@ from remap.preprocess import (
     observed_on_grid,
     scale_to_unit,
     snr_estimate,
+    usable,
 )
 from remap.resample import LineSpread
 from remap.spectra import Spectra, SpectrumError, make_spectra
@@ -265,7 +266,6 @@ def _check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preproc
     """The preprocessing of the data in `workdir`, refused where it is not what the config asks for."""
     found = layout.read_preprocessing(workdir)
     layout.check_preprocessing(found.to_json(), make_preprocessing(config).to_json(), f"{workdir / 'data'}")
-    layout.write_config(workdir, config)
     return found
 
 
@@ -298,6 +298,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     preprocessing = _check_prepared(config, workdir)
     for arm in preprocessing.arms:
         _pretrain_arm(config, workdir, preprocessing, arm)
+    # Only now: prediction reads it, and it must be that of the networks in the folder.
+    layout.write_config(workdir, config)
 
 
 def _pretrain_arm(
@@ -377,6 +379,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         split = fold_split(stars, config, fold)
         for arm in preprocessing.arms:
             _finetune_arm(config, workdir, preprocessing, arm, fold, split)
+    layout.write_config(workdir, config)
 
 
 def selected(stars: Table, config: ml_collections.ConfigDict) -> np.ndarray:
@@ -420,7 +423,12 @@ def _finetune_arm(
         return
     section = config.finetune
     survey, _ = layout.load_survey(workdir, name)
-    stars = jax.tree.map(lambda a: jnp.asarray(a[split == "train"]), survey)
+    # As at prediction: an arm that hardly covers a spectrum must not learn from it.
+    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
+    train, val = (split == "train") & seen, (split == "val") & seen
+    if not train.any():
+        raise ValueError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
+    stars = jax.tree.map(lambda a: jnp.asarray(a[train]), survey)
     library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
     init_key, fit_key = jax.random.split(_stage_key(config, name, FINETUNE, fold + 1))
     if section.init == "scratch":
@@ -460,8 +468,8 @@ def _finetune_arm(
         return join(batch, more)
 
     validation = None
-    if np.any(split == "val"):
-        held = Draw(*(jnp.asarray(a[split == "val"]) for a in survey))
+    if val.any():
+        held = Draw(*(jnp.asarray(a[val]) for a in survey))
         validation = jax.jit(arm.finish)(held)
     rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
     averaged = fit(

@@ -84,7 +84,6 @@ def test_mistakes_are_told_in_one_line(tiny_workdir, tmp_path, script, arguments
     assert message in last
 
 
-@pytest.mark.xfail(strict=True, reason="ml_collections' AttributeError leaves cli.run with its traceback")
 def test_unknown_field_is_told_without_a_traceback(tmp_path):
     done = tiny.launch(
         "launch.preprocess",

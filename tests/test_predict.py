@@ -133,7 +133,7 @@ def test_order_is_that_of_the_inputs_and_rows_do_not_depend_on_their_batch(tiny_
 
 def test_rows_do_not_depend_on_the_size_of_batches(tiny_predictor, good):
     config = dict(tiny_predictor.config)
-    config["predict"] = config["predict"] | {"batch_size": 5}
+    config["predict"] = config["predict"] | {"batch_size": 5, "small_batch_size": 5}
     assert_same_rows(dataclasses.replace(tiny_predictor, config=config).predict(tiny.spectra(GOOD)), good)
 
 

@@ -168,7 +168,6 @@ def test_finished_network_of_other_settings_is_refused(
         getattr(stages, stage)(tiny.config(tiny_data, **change), tmp_path / "work")
 
 
-@pytest.mark.xfail(strict=True, reason="_check_prepared records the config before anything else is checked")
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_refused_run_leaves_the_record_of_the_settings(tiny_data, tiny_workdir, tmp_path, stage):
     """Prediction reads config.json: it must stay that of the networks in the folder."""
@@ -269,9 +268,6 @@ def test_selection_that_leaves_no_star_is_an_error(tiny_data, tiny_prepared):
         stages.fold_split(readable(tiny_prepared), config, 0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="fine-tuning takes every labelled spectrum, also without a valid pixel"
-)
 def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir, tmp_path, monkeypatch):
     """As at prediction, where `predict.min_coverage` and positive flux decide."""
     workdir = tmp_path / "work"
