@@ -192,7 +192,8 @@ def make_model(settings: ModelSettings, bin_mask: np.ndarray) -> ResNet1D:
 
 def init_variables(model: ResNet1D, key: Array, pixels: int) -> dict:
     """Fresh `params` and `batch_stats` for spectra of `pixels` pixels."""
-    return model.init(key, jnp.ones((2, pixels)), jnp.ones((2, pixels), bool), False, True)
+    flux, valid = jnp.ones((2, pixels)), jnp.ones((2, pixels), bool)
+    return jax.jit(lambda key: model.init(key, flux, valid, False, True))(key)  # eagerly it takes seconds
 
 
 def count_parameters(params: dict) -> int:

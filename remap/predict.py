@@ -23,7 +23,7 @@ from remap.metrics import arm_disagreement, conflate, count_modes, is_edge
 from remap.models import ResNet1D
 from remap.normalizers import Normalizer, get_normalizer
 from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate, usable
-from remap.spectra import Spectra, SpectrumError
+from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError
 from remap.stages import build_model
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ class Predictor:
                 continue
             for row, speed in zip(_rows(group), own, strict=True):
                 # A star whose velocity is unknown cannot go to the rest frame: a flagged row.
-                known = bool(np.isfinite(speed))
+                known = bool(abs(speed) < SPEED_OF_LIGHT)
                 parts.append(self.prepare(row, velocity=speed) if known else self._nothing())
                 messages.append("" if known else f"{row.names[0]}: expected a radial velocity, found {speed}")
         return self._predict_prepared(parts, names, messages, date)

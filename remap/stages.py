@@ -45,7 +45,7 @@ from remap.preprocess import (
     usable,
 )
 from remap.resample import LineSpread
-from remap.spectra import Spectra, SpectrumError, make_spectra
+from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError, make_spectra
 from remap.train import FitSettings, LossSettings, fit
 
 logger = logging.getLogger(__name__)
@@ -187,8 +187,8 @@ def _read_survey(
         elif not in_range(values, bins)[0]:
             entry["status"], entry["reason"] = STATUS_OUTSIDE, "labels outside the bins"
         try:
-            if not np.isfinite(velocity):
-                raise SpectrumError(f"{file.name}: expected a radial velocity, found none")
+            if not abs(velocity) < SPEED_OF_LIGHT:
+                raise SpectrumError(f"{file.name}: expected a radial velocity [km/s], found {velocity}")
             spectra = io.read(file, source=survey.source, data_root=config.data_root or None)
             if len(spectra) != 1:
                 raise SpectrumError(f"{file}: expected one spectrum per file, found {len(spectra)}")
