@@ -105,7 +105,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     c.model.stem_stride = 2
     c.model.filters = (16, 32, 64)
-    c.pretrain.update({"batch_size": 64, "epoch_size": 1024, "epochs_per_cycle": 5})
+    # Few spectra, none of them twice: a high rate and no dropout, as in configs/miles.py.
+    c.model.dropout = 0.0
+    c.pretrain.update({"batch_size": 32, "epoch_size": 1024, "epochs_per_cycle": 6})
+    c.pretrain.update({"rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 10, "checkpoint_epochs": 10})
     c.split.update({"folds": 3, "run": (0, 1, 2)})
     c.evaluate.groups = {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.4999)}}
