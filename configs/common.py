@@ -117,7 +117,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "layer_rates": "graded",  # or "uniform", "heads"
         "rate_factor": 0.1,
         "rehearsal": 0.0,  # fraction of every batch that is drawn from the library
-        "freeze_stats": False,
+        # Normalise with the pre-trained running statistics instead of those of each batch: few stars of one
+        # kind have other statistics than the library, and heads at a tenth of the rate cannot follow.
+        "freeze_stats": True,
         "batch_size": 64,
         "cycles": 4,
         "epochs_per_cycle": 30,
