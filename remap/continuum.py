@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from remap import _continuum_kernel as kernel
 
@@ -136,10 +137,10 @@ class Continuum(NamedTuple):
       flags: int32[], bits of `ContinuumFlag`.
     """
 
-    flux: jax.Array
-    continuum: jax.Array
-    nodes: jax.Array
-    flags: jax.Array
+    flux: Float[Array, "*S N"]
+    continuum: Float[Array, "*S N"]
+    nodes: Float[Array, "*S M"]
+    flags: Int[Array, "*S"]
 
 
 def pixel_width(wave: np.ndarray) -> float:
@@ -149,7 +150,7 @@ def pixel_width(wave: np.ndarray) -> float:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def normalize(
-    flux: jax.Array, valid: jax.Array, *, settings: ContinuumSettings = ContinuumSettings()
+    flux: Float[Array, " N"], valid: Bool[Array, " N"], *, settings: ContinuumSettings = ContinuumSettings()
 ) -> Continuum:
     """Divides one spectrum by its continuum (Algorithm 1). Pure; may be jitted and vmapped.
 
@@ -170,8 +171,8 @@ def normalize(
 
 @functools.partial(jax.jit, static_argnames=("settings", "mapping"))
 def normalize_batch(
-    flux: jax.Array,
-    valid: jax.Array,
+    flux: Float[Array, "S N"],
+    valid: Bool[Array, "S N"],
     *,
     settings: ContinuumSettings = ContinuumSettings(),
     mapping: str | None = None,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from remap._continuum_kernel import dot
 from remap.continuum import (
@@ -113,7 +114,7 @@ def get_normalizer(name: str) -> Normalizer:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def normalize_chebyshev(
-    flux: jax.Array, valid: jax.Array, *, settings: ChebyshevSettings = ChebyshevSettings()
+    flux: Float[Array, " N"], valid: Bool[Array, " N"], *, settings: ChebyshevSettings = ChebyshevSettings()
 ) -> Continuum:
     """Divides one spectrum by a Chebyshev series fitted to the pixels that are not in lines.
 
@@ -173,7 +174,7 @@ def normalize_chebyshev(
 
 @functools.partial(jax.jit, static_argnames="settings")
 def normalize_quantile(
-    flux: jax.Array, valid: jax.Array, *, settings: QuantileSettings = QuantileSettings()
+    flux: Float[Array, " N"], valid: Bool[Array, " N"], *, settings: QuantileSettings = QuantileSettings()
 ) -> Continuum:
     """Divides one spectrum by a high quantile of its pixels in overlapping windows, joined smoothly.
 
@@ -223,7 +224,11 @@ def _batched(one: Callable[..., Continuum], default: Any) -> Callable[..., Conti
     """The batch form of a normaliser, mapped as `continuum.normalize_batch` is."""
 
     def batch(
-        flux: jax.Array, valid: jax.Array, *, settings: Any = default, mapping: str | None = None
+        flux: Float[Array, "S N"],
+        valid: Bool[Array, "S N"],
+        *,
+        settings: Any = default,
+        mapping: str | None = None,
     ) -> Continuum:
         """The normaliser for flux float[S, N] and valid bool[S, N]; see `continuum.normalize_batch`."""
         return map_spectra(lambda f, v: one(f, v, settings=settings), flux, valid, pick_mapping(mapping))
