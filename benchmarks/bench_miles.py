@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from remap import cli, stages
+from remap import cli, prepare, stages
 from remap import workdir as layout
 from remap.evaluate import in_group, predict_held_out, summarize
 from remap.metrics import residual_table
@@ -60,7 +60,7 @@ def run_seed(root: Path, seed: int) -> dict:
         stage(*args)
         seconds[name] = time.monotonic() - began
 
-    timed("preprocess", stages.preprocess, config, pretrained)
+    timed("preprocess", prepare.preprocess, config, pretrained)
     timed("pretrain", stages.pretrain, config, pretrained)
     timed("finetune", stages.finetune, config, pretrained)
     other = ml_collections.ConfigDict(config)
@@ -72,7 +72,7 @@ def run_seed(root: Path, seed: int) -> dict:
     timed("scratch", stages.finetune, other, scratch)
 
     stars = layout.read_stars(pretrained)
-    stars = stars[[s != stages.STATUS_UNREADABLE for s in stars["status"]]]
+    stars = stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
     rows = []
     for method, folder, stage, c in (
         ("zero-shot", pretrained, "pretrain", config),

@@ -3,13 +3,13 @@
 python -m launch.preprocess --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli, stages
+from remap import cli, prepare
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
-    stages.preprocess(CONFIG.value, cli.WORKDIR.value)
+    prepare.preprocess(CONFIG.value, cli.WORKDIR.value)
 
 
 if __name__ == "__main__":

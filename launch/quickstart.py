@@ -5,7 +5,7 @@ python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=qu
 
 from pathlib import Path
 
-from remap import cli, stages
+from remap import cli, prepare, stages
 from remap.catalogue import write_catalogue
 from remap.evaluate import evaluate
 from remap.io import list_files
@@ -22,7 +22,7 @@ def main() -> None:
     with config.unlocked():
         config.data_root = str(data.absolute())
     make_mock_data(data, config.synthetic)
-    stages.preprocess(config, workdir)
+    prepare.preprocess(config, workdir)
     stages.pretrain(config, workdir)
     stages.finetune(config, workdir)
     table = evaluate(config, workdir)

@@ -16,7 +16,8 @@ from remap.catalogue import Catalogue, write_catalogue
 from remap.metrics import coverage, crps, nll, residual_table
 from remap.plots import one_to_one, training_curves
 from remap.predict import ArmInputs, load
-from remap.stages import STATUS_OK, STATUS_UNREADABLE, fold_split
+from remap.prepare import STATUS_OK, STATUS_UNREADABLE
+from remap.stages import fold_split
 from remap.writers import read_records
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""The stages that the launch scripts run: preprocess, pretrain, finetune. Each reads what the last one wrote.
+"""The training stages that the launch scripts run after `prepare.preprocess`: pretrain and finetune.
 
-Every stage takes a config and a working folder, may be run again, and resumes what was interrupted.
+Each takes a config and a working folder, reads what the one before it wrote, may be run again, and resumes
+what was interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import checkpoint, io
+from remap import checkpoint
 from remap import workdir as layout
 from remap.augment import (
     AugmentSettings,
@@ -31,26 +32,18 @@ from remap.augment import (
     survey_draw,
 )
 from remap.data import Draw, Library, Survey, split_stars
-from remap.labels import bin_mask, check_labels, in_range, padded_edges
+from remap.labels import bin_mask, padded_edges
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import layer_rules, make_optimizer, sgdr
+from remap.prepare import STATUS_OK, STATUS_UNREADABLE
 from remap.preprocess import (
     Preprocessing,
-    crop,
-    library_on_grid,
     make_preprocessing,
-    observed_on_grid,
-    scale_to_unit,
-    snr_estimate,
     usable,
 )
-from remap.resample import LineSpread
-from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError, make_spectra
 from remap.train import FitSettings, LossSettings, fit
 
 logger = logging.getLogger(__name__)
-
-STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE, STATUS_UNREADABLE = "ok", "unlabelled", "outside", "unreadable"
 
 
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
@@ -61,172 +54,6 @@ def model_settings(config: Mapping[str, Any]) -> ModelSettings:
 def build_model(config: Mapping[str, Any], preprocessing: Preprocessing) -> ResNet1D:
     """The network that a config describes."""
     return make_model(model_settings(config), bin_mask(preprocessing.labels))
-
-
-def find_path(path: str, config: Mapping[str, Any]) -> Path:
-    """A data file or folder: as it is, or under the config's data root, $REMAP_DATA or ../shared/data."""
-    return io.find_data(path, root=config["data_root"] or None)
-
-
-# ------------------------------------------------------------------------------------------ preprocess
-
-
-def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
-    """Brings library and survey onto the arms' grids and writes them (docs: `remap.workdir`).
-
-    Raises:
-      SpectrumError: the library cannot be read, the survey folder is missing or empty, or none of its files
-        is readable. A single bad survey file is left out, counted and kept in `stars.ecsv` with the reason.
-      ValueError: the config contradicts itself or the data.
-    """
-    workdir = Path(workdir)
-    preprocessing = make_preprocessing(config)
-    data = workdir / "data"
-    spectra = _read_library(config, preprocessing)
-    sigma = np.array([config.labels[b.name].library_sigma for b in preprocessing.labels], np.float32)
-    labels = np.stack([spectra.labels[b.name] for b in preprocessing.labels], axis=1)
-    native = config.library.native
-    native = None if native.kind == "sharp" else LineSpread(**{native.kind: native.value})
-    for arm in preprocessing.arms:
-        log_flux, valid = library_on_grid(spectra, preprocessing, arm, native=native)
-        layout.save_arrays(
-            data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma
-        )
-        logger.info("preprocess: library, arm %s: %d nodes, %d pixels", arm, len(labels), valid.size)
-
-    stars, readable = _read_survey(config, preprocessing)
-    usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])
-    values = np.stack([np.asarray(stars[b.name], float) for b in preprocessing.labels], axis=1)
-    errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
-    for arm in preprocessing.arms:
-        flux, valid, snr = (np.stack(x) for x in zip(*(r[arm] for r in readable), strict=True))
-        layout.save_arrays(
-            data / f"survey_{arm}.npz",
-            flux=flux,
-            valid=valid,
-            snr=snr,
-            labels=values[usable],
-            errors=errors[usable],
-        )
-    stars.write(data / "stars.ecsv", format="ascii.ecsv", overwrite=True)
-    layout.write_json(data / "preprocessing.json", preprocessing.to_json())
-    layout.write_config(workdir, config)
-
-
-def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Spectra:
-    """All library spectra whose labels lie inside bins and `library.select`, as one container."""
-    library, bins = config.library, preprocessing.labels
-    files = io.list_files(find_path(library.path, config), tuple(library.patterns))
-    root = config.data_root or None
-    # Cropped file by file: a PHOENIX spectrum has 1.5 million pixels, of which an arm needs a few thousand.
-    parts = [crop(io.read(f, source=library.source, data_root=root), preprocessing) for f in files]
-    for part in parts:
-        missing = [b.name for b in bins if b.name not in part.labels]
-        if missing:
-            raise SpectrumError(
-                f"{part.names[0]}: expected the labels {missing} with the library, found {sorted(part.labels)}"
-            )
-        if part.wave.shape != parts[0].wave.shape or not np.allclose(part.wave, parts[0].wave, rtol=1e-9):
-            raise SpectrumError(
-                f"{part.names[0]}: expected the wavelengths of {parts[0].names[0]} "
-                f"({parts[0].wave.size} pixels from {parts[0].wave[0]:.3f} Å), found {part.wave.size} pixels "
-                f"from {part.wave[0]:.3f} Å"
-            )
-    labels = {b.name: np.concatenate([p.labels[b.name] for p in parts]) for b in bins}
-    inside = in_range(np.stack(list(labels.values()), axis=1), bins)
-    for name, (low, high) in library.select.items():
-        if any(name not in p.labels for p in parts):
-            raise ValueError(f"library.select names {name!r}, which the library's spectra have no label of")
-        value = np.concatenate([p.labels[name] for p in parts])
-        inside &= (value >= low) & (value <= high)
-    logger.info(
-        "preprocess: library of %d spectra, %d left out because their labels lie outside bins or limits",
-        inside.size,
-        np.count_nonzero(~inside),
-    )
-    if not inside.any():
-        raise ValueError(f"library {library.path}: none of {inside.size} spectra has labels inside the bins")
-    names = [n for p in parts for n in p.names]
-    return make_spectra(
-        parts[0].wave,
-        np.concatenate([p.flux for p in parts])[inside],
-        medium=parts[0].medium,
-        valid=np.concatenate([p.valid for p in parts])[inside],
-        names=[n for n, keep in zip(names, inside, strict=True) if keep],
-        labels={k: v[inside] for k, v in labels.items()},
-    )
-
-
-def _read_survey(
-    config: ml_collections.ConfigDict, preprocessing: Preprocessing
-) -> tuple[Table, list[dict[str, tuple[np.ndarray, np.ndarray, float]]]]:
-    """The table of survey spectra, and per readable one and arm its flux, mask and signal-to-noise."""
-    survey, bins = config.survey, preprocessing.labels
-    files = io.list_files(find_path(survey.path, config), tuple(survey.patterns))
-    table = io.read_labels(find_path(survey.labels_path, config), source=survey.labels)
-    row = {name: i for i, name in enumerate(table.files)}
-    absent = sorted(set(table.files) - {f.name for f in files})
-    if absent:
-        logger.warning(
-            "preprocess: %d labelled spectra have no file, the first is %s", len(absent), absent[0]
-        )
-    rows, readable = [], []
-    for file in files:
-        i = row.get(file.name)
-        entry = {"file": file.name, "star_id": file.name if i is None else table.star_ids[i]}
-        for b in bins:
-            value = np.nan if i is None or b.name not in table.values else table.values[b.name][i]
-            error = np.nan if i is None or b.name not in table.errors else table.errors[b.name][i]
-            entry[b.name] = value
-            entry[f"{b.name}_err"] = config.labels[b.name].error if not np.isfinite(error) else error
-        velocity = 0.0 if i is None or table.rv is None else table.rv[i]
-        values = np.array([[entry[b.name] for b in bins]])
-        entry["status"], entry["reason"] = STATUS_OK, ""
-        if not np.isfinite(values).any():
-            entry["status"] = STATUS_UNLABELLED
-        elif not in_range(values, bins)[0]:
-            entry["status"], entry["reason"] = STATUS_OUTSIDE, "labels outside the bins"
-        try:
-            if not abs(velocity) < SPEED_OF_LIGHT:
-                raise SpectrumError(f"{file.name}: expected a radial velocity [km/s], found {velocity}")
-            spectra = io.read(file, source=survey.source, data_root=config.data_root or None)
-            if len(spectra) != 1:
-                raise SpectrumError(f"{file}: expected one spectrum per file, found {len(spectra)}")
-            readable.append(
-                {arm: _survey_arm(spectra, preprocessing, arm, velocity) for arm in preprocessing.arms}
-            )
-        except SpectrumError as error:
-            entry["status"], entry["reason"] = STATUS_UNREADABLE, str(error)
-            logger.warning("preprocess: left out: %s", error)
-        rows.append(entry)
-    if not readable:
-        raise SpectrumError(
-            f"survey {survey.path}: none of {len(files)} files is readable: {rows[0]['reason']}"
-        )
-    stars = Table(rows=rows)
-    for b in bins:
-        stars[b.name].unit = stars[f"{b.name}_err"].unit = b.unit
-    ok = np.array([s == STATUS_OK for s in stars["status"]])
-    check_labels(
-        np.stack([np.asarray(stars[b.name][ok], float) for b in bins], axis=1),
-        np.stack([np.asarray(stars[f"{b.name}_err"][ok], float) for b in bins], axis=1),
-        bins,
-        list(stars["file"][ok]),
-    )
-    counts = {str(s): int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
-    logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
-    return stars, readable
-
-
-def _survey_arm(
-    spectra: Spectra, preprocessing: Preprocessing, arm: str, velocity: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    out = observed_on_grid(spectra, preprocessing, arm, velocity=velocity)
-    snr = snr_estimate(out.flux, out.valid, out.ivar)[0]
-    return scale_to_unit(out.flux, out.valid)[0], out.valid[0], snr
-
-
-# -------------------------------------------------------------------------------------------- training
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax
 import pytest
 import tiny
 
-from remap import load, stages
+from remap import load, prepare, stages
 from remap.io import find_data
 from remap.spectra import SpectrumError
 
@@ -35,7 +35,7 @@ def tiny_data(tmp_path_factory) -> Path:
 def tiny_prepared(tiny_data, tmp_path_factory) -> Path:
     """A working folder of the tiny experiment in which `preprocess` has run; tests must not change it."""
     workdir = tmp_path_factory.mktemp("tiny_prepared")
-    stages.preprocess(tiny.config(tiny_data), workdir)
+    prepare.preprocess(tiny.config(tiny_data), workdir)
     return workdir
 
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import evaluate, load, stages
+from remap import evaluate, load, prepare, stages
 from remap import workdir as layout
 from remap.catalogue import read_catalogue
 from remap.predict import ArmInputs
@@ -30,7 +30,7 @@ def no_matplotlib(*_):
 
 def stars_of(workdir):
     stars = layout.read_stars(workdir)
-    return stars[[s != stages.STATUS_UNREADABLE for s in stars["status"]]]
+    return stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
 
 
 def held_out(tiny_data, workdir, stage="finetune", **changes):

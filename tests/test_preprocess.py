@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from configs import miles
-from remap import make_spectra, stages
+from remap import make_spectra, prepare
 from remap import workdir as layout
 from remap.preprocess import (
     PREPROCESSING_VERSION,
@@ -207,7 +207,7 @@ def test_signal_to_noise_of_nothing_is_nan_and_of_dead_pixels_no_trouble(with_iv
 
 
 def run(data, workdir, **changes):
-    stages.preprocess(tiny.config(data, **changes), workdir)
+    prepare.preprocess(tiny.config(data, **changes), workdir)
     return layout.read_stars(workdir)
 
 
@@ -391,7 +391,7 @@ def test_real_library_and_stars_meet_on_miles_own_pixels(data_root, tmp_path):
     c.data_root = str(data_root)
     c.survey.path = str(tmp_path / "spectra")
     c.library.select = {"teff": (5500.0, 6000.0), "logg": (4.0, 5.0)}
-    stages.preprocess(c, tmp_path / "work")
+    prepare.preprocess(c, tmp_path / "work")
     stars = layout.read_stars(tmp_path / "work")
     assert list(stars["file"]) == names
     description = layout.read_preprocessing(tmp_path / "work")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import checkpoint, stages
+from remap import checkpoint, prepare, stages
 from remap import workdir as layout
 from remap.spectra import SpectrumError
 from remap.writers import read_records
@@ -68,7 +68,7 @@ def same_networks(a, b):
 def prepared_arm(tiny_data, tmp_path_factory):
     """A working folder in which arm A alone has been preprocessed."""
     workdir = tmp_path_factory.mktemp("one_arm")
-    stages.preprocess(one_arm(tiny_data), workdir)
+    prepare.preprocess(one_arm(tiny_data), workdir)
     return workdir
 
 
@@ -203,7 +203,7 @@ def test_pretrained_network_of_other_preprocessing_is_refused_at_fine_tuning(
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, continuum__sigma=20.0)
-    stages.preprocess(config, workdir)
+    prepare.preprocess(config, workdir)
     with pytest.raises(ValueError, match=r"continuum\.sigma: expected 20\.0, found 15\.0"):
         stages.finetune(config, workdir)
 
@@ -237,7 +237,7 @@ def test_network_keeps_the_preprocessing_it_was_trained_with(tiny_workdir):
 
 def readable(workdir):
     stars = layout.read_stars(workdir)
-    return stars[[s != stages.STATUS_UNREADABLE for s in stars["status"]]]
+    return stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
 
 
 def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepared):
@@ -298,4 +298,4 @@ def test_more_folds_than_stars_is_an_error(tiny_data, tiny_prepared):
 def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
     data = tiny.small_survey(tmp_path / "data", tiny_data, ("truncated.fits",))
     with pytest.raises(SpectrumError, match=r"none of 1 files is readable: .*truncated\.fits"):
-        stages.preprocess(tiny.config(data), tmp_path / "work")
+        prepare.preprocess(tiny.config(data), tmp_path / "work")
