@@ -116,7 +116,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "init": "pretrained",  # or "scratch"
         "layer_rates": "graded",  # or "uniform", "heads"
         "rate_factor": 0.1,
-        "rehearsal": 0.0,  # fraction of every batch that is drawn from the library
+        "rehearsal": 0.0,  # fraction of every batch that is drawn from the library (paper: none)
+        # "linear": the library of the rehearsal is multiplied by the stars' observed / synthetic flux, per pixel
+        # linear in the labels (remap.correction); `correction_ridge` in units of one star's weight. The stars'
+        # residuals, up to `residual_clip` in log flux, times U(0, residual_weight) are noise on its spectra.
+        "correction": "none",
+        "correction_ridge": 10.0,
+        "residual_weight": 0.0,
+        "residual_clip": 0.3,
         # Normalise with the pre-trained running statistics instead of those of each batch: few stars of one
         # kind have other statistics than the library, and heads at a tenth of the rate cannot follow.
         "freeze_stats": True,

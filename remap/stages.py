@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from remap.augment import (
     paper_set_size,
     survey_draw,
 )
+from remap.correction import add_residuals, apply_correction, fit_correction
 from remap.data import Draw, Library, Survey, split_stars
 from remap.labels import bin_mask, padded_edges
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
@@ -256,7 +257,6 @@ def _finetune_arm(
     if not train.any():
         raise ValueError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
     stars = jax.tree.map(lambda a: jnp.asarray(a[train]), survey)
-    library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
     init_key, fit_key = jax.random.split(_stage_key(config, name, FINETUNE, fold + 1))
     if section.init == "scratch":
         variables = init_variables(arm.model, init_key, arm.pixels)
@@ -268,6 +268,10 @@ def _finetune_arm(
         raise ValueError(f"finetune.init must be 'pretrained' or 'scratch', found {section.init!r}")
     replayed = round(section.rehearsal * section.batch_size)
     observed = section.batch_size - replayed
+    if observed < 1:
+        raise ValueError(
+            f"finetune.rehearsal {section.rehearsal} leaves no room for stars in a batch of {section.batch_size}"
+        )
     steps = max(1, round(stars.flux.shape[0] / observed))
     schedule = sgdr(
         peak=section.rate_high,
@@ -275,25 +279,31 @@ def _finetune_arm(
         cycles=section.cycles,
         steps_per_cycle=section.epochs_per_cycle * steps,
     )
+    library, residuals = None, None
+    if replayed:
+        library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+        library, residuals = _corrected(library, stars, arm.normalize, section)
     observed_augment = AugmentSettings(
         **{**config.augment, "noise_low": section.noise_low, "noise_high": section.noise_high}
     )
-    library_augment = AugmentSettings(**config.augment)
-
     noisy = observed_augment.kind == "online" and section.noise_high > 0
     if not noisy:  # the same spectra at every step: normalise them once
         stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))
-    data = (stars, jax.tree.map(jnp.asarray, library) if replayed else None)
+    library_augment = AugmentSettings(**config.augment)
 
-    def batch_fn(key: jax.Array, step: jax.Array, data: tuple[Survey, Library | None]) -> Batch:
-        star_key, library_key = jax.random.split(key)
-        draw = survey_draw(star_key, step, data[0], batch=observed, settings=observed_augment)
+    def batch_fn(key: jax.Array, step: jax.Array, data: _FinetuneData) -> Batch:
+        star_key, library_key, residual_key = jax.random.split(key, 3)
+        draw = survey_draw(star_key, step, data.stars, batch=observed, settings=observed_augment)
         batch = finish(draw, arm.normalize if noisy else lambda flux, valid: flux, arm.edges)
         if not replayed:
             return batch
-        more = arm.finish(library_draw(library_key, step, data[1], batch=replayed, settings=library_augment))
-        return join(batch, more)
+        more = library_draw(library_key, step, data.library, batch=replayed, settings=library_augment)
+        if data.residuals is not None:
+            residual_key = jax.random.fold_in(residual_key, step)
+            more = add_residuals(residual_key, more, data.residuals, section.residual_weight)
+        return join(batch, arm.finish(more))
 
+    data = jax.tree.map(jnp.asarray, _FinetuneData(stars, library, residuals))
     validation = None
     if val.any():
         held = Draw(*(jnp.asarray(a[val]) for a in survey))
@@ -316,6 +326,39 @@ def _finetune_arm(
     )
     total = section.cycles * section.epochs_per_cycle * steps
     checkpoint.save_final(folder / "final", averaged, meta | {"step": total})
+
+
+class _FinetuneData(NamedTuple):
+    """What fine-tuning draws from; the library and the residuals are None where they have no part."""
+
+    stars: Survey
+    library: Library | None
+    residuals: Any
+
+
+def _corrected(
+    library: Library, stars: Survey, normalize: NormalizeFn, section: ml_collections.ConfigDict
+) -> tuple[Library, np.ndarray | None]:
+    """The library to rehearse with, and the residuals of the stars if they are to be its noise."""
+    if section.correction == "none":
+        return library, None
+    if section.correction != "linear":
+        raise ValueError(f"finetune.correction must be 'none' or 'linear', found {section.correction!r}")
+    found = fit_correction(
+        library,
+        stars,
+        normalize,
+        spread=library.log_flux.shape[0] // 2,
+        ridge=section.correction_ridge,
+        clip=section.residual_clip,
+    )
+    logger.info(
+        "finetune: library corrected by %.4f rms from %d stars, residuals of %.4f rms",
+        found.nodes.std(),
+        len(found.residuals),
+        found.residuals.std(),
+    )
+    return apply_correction(library, found), found.residuals if section.residual_weight > 0 else None
 
 
 def _already_done(folder: Path, meta: Mapping[str, Any]) -> bool:

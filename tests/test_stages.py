@@ -299,3 +299,53 @@ def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
     data = tiny.small_survey(tmp_path / "data", tiny_data, ("truncated.fits",))
     with pytest.raises(SpectrumError, match=r"none of 1 files is readable: .*truncated\.fits"):
         prepare.preprocess(tiny.config(data), tmp_path / "work")
+
+
+def finetuned_batches(monkeypatch, config, workdir):
+    """What fine-tuning would train on: (batch of step 0, data) per arm and fold."""
+    found = []
+
+    def no_fit(model, variables, optimizer, batch_fn, data, validation, **kwargs):
+        found.append((batch_fn(kwargs["key"], jax.numpy.asarray(0), data), data))
+        return variables
+
+    monkeypatch.setattr(stages, "fit", no_fit)
+    stages.finetune(config, workdir)
+    return found
+
+
+def test_rehearsal_mixes_stars_and_corrected_library_spectra(tiny_data, tiny_workdir, tmp_path, monkeypatch):
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    change = {"split__folds": 4, "split__run": (0,), "split__validation": 0.0, "finetune__rehearsal": 0.75}
+    corrected = {"finetune__correction": "linear", "finetune__residual_weight": 1.0}
+    plain = finetuned_batches(monkeypatch, tiny.config(tiny_data, **change), workdir)
+    shutil.rmtree(workdir / "finetune")
+    better = finetuned_batches(monkeypatch, tiny.config(tiny_data, **change, **corrected), workdir)
+    for (a, data_a), (b, data_b) in zip(plain, better, strict=True):
+        # One star, and three library spectra with the library's narrow soft labels.
+        np.testing.assert_array_equal(a.flux[0], b.flux[0])
+        np.testing.assert_array_equal(a.target, b.target)
+        assert not np.allclose(a.flux[1:], b.flux[1:], atol=1e-4)
+        assert data_a.residuals is None
+        assert np.isfinite(np.asarray(b.flux)).all()
+        # Pixel by pixel the stars' residuals do not lean to one side: the correction took that away.
+        mean = np.asarray(data_b.residuals).mean(axis=0)
+        assert np.abs(mean).max() < 0.2 * np.asarray(data_b.residuals).std() + 1e-3
+        assert not np.allclose(data_a.library.log_flux, data_b.library.log_flux)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"finetune__rehearsal": 1.0}, "no room for stars in a batch of 4"),
+        ({"finetune__rehearsal": 0.5, "finetune__correction": "cubic"}, "'none' or 'linear', found 'cubic'"),
+    ],
+)
+def test_impossible_rehearsal_is_refused(tiny_data, tiny_workdir, tmp_path, change, message):
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    with pytest.raises(ValueError, match=message):
+        stages.finetune(tiny.config(tiny_data, **change), workdir)

@@ -1,0 +1,138 @@
+"""The library made to look like the survey: observed over synthetic flux of the labelled stars, per pixel.
+
+Line data of a library are wrong in ways that repeat from star to star: at a given pixel, all stars of one kind
+deviate alike. `fit_correction` takes that from the labelled stars as a ratio that depends linearly on the labels;
+what it leaves of each star (abundances, label errors, noise, continuum) serves as realistic noise, with its true
+correlations from pixel to pixel, on the library's spectra.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from remap.augment import NormalizeFn
+from remap.data import Draw, Library, Survey, draw_library
+
+MIN_DEPTH_FLUX = 0.05  # normalised flux below which a logarithm says more about the zero point than the star
+
+
+class Correction(NamedTuple):
+    """What `fit_correction` finds; both are natural logarithms of observed over synthetic normalised flux."""
+
+    nodes: Float[np.ndarray, "nodes pixels"]  # to be added to the library's log flux
+    residuals: Float[np.ndarray, "stars pixels"]  # what is left of each star used; 0 at invalid pixels
+
+
+def locate(library: Library, labels: Float[np.ndarray, "stars labels"]) -> tuple[np.ndarray, np.ndarray]:
+    """The library cell that holds each star, and the place in it.
+
+    Returns:
+      int[S], the index into `library.cells`, -1 for labels that are missing or in no cell; float32[S, L] in
+      [0, 1], 0 where there is no cell.
+    """
+    nodes, cells = np.asarray(library.labels, float), np.asarray(library.cells)
+    low, high = nodes[cells[:, 0]], nodes[cells[:, -1]]
+    inside = ((labels[:, None] >= low) & (labels[:, None] <= high)).all(axis=-1)
+    cell = np.where(inside.any(axis=1), inside.argmax(axis=1), -1)
+    with np.errstate(invalid="ignore"):
+        place = np.where((cell >= 0)[:, None], (labels - low[cell]) / (high - low)[cell], 0.0)
+    return cell, place.astype(np.float32)
+
+
+def fit_correction(
+    library: Library,
+    stars: Survey,
+    normalize: NormalizeFn,
+    *,
+    spread: int,
+    ridge: float,
+    clip: float,
+) -> Correction:
+    """Ridge regression, per pixel, of log(observed / synthetic) on the labels of the stars.
+
+    Nodes beyond the 2nd and 98th percentile of the stars' labels get the correction of that limit: nothing is
+    known out there, and a straight line would grow without bound.
+
+    Args:
+      library: one with cells to interpolate in.
+      stars: the labelled stars, before normalisation. Those without all labels or outside the library's cells
+        are left out.
+      normalize: the continuum normaliser, for both.
+      spread: index of the line spread of the library that the stars have.
+      ridge: penalty on the slopes per standard deviation of a label, in units of one star's weight.
+      clip: limit of the residuals' absolute value; beyond it are cosmic rays and emission.
+
+    Raises:
+      ValueError: the library has no cells, or fewer usable stars than twice the coefficients per pixel.
+    """
+    if library.cells.shape[1] == 1:
+        raise ValueError("a correction of the library needs library.interpolate, found nodes without cells")
+    cell, place = locate(library, np.asarray(stars.labels, float))
+    use = np.flatnonzero(cell >= 0)
+    needed = 2 * (1 + stars.labels.shape[1])
+    if len(use) < needed:
+        raise ValueError(
+            f"a correction of the library needs at least {needed} stars with all labels inside its grid, "
+            f"found {len(use)} of {len(cell)}: set finetune.correction to 'none'"
+        )
+    ratio, good = _log_ratio(library, stars, normalize, spread, use, cell, place)
+    labels = np.asarray(stars.labels, float)[use]
+    mean, std = labels.mean(axis=0), np.maximum(labels.std(axis=0), 1e-12)
+    x = _design(labels, mean, std)
+    penalty = np.diag([1e-6] + [ridge] * labels.shape[1])  # the tiny one: a pixel that is valid in no star
+    normal = np.einsum("sp,si,sj->pij", good.astype(float), x, x) + penalty
+    coefficients = np.linalg.solve(normal, np.einsum("sp,si->pi", ratio, x)[..., None])[..., 0]
+    low, high = np.percentile(labels, [2, 98], axis=0)
+    nodes = _design(np.clip(np.asarray(library.labels, float), low, high), mean, std)
+    residuals = np.where(good, ratio - x @ coefficients.T, 0.0)
+    return Correction(
+        (nodes @ coefficients.T).astype(np.float32), np.clip(residuals, -clip, clip).astype(np.float32)
+    )
+
+
+def _log_ratio(
+    library: Library,
+    stars: Survey,
+    normalize: NormalizeFn,
+    spread: int,
+    use: np.ndarray,
+    cell: np.ndarray,
+    place: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """log(observed / synthetic) of the stars `use`, 0 where it is not known, and where it is known."""
+
+    @jax.jit
+    def both(library: Library, flux: Array, valid: Array, cell: Array, place: Array) -> tuple:
+        drawn = draw_library(library, jnp.full(cell.shape, spread), cell, place)
+        observed, synthetic = normalize(flux, valid), normalize(drawn.flux, drawn.valid)
+        good = valid & drawn.valid & (observed > MIN_DEPTH_FLUX) & (synthetic > MIN_DEPTH_FLUX)
+        return jnp.where(good, jnp.log(jnp.where(good, observed / synthetic, 1.0)), 0.0), good
+
+    ratio, good = both(
+        jax.tree.map(jnp.asarray, library), stars.flux[use], stars.valid[use], cell[use], place[use]
+    )
+    return np.asarray(ratio, float), np.asarray(good)
+
+
+def _design(labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """[S, 1 + L]: a constant and the standardised labels."""
+    return np.concatenate([np.ones((len(labels), 1)), (labels - mean) / std], axis=1)
+
+
+def apply_correction(library: Library, correction: Correction) -> Library:
+    """The library with corrected nodes; interpolation between them interpolates the correction."""
+    return library._replace(log_flux=library.log_flux + correction.nodes[None])
+
+
+def add_residuals(key: Array, draw: Draw, residuals: Float[Array, "stars pixels"], weight: float) -> Draw:
+    """Each spectrum with the residuals of a random star, times a random factor between 0 and `weight`."""
+    star_key, weight_key = jax.random.split(key)
+    count = draw.flux.shape[0]
+    star = jax.random.randint(star_key, (count,), 0, residuals.shape[0])
+    factor = jax.random.uniform(weight_key, (count, 1), maxval=weight)
+    return draw._replace(flux=draw.flux * jnp.exp(factor * residuals[star]))
