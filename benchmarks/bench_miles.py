@@ -30,7 +30,18 @@ from remap.preprocess import model_inputs
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
 METHODS = ("zero-shot", "fine-tuned", "from scratch", "kernel ridge")
-COLUMNS = ("bias", "std", "robust", "slope", "cover68", "cover95")
+# The stars alone, with the rates of pre-training and with batch statistics of their own.
+SCRATCH = {
+    "init": "scratch",
+    "layer_rates": "uniform",
+    "rate_factor": 1.0,
+    "rehearsal": 0.0,
+    "correction": "none",
+    "freeze_stats": False,
+    "batch_size": 32,
+    "epochs_per_cycle": 30,
+}
+COLUMNS = ("bias", "std", "robust", "slope", "cover68", "cover95", "crps")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 
 
@@ -65,7 +76,7 @@ def run_seed(root: Path, seed: int) -> dict:
     timed("finetune", stages.finetune, config, pretrained)
     other = ml_collections.ConfigDict(config)
     with other.unlocked():
-        other.finetune.update({"init": "scratch", "layer_rates": "uniform", "rate_factor": 1.0})
+        other.finetune.update(SCRATCH)
     scratch.mkdir(parents=True, exist_ok=True)
     if not (scratch / "data").exists():
         (scratch / "data").symlink_to((pretrained / "data").absolute())
@@ -155,7 +166,7 @@ def markdown(results: list[dict]) -> str:
 def _cell(values: list, label: str, column: str) -> str:
     if any(v is None for v in values):
         return ""
-    form = FORMATS[label] if column in ("bias", "std", "robust") else "{:.2f}"
+    form = FORMATS[label] if column in ("bias", "std", "robust", "crps") else "{:.2f}"
     return form.format(np.mean(values)) + " ± " + form.format(np.std(values))
 
 
