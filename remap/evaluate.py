@@ -35,8 +35,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     Writes evaluate/summary.ecsv, evaluate/STAGE.fits (catalogues), one_to_one_STAGE.png, training_*.png.
 
     Returns:
-      One row per stage, group and label: n, bias, median, std, robust scatter, slope (of the residuals),
-      coverage of the 68 % and 95 % intervals, mean negative log likelihood and CRPS.
+      One row per stage ("validation": the validation stars of fine-tuning), group and label: n, bias, median,
+      std, robust scatter, slope (of the residuals), coverage of the 68 % and 95 % intervals, mean negative log
+      likelihood and CRPS.
     """
     workdir = Path(workdir)
     stars = layout.read_stars(workdir)
@@ -58,6 +59,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             overwrite=True,
         )
         rows += summarize(catalogue, stars, tested, config.evaluate.groups, stage)
+        if stage == "finetune" and config.split.validation > 0:
+            held, tuned = predict_held_out(config, workdir, stars, stage, "val")
+            selected = {g: v for g, v in config.evaluate.groups.items() if (tuned & in_group(stars, v)).any()}
+            rows += summarize(held, stars, tuned, selected, "validation")
         try:
             _plot(out, stage, catalogue, stars, tested, config.evaluate.groups)
         except ImportError as error:
@@ -76,14 +81,18 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
 
 def predict_held_out(
-    config: ml_collections.ConfigDict, workdir: Path, stars: Table, stage: str
+    config: ml_collections.ConfigDict, workdir: Path, stars: Table, stage: str, part: str = "test"
 ) -> tuple[Catalogue, np.ndarray]:
-    """The catalogue of all survey stars, and bool[S]: True where no network used had trained on the star."""
+    """The catalogue of all survey stars, and bool[S]: True where no network used had trained on the star.
+
+    With `part` "val" these are the validation stars (each by the first of the folds in which it is one) instead
+    of the test stars and those that were not selected: for choosing settings.
+    """
     splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
     first = next(iter(splits.values()))
     # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
     ids = np.asarray(stars["star_id"])
-    tested = ~np.isin(ids, ids[first != "other"])
+    tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
     everyone = load(workdir, stage=stage, folds=None if stage == "pretrain" else config.split.run)
     inputs = {arm: _inputs(workdir, arm) for arm in everyone.preprocessing.arms}
     arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
@@ -91,7 +100,7 @@ def predict_held_out(
         tested = np.ones(len(stars), bool)
     else:
         for fold, split in splits.items():
-            mine = np.isin(ids, ids[split == "test"])
+            mine = np.isin(ids, ids[split == part]) & ~tested
             tested |= mine
             if not mine.any():
                 continue

@@ -75,6 +75,18 @@ def test_pretrained_network_saw_no_star(tiny_data, tiny_workdir):
     assert catalogue.meta["checkpoint_step"] == {"A": [8], "B": [8]}
 
 
+def test_validation_stars_are_predicted_by_a_fold_that_watched_them(tiny_data, tiny_workdir):
+    stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
+    splits = [stages.fold_split(stars, config, k) for k in (0, 1)]
+    catalogue, tuned = evaluate.predict_held_out(config, tiny_workdir, stars, "finetune", "val")
+    np.testing.assert_array_equal(tuned, (splits[0] == "val") | (splits[1] == "val"))
+    assert 0 < tuned.sum() < (splits[0] != "other").sum()
+    for i in np.flatnonzero(tuned):
+        fold = 0 if splits[0][i] == "val" else 1
+        expected = single_fold(tiny_workdir, fold)[0][i, :50]
+        np.testing.assert_allclose(catalogue.pmfs["teff", "A"][i], expected, atol=1e-6)
+
+
 def test_another_spectrum_of_a_training_star_is_held_out_with_it(tiny_data, tiny_workdir, tmp_path):
     """dwarf_16 is a second visit to D00. Unselected, by a label of its own, it is still the same star."""
     workdir = tmp_path / "work"
@@ -95,7 +107,7 @@ def test_another_spectrum_of_a_training_star_is_held_out_with_it(tiny_data, tiny
 
 def test_summary_counts_the_known_labels_of_tested_stars(report):
     table = report[1]
-    assert list(table["stage"]) == ["pretrain"] * 6 + ["finetune"] * 6
+    assert list(table["stage"]) == ["pretrain"] * 6 + ["finetune"] * 6 + ["validation"] * 3
     counts = {(r["group"], r["label"]): r["n"] for r in table if r["stage"] == "finetune"}
     expected = {("dwarfs", label): 18 for label in ("teff", "logg", "feh")}
     expected["dwarfs", "feh"] = 17  # one star has no metallicity
