@@ -145,6 +145,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Splits are by star. Every fold in `run` gets a network; new spectra are given the mean of their PMFs.
     c.split = {"folds": 5, "run": (0, 1, 2, 3, 4), "validation": 0.1}
 
+    # After fine-tuning: how the combined PMFs are widened (remap.calibration), fitted on the validation stars.
+    c.calibrate = {
+        "kind": "outliers",  # or "temperature" (paper §4.5), "none"
+        "breadth": 9.0,  # outliers' PMFs are three times as wide
+        "power_sigma": 1.0,
+        "outliers": 0.05,
+        "outliers_sigma": 1.5,
+        "min_stars": 10,
+    }
+
     c.predict = {
         "batch_size": 256,
         "small_batch_size": 16,  # for so few spectra or fewer

@@ -3,6 +3,7 @@
     python -m launch.preprocess --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.pretrain   --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.finetune   --config=configs/miles.py --workdir=workdirs/miles
+    python -m launch.calibrate  --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.evaluate   --config=configs/miles.py --workdir=workdirs/miles
 
 Data: `lte_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006, Falcón-Barroso et

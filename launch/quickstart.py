@@ -6,6 +6,7 @@ python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=qu
 from pathlib import Path
 
 from remap import cli, prepare, stages
+from remap.calibrate import calibrate
 from remap.catalogue import write_catalogue
 from remap.evaluate import evaluate
 from remap.io import list_files
@@ -25,6 +26,7 @@ def main() -> None:
     prepare.preprocess(config, workdir)
     stages.pretrain(config, workdir)
     stages.finetune(config, workdir)
+    calibrate(config, workdir)
     table = evaluate(config, workdir)
     predictor = load(workdir)
     found = predictor.predict_files(list_files(data / "survey" / "spectra", "*.fits"))

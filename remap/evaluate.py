@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 from astropy.table import Table
 
 from remap import workdir as layout
+from remap.calibration import Calibration, FoldCalibration
 from remap.catalogue import Catalogue, write_catalogue
 from remap.metrics import coverage, crps, nll, residual_table
 from remap.plots import one_to_one, training_curves
-from remap.predict import ArmInputs, load
+from remap.predict import ArmInputs, ArmPrediction, Predictor, load
 from remap.prepare import STATUS_OK, STATUS_UNREADABLE
 from remap.stages import fold_split
 from remap.writers import read_records
@@ -35,7 +37,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     Writes evaluate/summary.ecsv, evaluate/STAGE.fits (catalogues), one_to_one_STAGE.png, training_*.png.
 
     Returns:
-      One row per stage ("validation": the validation stars of fine-tuning), group and label: n, bias, median,
+      One row per stage ("uncalibrated": fine-tuned, without `calibrate`; "validation": the same for the
+      validation stars of fine-tuning, to choose settings by), group and label: n, bias, median,
       std, robust scatter, slope (of the residuals), coverage of the 68 % and 95 % intervals, mean negative log
       likelihood and CRPS.
     """
@@ -59,8 +62,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             overwrite=True,
         )
         rows += summarize(catalogue, stars, tested, config.evaluate.groups, stage)
+        if stage == "finetune" and layout.read_calibration(workdir) is not None:
+            plain, _ = predict_held_out(config, workdir, stars, stage, calibrated=False)
+            rows += summarize(plain, stars, tested, config.evaluate.groups, "uncalibrated")
         if stage == "finetune" and config.split.validation > 0:
-            held, tuned = predict_held_out(config, workdir, stars, stage, "val")
+            held, tuned = predict_held_out(config, workdir, stars, stage, "val", calibrated=False)
             selected = {g: v for g, v in config.evaluate.groups.items() if (tuned & in_group(stars, v)).any()}
             rows += summarize(held, stars, tuned, selected, "validation")
         try:
@@ -80,36 +86,73 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     return table
 
 
-def predict_held_out(
-    config: ml_collections.ConfigDict, workdir: Path, stars: Table, stage: str, part: str = "test"
-) -> tuple[Catalogue, np.ndarray]:
-    """The catalogue of all survey stars, and bool[S]: True where no network used had trained on the star.
+class HeldOut(NamedTuple):
+    """What networks say of stars that they did not train on."""
 
-    With `part` "val" these are the validation stars (each by the first of the folds in which it is one) instead
-    of the test stars and those that were not selected: for choosing settings.
+    predictor: Predictor  # all folds together, calibrated by fold where there is a calibration
+    arms: dict[str, ArmPrediction]  # of all stars; those of `tested` by their own fold alone
+    tested: np.ndarray  # bool[S], True where no network used had trained on the star
+    fold: np.ndarray  # int[S], the fold whose network predicts the star, -1 = the mean over all
+
+
+def held_out(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stars: Table,
+    stage: str,
+    part: str = "test",
+    *,
+    calibrated: bool = True,
+) -> HeldOut:
+    """Predicts all survey stars, each by networks that did not train on it where there are any.
+
+    With `part` "val" the tested stars are the validation stars (each by the first of the folds in which it is
+    one) instead of the test stars and those that were not selected: for choosing settings.
     """
     splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
     first = next(iter(splits.values()))
     # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
     ids = np.asarray(stars["star_id"])
     tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
-    everyone = load(workdir, stage=stage, folds=None if stage == "pretrain" else config.split.run)
+    of_star = np.full(len(stars), -1)
+    folds = None if stage == "pretrain" else config.split.run
+    everyone = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
     inputs = {arm: _inputs(workdir, arm) for arm in everyone.preprocessing.arms}
     arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
     if stage == "pretrain":
-        tested = np.ones(len(stars), bool)
-    else:
-        for fold, split in splits.items():
-            mine = np.isin(ids, ids[split == part]) & ~tested
-            tested |= mine
-            if not mine.any():
-                continue
-            one = load(workdir, stage=stage, folds=[fold])
-            for arm, x in inputs.items():
-                held = one.predict_arm(arm, ArmInputs(x.flux[mine], x.valid[mine], x.snr[mine]))
-                arms[arm].pmf[:, mine] = held.pmf
-    catalogue = everyone.combine(arms, list(stars["file"]), star_ids=list(stars["star_id"]))
-    return catalogue, tested
+        return HeldOut(everyone, arms, np.ones(len(stars), bool), of_star)
+    for fold, split in splits.items():
+        mine = np.isin(ids, ids[split == part]) & ~tested
+        tested |= mine
+        of_star[mine] = fold
+        if not mine.any():
+            continue
+        one = load(workdir, stage=stage, folds=[fold], calibrated=False)
+        for arm, x in inputs.items():
+            held = one.predict_arm(arm, ArmInputs(x.flux[mine], x.valid[mine], x.snr[mine]))
+            arms[arm].pmf[:, mine] = held.pmf
+    if everyone.calibration is not None:
+        found = layout.read_calibration(workdir)
+        by_fold = {int(k): Calibration.from_json(v) for k, v in found["folds"].items()}
+        everyone = dataclasses.replace(
+            everyone, calibration=FoldCalibration(by_fold, of_star, everyone.calibration)
+        )
+    return HeldOut(everyone, arms, tested, of_star)
+
+
+def predict_held_out(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stars: Table,
+    stage: str,
+    part: str = "test",
+    *,
+    calibrated: bool = True,
+) -> tuple[Catalogue, np.ndarray]:
+    """The catalogue of `held_out`, and its bool[S] `tested`."""
+    found = held_out(config, workdir, stars, stage, part, calibrated=calibrated)
+    catalogue = found.predictor.combine(found.arms, list(stars["file"]), star_ids=list(stars["star_id"]))
+    return catalogue, found.tested
 
 
 def summarize(

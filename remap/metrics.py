@@ -108,6 +108,26 @@ def conflate(pmfs: np.ndarray, present: np.ndarray, *, floor: float = PMF_FLOOR)
     return np.where(count > 1, product, np.where(count == 1, alone, np.nan))
 
 
+def temper(pmf: np.ndarray, power: float) -> np.ndarray:
+    """p_i^w / Σ_j p_j^w: wider for a power w < 1, narrower for w > 1; 1 / w is a temperature (§4.5).
+
+    Args:
+      pmf: float[..., K].
+      power: w, above 0.
+
+    Returns:
+      float64[..., K], normalised; NaN rows stay NaN. Bins below what float32 holds count as its least value.
+
+    Raises:
+      ValueError: a PMF that is not one, or a power that is not positive.
+    """
+    if not power > 0:
+        raise ValueError(f"power must be positive, found {power!r}")
+    logs = power * np.log(np.maximum(_normalised(pmf), np.finfo(np.float32).tiny))
+    weights = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
+    return weights / np.sum(weights, axis=-1, keepdims=True)
+
+
 def arm_disagreement(pmfs: np.ndarray, edges: np.ndarray, present: np.ndarray) -> np.ndarray:
     """How far the arms' medians lie apart in units of their widths, the largest over all pairs of arms.
 

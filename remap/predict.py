@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from remap import checkpoint, io
 from remap import workdir as layout
+from remap.calibration import Calibrates, Calibration
 from remap.catalogue import Catalogue, build_catalogue, provenance
 from remap.flags import Flag
 from remap.metrics import arm_disagreement, conflate, count_modes, is_edge
@@ -63,11 +64,13 @@ class Predictor:
       preprocessing: how inputs are made.
       networks: arm -> its networks.
       config: the settings recorded in the working folder.
+      calibration: widens the combined PMFs; None = they stay as the networks give them.
     """
 
     preprocessing: Preprocessing
     networks: Mapping[str, Network]
     config: Mapping[str, Any]
+    calibration: Calibrates | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -128,7 +131,7 @@ class Predictor:
         star_ids: Sequence[str] | None = None,
         date: str | None = None,
     ) -> Catalogue:
-        """The catalogue of the arms' predictions, combined by conflation (eq. 6).
+        """The catalogue of the arms' predictions, combined by conflation (eq. 6) and then calibrated.
 
         Args:
           arms: one prediction per arm, all of the same S spectra.
@@ -146,6 +149,8 @@ class Predictor:
         for j, b in enumerate(self.preprocessing.labels):
             single = np.stack([a.pmf[j][:, : b.bins] for a in arms.values()])
             joint = conflate(np.where(used[..., None], single, np.nan), used)
+            if self.calibration is not None:
+                joint = self.calibration.apply(b.name, joint, used, tuple(arms))
             pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
             pmfs |= {(b.name, arm): single[i] for i, arm in enumerate(arms)}
             flags[is_edge(joint, bins=2, mass=limits["edge_mass"])] |= Flag.EDGE
@@ -269,18 +274,25 @@ class Predictor:
         }
 
 
-def load(workdir: str | Path, *, stage: str = "finetune", folds: Sequence[int] | None = None) -> Predictor:
+def load(
+    workdir: str | Path,
+    *,
+    stage: str = "finetune",
+    folds: Sequence[int] | None = None,
+    calibrated: bool = True,
+) -> Predictor:
     """The trained networks of a working folder.
 
     Args:
       workdir: a folder in which the stages have run; nothing else is needed.
       stage: "finetune", or "pretrain" for the networks that saw no observed star.
       folds: of the fine-tuned networks to use; None = all that have finished.
+      calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
       ValueError: the networks were trained with another preprocessing than the folder's (both values are
-        named), or by another version of it.
+        named), or by another version of it; or the calibration belongs to other networks.
     """
     workdir = Path(workdir)
     config = layout.read_config(workdir)
@@ -308,7 +320,13 @@ def load(workdir: str | Path, *, stage: str = "finetune", folds: Sequence[int] |
             steps.append(int(meta["step"]))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
         networks[arm] = Network(model, stacked, tuple(steps))
-    return Predictor(expected, networks, config)
+    calibration = None
+    if stage == "finetune" and calibrated and (found := layout.read_calibration(workdir)) is not None:
+        checkpoint.check_equal(
+            found["networks"], layout.network_description(meta), f"{workdir}: calibration of other networks"
+        )
+        calibration = Calibration.from_json(found["all"])
+    return Predictor(expected, networks, config, calibration)
 
 
 def _rows(spectra: Spectra) -> Iterable[Spectra]:

@@ -7,6 +7,7 @@ workdir/data/survey_ARM.npz             survey on the arm's grid, before normali
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/
 workdir/finetune/ARM/fold_K/            the same, for every fold
+workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
 """
 
@@ -122,3 +123,14 @@ def finished_folds(workdir: Path, arm: str) -> list[int]:
     """Folds whose fine-tuning of this arm has finished, sorted."""
     folders = (workdir / "finetune" / arm).glob("fold_*")
     return sorted(int(f.name.removeprefix("fold_")) for f in folders if has_final(f / "final"))
+
+
+def network_description(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a calibration belongs to: how the fine-tuned networks were trained, whatever arm and fold."""
+    return {key: meta[key] for key in ("config", "split")}
+
+
+def read_calibration(workdir: Path) -> dict[str, Any] | None:
+    """What `calibrate` wrote, or None."""
+    path = workdir / "calibration.json"
+    return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,74 @@
+"""The stage `calibrate`: fits on validation stars how the combined PMFs are widened (`remap.calibration`)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from astropy.table import Table
+
+from remap import checkpoint
+from remap import workdir as layout
+from remap.calibration import CalibrationSettings, fit
+from remap.evaluate import held_out
+from remap.prepare import STATUS_UNREADABLE
+from remap.stages import fold_split
+
+logger = logging.getLogger(__name__)
+
+
+def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
+    """Fits the calibration of the fine-tuned networks and writes `calibration.json`.
+
+    Every validation star is predicted by the network of the first fold in which it is one. Prediction uses
+    the fit to all of them; the report on the test stars of a fold uses a fit without them.
+
+    Returns:
+      One row per label and set of arms: power, share of outliers, and the number of stars.
+
+    Raises:
+      FileNotFoundError: the fine-tuning has not been run.
+      ValueError: there are no validation stars (`split.validation` is 0).
+    """
+    workdir = Path(workdir)
+    stars = layout.read_stars(workdir)
+    stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+    settings = CalibrationSettings(**config.calibrate)
+    found = held_out(config, workdir, stars, "finetune", "val", calibrated=False)
+    if not found.tested.any():
+        raise ValueError("calibrate needs validation stars, found none: set split.validation above 0")
+    arms = tuple(found.arms)
+    used = np.stack([found.arms[arm].used for arm in arms])
+    bins = found.predictor.preprocessing.labels
+    pmfs = {
+        b.name: np.stack([found.arms[arm].pmf[j][:, : b.bins] for arm in arms]) for j, b in enumerate(bins)
+    }
+    edges = {b.name: b.edges for b in bins}
+    truth = {b.name: np.asarray(stars[b.name], float) for b in bins}
+
+    def fit_on(rows: np.ndarray):
+        part = {label: values[:, rows] for label, values in pmfs.items()}
+        return fit(part, edges, {k: v[rows] for k, v in truth.items()}, used[:, rows], arms, settings)
+
+    ids = np.asarray(stars["star_id"])
+    folds = {}
+    for fold in config.split.run:
+        test = np.isin(ids, ids[fold_split(stars, config, fold) == "test"])
+        folds[str(fold)] = fit_on(found.tested & ~test).to_json()
+    everyone = fit_on(found.tested)
+    last = layout.stage_folder(workdir, "finetune", arms[-1], config.split.run[-1])
+    _, meta = checkpoint.load_final(last / "final")
+    layout.write_json(
+        workdir / "calibration.json",
+        {"networks": layout.network_description(meta), "all": everyone.to_json(), "folds": folds},
+    )
+    rows = [
+        {"label": label, "arms": key, "power": w.power, "outliers": w.outliers, "stars": w.stars}
+        for label, widenings in everyone.widenings.items()
+        for key, w in widenings.items()
+    ]
+    for row in rows:
+        logger.info("calibrate: %(label)s, arms %(arms)s: power %(power).2f, outliers %(outliers).2f", row)
+    return Table(rows=rows)
