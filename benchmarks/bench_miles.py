@@ -23,13 +23,15 @@ from sklearn.preprocessing import StandardScaler
 
 from remap import cli, prepare, stages
 from remap import workdir as layout
+from remap.calibrate import calibrate
 from remap.evaluate import in_group, predict_held_out, summarize
 from remap.metrics import residual_table
 from remap.preprocess import model_inputs
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
-METHODS = ("zero-shot", "fine-tuned", "from scratch", "kernel ridge")
+METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", "from scratch", "kernel ridge")
+RESAMPLES = 2000
 # The stars alone, with the rates of pre-training and with batch statistics of their own.
 SCRATCH = {
     "init": "scratch",
@@ -82,24 +84,39 @@ def run_seed(root: Path, seed: int) -> dict:
         (scratch / "data").symlink_to((pretrained / "data").absolute())
     timed("scratch", stages.finetune, other, scratch)
 
+    timed("calibrate", calibrate, config, pretrained)
+
     stars = layout.read_stars(pretrained)
     stars = stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
-    rows = []
-    for method, folder, stage, c in (
-        ("zero-shot", pretrained, "pretrain", config),
-        ("fine-tuned", pretrained, "finetune", config),
-        ("from scratch", scratch, "finetune", other),
+    rows, medians = [], {}
+    for method, folder, stage, c, calibrated in (
+        ("zero-shot", pretrained, "pretrain", config, False),
+        ("fine-tuned", pretrained, "finetune", config, True),
+        ("fine-tuned, uncalibrated", pretrained, "finetune", config, False),
+        ("from scratch", scratch, "finetune", other, False),
     ):
-        found, tested = predict_held_out(c, folder, stars, stage)
+        found, tested = predict_held_out(c, folder, stars, stage, calibrated=calibrated)
         rows += summarize(found, stars, tested, c.evaluate.groups, method)
+        medians[method] = {name: np.asarray(found.table[name], float) for name in c.label_names}
     began = time.monotonic()
-    rows += kernel_ridge(config, pretrained, stars)
+    medians["kernel ridge"] = kernel_ridge(config, pretrained, stars)
     seconds["kernel ridge"] = time.monotonic() - began
-    return {"seed": seed, "rows": rows, "seconds": seconds, "jax": jax.__version__}
+    for group, limits in config.evaluate.groups.items():
+        member = in_group(stars, limits)
+        for name, found in medians["kernel ridge"].items():
+            truth = np.asarray(stars[name], float)[member]
+            row = {"stage": "kernel ridge", "group": group, "label": name}
+            rows.append(row | residual_table(found[member], truth))
+    dwarfs = in_group(stars, config.evaluate.groups["dwarfs"])
+    residuals = {
+        method: {n: (v[dwarfs] - np.asarray(stars[n], float)[dwarfs]).tolist() for n, v in found.items()}
+        for method, found in medians.items()
+    }
+    return {"seed": seed, "rows": rows, "dwarfs": residuals, "seconds": seconds, "jax": jax.__version__}
 
 
-def kernel_ridge(config: ml_collections.ConfigDict, workdir: Path, stars) -> list[dict]:
-    """The same report for kernel ridge regression with a radial kernel, one model per label and fold."""
+def kernel_ridge(config: ml_collections.ConfigDict, workdir: Path, stars) -> dict[str, np.ndarray]:
+    """Predictions per label, float[S], one model per label and fold; the mean over folds for stars of none."""
     preprocessing = layout.read_preprocessing(workdir)
     pixels = []
     for arm in preprocessing.arms:
@@ -108,26 +125,16 @@ def kernel_ridge(config: ml_collections.ConfigDict, workdir: Path, stars) -> lis
         pixels.append(np.asarray(jax.jit(preprocessing.normalizer(arm))(flux, valid)))
     x = np.concatenate(pixels, axis=1)
     names = [b.name for b in preprocessing.labels]
-    y = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
     predicted = {name: np.zeros(len(stars)) for name in names}
-    count, tested = np.zeros(len(stars)), np.zeros(len(stars), bool)
+    count = np.zeros(len(stars))
     for fold in config.split.run:
         split = stages.fold_split(stars, config, fold)
         train = np.isin(split, ("train", "val"))
         test = np.isin(split, ("test", "other"))
         count[test] += 1
-        tested |= test
-        for j, name in enumerate(names):
-            predicted[name][test] += fit_ridge(x[train], y[train, j], x[test])
-    rows = []
-    for group, limits in config.evaluate.groups.items():
-        member = tested & in_group(stars, limits)
-        for j, name in enumerate(names):
-            found = predicted[name][member] / count[member]
-            rows.append(
-                {"stage": "kernel ridge", "group": group, "label": name} | residual_table(found, y[member, j])
-            )
-    return rows
+        for name in names:
+            predicted[name][test] += fit_ridge(x[train], np.asarray(stars[name], float)[train], x[test])
+    return {name: values / np.maximum(count, 1) for name, values in predicted.items()}
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -157,10 +164,36 @@ def markdown(results: list[dict]) -> str:
                 rows = [r for s in results for r in s["rows"] if key.items() <= r.items()]
                 cells = [_cell([r.get(c) for r in rows], label, c) for c in COLUMNS]
                 lines.append(f"| {method} | {label} | {rows[0]['n']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Robust scatter of the fine-tuned network over that of the others on dwarfs, the same stars resampled for "
+        "both; 95 % intervals:",
+        "",
+        f"| over | {' | '.join(labels)} |",
+        "|" + "---|" * (1 + len(labels)),
+    ]
+    for method in ("kernel ridge", "from scratch", "zero-shot"):
+        lines.append(f"| {method} | {' | '.join(_ratio(results, method, label) for label in labels)} |")
     lines += ["", "Seconds per phase, median over seeds: "]
     names = results[0]["seconds"]
     lines[-1] += ", ".join(f"{n} {np.median([s['seconds'][n] for s in results]):.0f}" for n in names) + "."
     return "\n".join(lines) + "\n"
+
+
+def _ratio(results: list[dict], method: str, label: str) -> str:
+    """Ratio of the robust scatters, each the mean over seeds, with a bootstrap interval over stars."""
+    ours, theirs = (np.array([r["dwarfs"][m][label] for r in results]) for m in ("fine-tuned", method))
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
+    ratios = [_robust(ours[:, i]) / _robust(theirs[:, i]) for i in drawn]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return f"{_robust(ours) / _robust(theirs):.2f} ({low:.2f} to {high:.2f})"
+
+
+def _robust(residuals: np.ndarray) -> float:
+    """1.4826 times the median absolute deviation of each seed's residuals [seeds, stars], mean over seeds."""
+    centred = residuals - np.median(residuals, axis=1, keepdims=True)
+    return float(np.mean(1.4826 * np.median(np.abs(centred), axis=1)))
 
 
 def _cell(values: list, label: str, column: str) -> str:
