@@ -111,6 +111,18 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "validation_size": 512,  # spectra in the fixed validation batch
     }
 
+    # The range test of §4.6: the rate rises from `low` to `high`; limits are margin × the rate of least loss, and
+    # that over `span` (paper: two orders of magnitude).
+    c.find_lr = {
+        "low": 1e-6,
+        "high": 1.0,
+        "steps": 400,
+        "smoothing": 0.95,
+        "diverged": 2.0,
+        "margin": 0.5,
+        "span": 100.0,
+    }
+
     # Fine-tuning (§5 i-ii): both limits of the rate × 1/10 for the heads, graded below them.
     c.finetune = {
         "init": "pretrained",  # or "scratch"

@@ -180,6 +180,26 @@ def training_curves(path: str | Path, records: Sequence[Mapping[str, Any]], *, t
         figure.align_ylabels()
 
 
+def learning_rates(
+    path: str | Path, rates: Sequence[float], losses: Sequence[float], smooth: Sequence[float], chosen: float
+) -> None:
+    """Loss and its running mean against the rising learning rate (log axis), and the suggested upper limit.
+
+    Raises:
+      ImportError: matplotlib is missing.
+    """
+    with _page(path, 7, 4) as figure:
+        axis = figure.subplots()
+        axis.plot(rates, losses, color="0.75", lw=0.8, label="loss of a batch")
+        axis.plot(rates, smooth, color=COLOURS[0], lw=1.5, label="running mean")
+        axis.axvline(chosen, color=COLOURS[1], ls="--", lw=1.5, label=f"suggested upper limit {chosen:.1e}")
+        axis.set_xscale("log")
+        axis.set_ylim(0.9 * min(smooth), 1.5 * float(np.median(smooth)))
+        axis.set_xlabel("learning rate")
+        axis.set_ylabel("loss")
+        axis.legend()
+
+
 def spectra_gallery(
     path: str | Path,
     wave: np.ndarray,

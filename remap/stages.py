@@ -42,7 +42,7 @@ from remap.preprocess import (
     make_preprocessing,
     usable,
 )
-from remap.train import FitSettings, LossSettings, fit
+from remap.train import BatchFn, FitSettings, LossSettings, fit
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, a
     )
 
 
-def _check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:
+def check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:
     """The preprocessing of the data in `workdir`, refused where it is not what the config asks for."""
     found = layout.read_preprocessing(workdir)
     layout.check_preprocessing(found.to_json(), make_preprocessing(config).to_json(), f"{workdir / 'data'}")
@@ -123,20 +123,31 @@ PRETRAIN, FINETUNE = 0, 1  # folded into the keys
 def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Trains one network per arm on the library; a finished arm is left as it is."""
     workdir = Path(workdir)
-    preprocessing = _check_prepared(config, workdir)
+    preprocessing = check_prepared(config, workdir)
     for arm in preprocessing.arms:
         _pretrain_arm(config, workdir, preprocessing, arm)
     # Only now: prediction reads it, and it must be that of the networks in the folder.
     layout.write_config(workdir, config)
 
 
-def _pretrain_arm(
+class Pretraining(NamedTuple):
+    """Where the pre-training of an arm starts, and what it draws from."""
+
+    model: ResNet1D
+    variables: dict
+    batch_fn: BatchFn
+    library: Library  # with the cells that are trained on
+    held_out: np.ndarray  # the other cells
+    steps: int  # per epoch
+    fit_key: jax.Array
+    validation_key: jax.Array
+
+
+def pretraining(
     config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
-) -> None:
-    folder = layout.stage_folder(workdir, "pretrain", name)
+) -> Pretraining:
+    """Fresh network, batches and keys of one arm, as a function of config and prepared data alone."""
     arm = _open_arm(config, preprocessing, name, "pretrain")
-    if _already_done(folder, arm.meta):
-        return
     section = config.pretrain
     augment = AugmentSettings(**config.augment)
     library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
@@ -148,57 +159,77 @@ def _pretrain_arm(
     held_out, trained = library.cells[order[:held]], library.cells[order[held:]]
     library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
     size = paper_set_size(library, augment) if augment.kind == "paper" else section.epoch_size
-    steps = max(1, size // section.batch_size)
-    schedule = sgdr(
-        peak=section.rate_high,
-        end=section.rate_low,
-        cycles=section.cycles,
-        steps_per_cycle=section.epochs_per_cycle * steps,
-    )
-    variables = init_variables(arm.model, init_key, arm.pixels)
-    logger.info(
-        "pretrain %s: %d parameters, %d steps of %d spectra per epoch",
-        name,
-        count_parameters(variables["params"]),
-        steps,
-        section.batch_size,
-    )
 
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
         return arm.finish(library_draw(key, step, data, batch=section.batch_size, settings=augment))
 
+    return Pretraining(
+        arm.model,
+        init_variables(arm.model, init_key, arm.pixels),
+        batch_fn,
+        library,
+        held_out,
+        max(1, size // section.batch_size),
+        fit_key,
+        validation_key,
+    )
+
+
+def _pretrain_arm(
+    config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
+) -> None:
+    folder = layout.stage_folder(workdir, "pretrain", name)
+    arm = _open_arm(config, preprocessing, name, "pretrain")
+    if _already_done(folder, arm.meta):
+        return
+    section = config.pretrain
+    start = pretraining(config, workdir, preprocessing, name)
+    schedule = sgdr(
+        peak=section.rate_high,
+        end=section.rate_low,
+        cycles=section.cycles,
+        steps_per_cycle=section.epochs_per_cycle * start.steps,
+    )
+    params = start.variables["params"]
+    logger.info(
+        "pretrain %s: %d parameters, %d steps of %d spectra per epoch",
+        name,
+        count_parameters(params),
+        start.steps,
+        section.batch_size,
+    )
     validation = None
-    if held:
+    if len(start.held_out):
         # As many cells as are trained on (repeated), so that the same compiled program serves.
-        repeated = np.resize(held_out, trained.shape)
-        held_library = library._replace(cells=jnp.asarray(repeated))
-        make = jax.jit(batch_fn)
+        repeated = np.resize(start.held_out, start.library.cells.shape)
+        held_library = start.library._replace(cells=jnp.asarray(repeated))
+        make = jax.jit(start.batch_fn)
         count = max(1, section.validation_size // section.batch_size)
-        parts = [make(validation_key, jnp.asarray(i, jnp.int32), held_library) for i in range(count)]
+        parts = [make(start.validation_key, jnp.asarray(i, jnp.int32), held_library) for i in range(count)]
         validation = functools.reduce(join, parts)
     averaged = fit(
         arm.model,
-        variables,
-        make_optimizer(variables["params"], ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
-        batch_fn,
-        library,
+        start.variables,
+        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
+        start.batch_fn,
+        start.library,
         validation,
         loss=LossSettings(**config.loss),
-        settings=_fit_settings(section, steps, freeze_stats=False),
-        key=fit_key,
+        settings=_fit_settings(section, start.steps, freeze_stats=False),
+        key=start.fit_key,
         schedule=schedule,
         folder=folder,
         meta=arm.meta,
         name=f"pretrain {name}",
     )
-    total = section.cycles * section.epochs_per_cycle * steps
+    total = section.cycles * section.epochs_per_cycle * start.steps
     checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": total})
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Fine-tunes the pre-trained network of each arm on the labelled stars, once per fold in `split.run`."""
     workdir = Path(workdir)
-    preprocessing = _check_prepared(config, workdir)
+    preprocessing = check_prepared(config, workdir)
     stars = layout.read_stars(workdir)
     stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
     chosen = selected(stars, config)
