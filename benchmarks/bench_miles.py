@@ -1,10 +1,10 @@
-"""MILES, five folds by star: zero-shot, fine-tuned, trained from scratch, and kernel ridge regression.
+"""MILES, five folds by star: zero-shot, fine-tuned, trained from scratch, and four baselines.
 
     python -m benchmarks.bench_miles --workdir=workdirs/bench_miles --seeds=0,1,2
 
-One pre-trained network per seed and arm serves all folds; giants are test stars throughout. Kernel ridge sees the
-same normalised pixels and the same folds, its training stars being the network's training and validation
-stars, and is tuned inside each fold. Writes results.json and results.md into the working folder; resumable.
+One pre-trained network per seed and arm serves all folds; giants are test stars throughout. The baselines see the
+same normalised pixels and the same folds (benchmarks/baselines.py). Writes seed_K.json and results.md into the
+working folder; resumable.
 """
 
 import importlib
@@ -16,21 +16,18 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from benchmarks.baselines import METHODS as BASELINES
+from benchmarks.baselines import held_out_predictions
 from remap import cli, prepare, stages
 from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.evaluate import in_group, predict_held_out, summarize
 from remap.metrics import residual_table
-from remap.preprocess import model_inputs
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
-METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", "from scratch", "kernel ridge")
+METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", "from scratch", *BASELINES)
 RESAMPLES = 2000
 # The stars alone, with the rates of pre-training and with batch statistics of their own.
 SCRATCH = {
@@ -98,56 +95,22 @@ def run_seed(root: Path, seed: int) -> dict:
         found, tested = predict_held_out(c, folder, stars, stage, calibrated=calibrated)
         rows += summarize(found, stars, tested, c.evaluate.groups, method)
         medians[method] = {name: np.asarray(found.table[name], float) for name in c.label_names}
-    began = time.monotonic()
-    medians["kernel ridge"] = kernel_ridge(config, pretrained, stars)
-    seconds["kernel ridge"] = time.monotonic() - began
-    for group, limits in config.evaluate.groups.items():
-        member = in_group(stars, limits)
-        for name, found in medians["kernel ridge"].items():
-            truth = np.asarray(stars[name], float)[member]
-            row = {"stage": "kernel ridge", "group": group, "label": name}
-            rows.append(row | residual_table(found[member], truth))
+    for method, fit in BASELINES.items():
+        began = time.monotonic()
+        medians[method] = held_out_predictions(config, pretrained, stars, fit)
+        seconds[method] = time.monotonic() - began
+        for group, limits in config.evaluate.groups.items():
+            member = in_group(stars, limits)
+            for name, found in medians[method].items():
+                truth = np.asarray(stars[name], float)[member]
+                row = {"stage": method, "group": group, "label": name}
+                rows.append(row | residual_table(found[member], truth))
     dwarfs = in_group(stars, config.evaluate.groups["dwarfs"])
     residuals = {
         method: {n: (v[dwarfs] - np.asarray(stars[n], float)[dwarfs]).tolist() for n, v in found.items()}
         for method, found in medians.items()
     }
     return {"seed": seed, "rows": rows, "dwarfs": residuals, "seconds": seconds, "jax": jax.__version__}
-
-
-def kernel_ridge(config: ml_collections.ConfigDict, workdir: Path, stars) -> dict[str, np.ndarray]:
-    """Predictions per label, float[S], one model per label and fold; the mean over folds for stars of none."""
-    preprocessing = layout.read_preprocessing(workdir)
-    pixels = []
-    for arm in preprocessing.arms:
-        survey, _ = layout.load_survey(workdir, arm)
-        flux, valid = model_inputs(survey.flux, survey.valid)
-        pixels.append(np.asarray(jax.jit(preprocessing.normalizer(arm))(flux, valid)))
-    x = np.concatenate(pixels, axis=1)
-    names = [b.name for b in preprocessing.labels]
-    predicted = {name: np.zeros(len(stars)) for name in names}
-    count = np.zeros(len(stars))
-    for fold in config.split.run:
-        split = stages.fold_split(stars, config, fold)
-        train = np.isin(split, ("train", "val"))
-        test = np.isin(split, ("test", "other"))
-        count[test] += 1
-        for name in names:
-            predicted[name][test] += fit_ridge(x[train], np.asarray(stars[name], float)[train], x[test])
-    return {name: values / np.maximum(count, 1) for name, values in predicted.items()}
-
-
-def fit_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Predictions for `new`; ridge and kernel width are chosen by five folds inside the training stars."""
-    mean, scale = y.mean(), y.std()
-    model = make_pipeline(StandardScaler(with_std=False), KernelRidge(kernel="rbf"))
-    width = 1 / x.var(axis=0).sum()
-    grid = {
-        "kernelridge__alpha": np.logspace(-4, 0, 9),
-        "kernelridge__gamma": width * np.logspace(-2.5, 0.5, 7),
-    }
-    search = GridSearchCV(model, grid, cv=5, scoring="neg_mean_absolute_error")
-    return search.fit(x, (y - mean) / scale).predict(new) * scale + mean
 
 
 def markdown(results: list[dict]) -> str:
@@ -172,7 +135,7 @@ def markdown(results: list[dict]) -> str:
         f"| over | {' | '.join(labels)} |",
         "|" + "---|" * (1 + len(labels)),
     ]
-    for method in ("kernel ridge", "from scratch", "zero-shot"):
+    for method in (*BASELINES, "from scratch", "zero-shot"):
         lines.append(f"| {method} | {' | '.join(_ratio(results, method, label) for label in labels)} |")
     lines += ["", "Seconds per phase, median over seeds: "]
     names = results[0]["seconds"]
