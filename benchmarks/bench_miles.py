@@ -63,12 +63,16 @@ def run_seed(root: Path, seed: int) -> dict:
     with config.unlocked():
         config.seed = seed
     pretrained, scratch = root / f"seed_{seed}", root / f"seed_{seed}_scratch"
-    seconds = {}
+    # Kept apart, so that a run that finds its networks already trained does not forget what they cost.
+    record = root / f"seconds_{seed}.json"
+    seconds = json.loads(record.read_text()) if record.exists() else {}
 
-    def timed(name: str, stage, *args) -> None:
+    def timed(name: str, stage, *args):
         began = time.monotonic()
-        stage(*args)
-        seconds[name] = time.monotonic() - began
+        result = stage(*args)
+        seconds[name] = max(seconds.get(name, 0.0), time.monotonic() - began)
+        layout.write_json(record, seconds)
+        return result
 
     timed("preprocess", prepare.preprocess, config, pretrained)
     timed("pretrain", stages.pretrain, config, pretrained)
@@ -96,9 +100,7 @@ def run_seed(root: Path, seed: int) -> dict:
         rows += summarize(found, stars, tested, c.evaluate.groups, method)
         medians[method] = {name: np.asarray(found.table[name], float) for name in c.label_names}
     for method, fit in BASELINES.items():
-        began = time.monotonic()
-        medians[method] = held_out_predictions(config, pretrained, stars, fit)
-        seconds[method] = time.monotonic() - began
+        medians[method] = timed(method, held_out_predictions, config, pretrained, stars, fit)
         for group, limits in config.evaluate.groups.items():
             member = in_group(stars, limits)
             for name, found in medians[method].items():
