@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -62,7 +64,7 @@ def make_library(
     chunk: int,
     lines: LineList | None = None,
 ) -> dict[str, np.ndarray]:
-    """A synthetic library on a grid of labels; write it with `numpy.savez(path, **library)`.
+    """A synthetic library on a grid of labels; write it with `write_library`.
 
     Args:
       teff, logg, m_h, vmic, logg_floor: the nodes, see `grid_nodes`.
@@ -96,6 +98,40 @@ def make_library(
         "labels": nodes.astype(np.float32),
         "label_names": np.array(LABELS),
     }
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Refuses a path that `write_library` would refuse, before the work is done.
+
+    Raises:
+      FileExistsError: it exists already.
+      FileNotFoundError: its folder does not exist.
+      ValueError: its name does not end in .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: expected a name ending in .npz for the library")
+    if path.exists():
+        raise FileExistsError(f"{path}: exists already; a library is never overwritten")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder for {path.name}")
+
+
+def write_library(path: str | os.PathLike, library: Mapping[str, np.ndarray]) -> None:
+    """Writes what `make_library` returns as an `.npz` bundle, whole or not at all; reads as any library.
+
+    Raises:
+      FileExistsError, FileNotFoundError, ValueError: see `check_output`.
+    """
+    check_output(path)
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **library)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def pixel_grid(wave_range: tuple[float, float], wave_step: float) -> np.ndarray:
