@@ -7,7 +7,17 @@ import pytest
 from scipy.special import wofz
 
 from remap.spectra import vacuum_to_air
-from remap.synth import check_labels, load_lines, make_library, model, synthesize, synthesize_batch
+from remap.synth import (
+    ELEMENTS,
+    check_labels,
+    check_offsets,
+    element_offsets,
+    load_lines,
+    make_library,
+    model,
+    synthesize,
+    synthesize_batch,
+)
 
 WAVE = 5160.0 + 0.02 * np.arange(8500)
 SUN = (5777.0, 4.44, 0.0, 1.1)
@@ -28,9 +38,10 @@ GRID = {
 def spectrum():
     lines = load_lines()
 
-    def run(**changes):
+    def run(offsets=None, **changes):
         labels = dict(zip(model.LABELS, SUN, strict=True)) | changes
-        flux, _ = synthesize(jnp.asarray(list(labels.values()), jnp.float32), lines=lines, wave=WAVE)
+        x = jnp.asarray(list(labels.values()), jnp.float32)
+        flux, _ = synthesize(x, lines=lines, wave=WAVE, offsets=offsets)
         return np.asarray(flux)
 
     return run
@@ -58,12 +69,14 @@ def test_solar_photosphere():
     assert abs(np.interp(0.0, log_tau, np.log10(electron_pressure)) - 1.8) < 0.2
 
 
-def test_electrons_balance_the_ions():
+@pytest.mark.parametrize("offsets", [{}, {"Mg": 0.6, "Na": -1.0, "Fe": 0.3}])
+def test_electrons_balance_the_ions(offsets):
     temperature = jnp.linspace(4000.0, 9000.0, 6)
-    electrons, hydrogen = jax.jit(model._electron_density)(temperature, jnp.full(6, 1e5, jnp.float32), 0.3)
+    share = model._abundances(0.3, jnp.asarray(element_offsets(**offsets), jnp.float32))
+    electrons, hydrogen = jax.jit(model._electron_density)(temperature, jnp.full(6, 1e5, jnp.float32), share)
     saha = np.exp(np.asarray(model.log_saha(temperature), np.float64))
     fraction = saha / (np.asarray(electrons)[:, None] + saha)
-    ions = (fraction * np.asarray(model._abundances(0.3))).sum(axis=1) * np.asarray(hydrogen)
+    ions = (fraction * np.asarray(share)).sum(axis=1) * np.asarray(hydrogen)
     np.testing.assert_allclose(electrons, ions, rtol=1e-4)  # float32 sums and exponentials
 
 
@@ -73,7 +86,7 @@ def test_saha_of_hydrogen_against_its_formula():
     expected = (2 * np.pi * 9.10938e-28 * 1.380649e-16 * t / 6.62607e-27**2) ** 1.5 * np.exp(
         -13.598 / 8.617333e-5 / t
     )
-    ours = model.log_saha(jnp.asarray([t], jnp.float32))[0, model._SYMBOLS.index("H")]
+    ours = model.log_saha(jnp.asarray([t], jnp.float32))[0, model.ELEMENTS.index("H")]
     assert float(ours) == pytest.approx(np.log(expected), abs=1e-3)
 
 
@@ -126,6 +139,62 @@ def test_ionised_lines_grow_at_low_gravity(spectrum):
         return width(flux, 5234.2, 5235.1) / width(flux, 5249.9, 5250.5)  # Fe II 5234.6, Fe I 5250.2
 
     assert ratio(2.0) > 1.2 * ratio(4.5)
+
+
+def test_magnesium_alone_moves_its_own_lines(spectrum):
+    rich = spectrum(offsets=element_offsets(Mg=0.4))
+    triplet, iron = (5166.0, 5186.0), (5250.0, 5290.0)
+    assert width(rich, *triplet) > 1.15 * width(spectrum(), *triplet)
+    assert width(rich, *iron) == pytest.approx(width(spectrum(), *iron), rel=0.1)
+    # what is left is the Mg electrons' H⁻ opacity, which thins the pressure broadening too
+
+
+def test_electron_donors_act_on_lines_of_others(spectrum):
+    """Electrons of Mg make H⁻ opacity, which weakens the lines of Fe II in cool stars."""
+    cool = {"teff": 4500.0, "logg": 2.0}
+    band = (5234.2, 5235.1)  # Fe II 5234.6
+    rich = spectrum(offsets=element_offsets(Mg=1.0), **cool)
+    assert width(rich, *band) < 0.95 * width(spectrum(**cool), *band)
+
+
+def test_offsets_of_all_metals_are_a_metallicity(spectrum):
+    metals = element_offsets(**{e: -0.5 for e in ELEMENTS if e != "H"})
+    np.testing.assert_allclose(spectrum(offsets=metals), spectrum(m_h=-0.5), atol=2e-4)  # float32
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        (np.zeros(3), "offsets must have shape"),
+        (element_offsets(H=0.1), r"\[H/M\] = 0.1 is outside the model's range \[0, 0\]"),
+        (element_offsets(Mg=2.5), r"\[Mg/M\] = 2.5 is outside the model's range \[-2, 2\]"),
+        (element_offsets(Fe=np.nan), r"\[Fe/M\] = nan"),
+    ],
+)
+def test_offsets_are_checked(offsets, message):
+    with pytest.raises(ValueError, match=message):
+        check_offsets(offsets)
+    with pytest.raises(ValueError, match=message):
+        synthesize_batch(np.array([SUN]), lines=load_lines(), wave=WAVE, oversample=1, chunk=1,
+                         offsets=offsets[None])  # fmt: skip
+
+
+def test_one_offset_row_per_star_and_known_elements():
+    with pytest.raises(ValueError, match="expected offsets of 1 stars"):
+        synthesize_batch(np.array([SUN]), lines=load_lines(), wave=WAVE, oversample=1, chunk=1,
+                         offsets=np.zeros((2, len(ELEMENTS))))  # fmt: skip
+    with pytest.raises(ValueError, match="found Xx"):
+        element_offsets(Xx=0.1)
+
+
+def test_library_with_an_alpha_axis():
+    nodes = {"teff": [5000.0], "logg": [4.5], "m_h": [-1.0]}
+    library = make_library(**GRID | nodes | {"alpha": (0.0, 0.4)})
+    assert list(library["label_names"]) == [*model.LABELS, "alpha"]
+    np.testing.assert_allclose(library["labels"][:, 4], [0.0, 0.4], rtol=1e-6)
+    plain = make_library(**GRID | nodes)
+    np.testing.assert_allclose(library["flux"][0], plain["flux"][0], atol=1e-6)
+    assert library["flux"][1].mean() < plain["flux"][0].mean() - 0.02  # the Mg triplet is in the range
 
 
 def test_microturbulence_strengthens_saturated_lines(spectrum):

@@ -1,11 +1,22 @@
 """The embedded synthetic library and the mock survey: simple LTE spectra made by the project itself."""
 
 from remap.synth.library import make_library, write_library
-from remap.synth.model import check_labels, load_lines, synthesize, synthesize_batch
+from remap.synth.model import (
+    ELEMENTS,
+    check_labels,
+    check_offsets,
+    element_offsets,
+    load_lines,
+    synthesize,
+    synthesize_batch,
+)
 from remap.synth.survey import make_survey
 
 __all__ = [
+    "ELEMENTS",
     "check_labels",
+    "check_offsets",
+    "element_offsets",
     "load_lines",
     "make_library",
     "make_survey",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from remap.spectra import air_to_vacuum
-from remap.synth.model import LABELS, LineList, load_lines, synthesize_batch
+from remap.synth.model import ALPHA_ELEMENTS, ELEMENTS, LABELS, LineList, load_lines, synthesize_batch
 
 _CONTINUUM_STEP = 2.0  # Å: linear interpolation between such points is good to 1e-5
 
@@ -22,6 +22,7 @@ def grid_nodes(
     m_h: Sequence[float],
     vmic: tuple[float, float],
     logg_floor: Sequence[tuple[float, float]],
+    alpha: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Labels of all nodes where stars exist.
 
@@ -32,16 +33,17 @@ def grid_nodes(
       vmic: (a, b): the microturbulence is a + b·log g, km/s.
       logg_floor: (T, g) pairs: from Teff = T up, nodes with log g < g are left out; for example
         ((5750, 2), (6500, 3)).
+      alpha: [α/M], dex; None = no such axis.
 
     Returns:
-      float64[S, 4], columns teff, logg, m_h, vmic; teff varies slowest.
+      float64[S, 4], columns teff, logg, m_h, vmic, and alpha as a fifth if given; teff varies slowest.
 
     Raises:
       ValueError: no node is left.
     """
     kept = [
-        (t, g, m, vmic[0] + vmic[1] * g)
-        for t, g, m in itertools.product(teff, logg, m_h)
+        (t, g, m, vmic[0] + vmic[1] * g, *a)
+        for t, g, m, a in itertools.product(teff, logg, m_h, [()] if alpha is None else [(a,) for a in alpha])
         if all(g >= floor for start, floor in logg_floor if t >= start)
     ]
     if not kept:
@@ -63,6 +65,7 @@ def make_library(
     oversample: int,
     chunk: int,
     lines: LineList | None = None,
+    alpha: Sequence[float] | None = None,
 ) -> dict[str, np.ndarray]:
     """A synthetic library on a grid of labels; write it with `write_library`.
 
@@ -73,20 +76,29 @@ def make_library(
       oversample: monochromatic points per pixel, averaged; wave_step / oversample <= 0.03 Å is enough.
       chunk: spectra under way at a time; bounds the memory, see `synthesize_batch`.
       lines: None takes `load_lines()`.
+      alpha: [α/M] of a fifth axis, dex, of the elements `ALPHA_ELEMENTS`; None = no such axis.
 
     Returns:
       wave_air, wave_vac: float64[N], Å.
       flux: float32[S, N], divided by the true continuum.
       cont_wave_air, continuum: float64[C] in Å, float32[S, C] in erg/s/cm²/Å; interpolate linearly.
-      labels, label_names: float32[S, 4], str[4]: teff, logg, m_h, vmic.
+      labels, label_names: float32[S, L], str[L]: teff, logg, m_h, vmic and, if asked for, alpha.
 
     Raises:
       ValueError: no node, labels or wavelengths outside the model's range, a range of fewer than two pixels.
     """
-    nodes = grid_nodes(teff=teff, logg=logg, m_h=m_h, vmic=vmic, logg_floor=logg_floor)
+    nodes = grid_nodes(teff=teff, logg=logg, m_h=m_h, vmic=vmic, logg_floor=logg_floor, alpha=alpha)
     wave = pixel_grid(wave_range, wave_step)
     lines = load_lines() if lines is None else lines
-    flux, continuum = synthesize_batch(nodes, lines=lines, wave=wave, oversample=oversample, chunk=chunk)
+    main, rest = np.split(nodes, [len(LABELS)], axis=1)
+    flux, continuum = synthesize_batch(
+        main,
+        lines=lines,
+        wave=wave,
+        oversample=oversample,
+        chunk=chunk,
+        offsets=rest.sum(axis=1, keepdims=True) * np.isin(ELEMENTS, ALPHA_ELEMENTS),
+    )
     stride = max(int(_CONTINUUM_STEP / wave_step), 1)
     at = np.unique(np.append(np.arange(0, wave.size, stride), wave.size - 1))
     return {
@@ -96,7 +108,7 @@ def make_library(
         "cont_wave_air": wave[at],
         "continuum": continuum[:, at],
         "labels": nodes.astype(np.float32),
-        "label_names": np.array(LABELS),
+        "label_names": np.array(LABELS if alpha is None else (*LABELS, "alpha")),
     }
 
 

@@ -30,6 +30,8 @@ LABEL_RANGES = {  # K, dex (cgs), dex, km/s: where the physics above is defensib
     "m_h": (-4.0, 1.0),
     "vmic": (0.1, 10.0),
 }
+OFFSET_RANGE = (-2.0, 2.0)  # dex
+ALPHA_ELEMENTS = ("Mg", "Si", "Ca", "Ti")  # those of the α elements that the model has
 WAVE_RANGE = (4000.0, 8000.0)  # Å: no bound-free edge of H inside, H⁻ fits valid
 
 _LOG_TAU = np.linspace(
@@ -91,14 +93,14 @@ _ELEMENTS = {
     "Y": _Element(2.21, 88.91, (6.217, 12.22), (12.0, 15.0), (0.9, 0.5)),
     "Ba": _Element(2.18, 137.33, (5.212, 10.00), (2.6, 4.2), (1.3, 0.6)),
 }
-_SYMBOLS = tuple(_ELEMENTS)
+ELEMENTS = tuple(_ELEMENTS)  # the order of every array over elements
 _ABUNDANCE = np.array([10.0 ** (e.abundance - 12) for e in _ELEMENTS.values()])
 _IONISATION = np.array([e.ionisation for e in _ELEMENTS.values()])
 _PARTITION = np.array([e.partition for e in _ELEMENTS.values()])
 _SLOPE = np.array([e.slope for e in _ELEMENTS.values()])
 _MASS = np.array([e.mass for e in _ELEMENTS.values()])
-_HYDROGEN = _SYMBOLS.index("H")
-_IS_METAL = np.arange(len(_SYMBOLS)) != _HYDROGEN
+_HYDROGEN = ELEMENTS.index("H")
+_IS_METAL = np.arange(len(ELEMENTS)) != _HYDROGEN
 _HELIUM = 10.0 ** (10.93 - 12)  # by number; neutral everywhere here
 
 
@@ -156,7 +158,7 @@ def load_lines() -> LineList:
         table = Table.read(file, format="ascii.ecsv")
     return LineList(
         wave=np.array(table["wave_air"], np.float64),
-        element=np.array([_SYMBOLS.index(str(s)) for s in table["element"]], np.int32),
+        element=np.array([ELEMENTS.index(str(s)) for s in table["element"]], np.int32),
         stage=np.array(table["stage"], np.int32),
         excitation=np.array(table["excitation"], np.float64),
         log_gf=np.array(table["log_gf"], np.float64),
@@ -192,8 +194,48 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def synthesize(labels: jax.Array, *, lines: LineList, wave: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Emergent LTE spectrum of one star; jitted, differentiable in `labels` and `lines.log_gf`, vmap-able.
+def check_offsets(offsets: np.ndarray) -> np.ndarray:
+    """Checks abundance offsets [X/M] [dex] against `OFFSET_RANGE`; call it outside jit.
+
+    Args:
+      offsets: float[..., E] in the order of `ELEMENTS`; that of H must be 0.
+
+    Returns:
+      The same as float64.
+
+    Raises:
+      ValueError: wrong shape, or an offset that is not finite or out of range; names element and value.
+    """
+    offsets = np.asarray(offsets, np.float64)
+    if offsets.ndim == 0 or offsets.shape[-1] != len(ELEMENTS):
+        raise ValueError(
+            f"offsets must have shape [..., {len(ELEMENTS)}] ({', '.join(ELEMENTS)}), found {offsets.shape}"
+        )
+    for i, element in enumerate(ELEMENTS):
+        low, high = OFFSET_RANGE if element != "H" else (0.0, 0.0)
+        bad = ~((offsets[..., i] >= low) & (offsets[..., i] <= high))
+        if np.any(bad):
+            value = offsets[..., i][bad].flat[0]
+            raise ValueError(f"[{element}/M] = {value:g} is outside the model's range [{low:g}, {high:g}]")
+    return offsets
+
+
+def element_offsets(**dex: float) -> np.ndarray:
+    """Offsets float64[E] from single values, as in `element_offsets(Mg=0.3)`; the others are 0 dex.
+
+    Raises:
+      ValueError: an element that the model does not have.
+    """
+    unknown = sorted(set(dex) - set(ELEMENTS))
+    if unknown:
+        raise ValueError(f"expected elements among {', '.join(ELEMENTS)}, found {unknown[0]}")
+    return np.array([dex.get(element, 0.0) for element in ELEMENTS], np.float64)
+
+
+def synthesize(
+    labels: jax.Array, *, lines: LineList, wave: np.ndarray, offsets: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Emergent LTE spectrum of one star; jitted, differentiable in labels, offsets and log gf; vmap-able.
 
     Values are monochromatic, at the wavelengths asked for: lines are 0.05 Å wide, so a coarser grid must be
     averaged over sub-pixels by the caller, as `make_library` does.
@@ -203,6 +245,8 @@ def synthesize(labels: jax.Array, *, lines: LineList, wave: np.ndarray) -> tuple
         they may be traced: see `check_labels`.
       lines: the line list; its arrays other than `log_gf` must be concrete.
       wave: float[N], air wavelengths in Å, strictly increasing, concrete.
+      offsets: float[E], abundances [X/M] in dex in the order of `ELEMENTS`, in the lines and the electron
+        donors; None = all 0. Unchecked too: see `check_offsets`.
 
     Returns:
       flux: float32[N], divided by the true continuum.
@@ -211,11 +255,18 @@ def synthesize(labels: jax.Array, *, lines: LineList, wave: np.ndarray) -> tuple
     Raises:
       ValueError: `wave` is not 1-D, increasing and within `WAVE_RANGE`.
     """
-    return _synthesize(jnp.asarray(labels, jnp.float32), lines, _geometry(lines, wave), 1)
+    labels = jnp.asarray(labels, jnp.float32)
+    return _synthesize(labels, _offsets(offsets), lines, _geometry(lines, wave), 1)
 
 
 def synthesize_batch(
-    labels: np.ndarray, *, lines: LineList, wave: np.ndarray, oversample: int, chunk: int
+    labels: np.ndarray,
+    *,
+    lines: LineList,
+    wave: np.ndarray,
+    oversample: int,
+    chunk: int,
+    offsets: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spectra of many stars as means over pixels; memory is bounded by `chunk`.
 
@@ -226,15 +277,20 @@ def synthesize_batch(
       oversample: monochromatic points per pixel; their spacing should not exceed about 0.03 Å.
       chunk: stars handed to the device before their results are fetched; at most about 1 kB per star and
         point of N·oversample.
+      offsets: float[S, E], abundances [X/M] in dex in the order of `ELEMENTS`; None = all 0.
 
     Returns:
       flux: float32[S, N], normalised by the true continuum.
       continuum: float32[S, N], erg/s/cm²/Å.
 
     Raises:
-      ValueError: labels out of range, `wave` not evenly spaced, `oversample` or `chunk` below 1.
+      ValueError: labels or offsets out of range or unequal in number, `wave` not evenly spaced,
+        `oversample` or `chunk` below 1.
     """
     labels = check_labels(np.atleast_2d(labels))
+    offsets = np.zeros((len(labels), len(ELEMENTS))) if offsets is None else check_offsets(offsets)
+    if offsets.shape != (len(labels), len(ELEMENTS)):
+        raise ValueError(f"expected offsets of {len(labels)} stars, found an array of shape {offsets.shape}")
     wave = np.asarray(wave, np.float64)
     if oversample < 1 or chunk < 1:
         raise ValueError(f"oversample and chunk must be at least 1, found {oversample} and {chunk}")
@@ -246,8 +302,11 @@ def synthesize_batch(
     flux = np.empty((len(labels), wave.size), np.float32)
     continuum = np.empty_like(flux)
     for first in range(0, len(labels), chunk):
-        part = labels[first : first + chunk]
-        running = [_synthesize(jnp.asarray(star, jnp.float32), lines, geometry, oversample) for star in part]
+        part = zip(labels[first : first + chunk], offsets[first : first + chunk], strict=True)
+        running = [
+            _synthesize(jnp.asarray(star, jnp.float32), _offsets(extra), lines, geometry, oversample)
+            for star, extra in part
+        ]
         flux[first : first + chunk], continuum[first : first + chunk] = (
             np.stack(arrays) for arrays in zip(*jax.device_get(running), strict=True)
         )
@@ -255,14 +314,15 @@ def synthesize_batch(
 
 
 @jax.jit
-def model_atmosphere(labels: jax.Array) -> Atmosphere:
-    """Layers of a star with the given labels, float[4] (`LABELS`; vmic is not used).
+def model_atmosphere(labels: jax.Array, offsets: jax.Array | None = None) -> Atmosphere:
+    """Layers of a star with the given labels, float[4] (`LABELS`; vmic is not used), and [X/M], float[E].
 
     T⁴ = ¾ Teff⁴ (τ + q(τ)) with q fitted to the solar atmosphere (Vernazza et al. 1981, in the form of MESA's
     "solar_Hopf": Paxton et al. 2013, ApJS 208, 4), taking τ at 5000 Å for the Rosseland depth.
     Pressure: dP/dτ = g / κ5000 (Gray, eq. 9.8), by a damped fixed point in ln P.
     """
-    teff, logg, m_h = labels[0], labels[1], labels[2]
+    teff, logg = labels[0], labels[1]
+    share = _abundances(labels[2], _offsets(offsets))
     tau = jnp.asarray(10.0**_LOG_TAU, jnp.float32)
     hopf = 1.0361 - 0.3134 * jnp.exp(-2.448 * tau) - 0.2959 * jnp.exp(-30.0 * tau)
     temperature = teff * (0.75 * (tau + hopf)) ** 0.25
@@ -271,7 +331,7 @@ def model_atmosphere(labels: jax.Array) -> Atmosphere:
 
     def sweep(_, log_pressure):
         pressure = jnp.exp(log_pressure)
-        electrons, hydrogen = _electron_density(temperature, pressure, m_h)
+        electrons, hydrogen = _electron_density(temperature, pressure, share)
         opacity = _continuum_opacity(
             jnp.asarray([_REFERENCE_WAVE], jnp.float32), temperature, electrons, hydrogen
         )[:, 0]
@@ -283,7 +343,7 @@ def model_atmosphere(labels: jax.Array) -> Atmosphere:
 
     start = jnp.log(gravity * 3.0 * tau ** (2.0 / 3.0))
     pressure = jnp.exp(jax.lax.fori_loop(0, _PRESSURE_SWEEPS, sweep, start))
-    electrons, hydrogen = _electron_density(temperature, pressure, m_h)
+    electrons, hydrogen = _electron_density(temperature, pressure, share)
     return Atmosphere(tau, temperature, pressure, electrons, hydrogen)
 
 
@@ -363,16 +423,16 @@ def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
     return _Geometry(coarse, basis(wave), basis(lines.wave), tuple(windows))
 
 
-def _synthesize(labels, lines, geometry, oversample):
+def _synthesize(labels, offsets, lines, geometry, oversample):
     """`synthesize` on a prepared geometry, with means over groups of `oversample` pixels.
 
     Two compiled parts, so that another wavelength grid does not compile the atmosphere again.
     """
-    return _spectrum(model_atmosphere(labels), labels, lines, geometry, oversample)
+    return _spectrum(model_atmosphere(labels, offsets), labels, offsets, lines, geometry, oversample)
 
 
 @functools.partial(jax.jit, static_argnames="oversample")
-def _spectrum(atmosphere, labels, lines, geometry, oversample):
+def _spectrum(atmosphere, labels, offsets, lines, geometry, oversample):
     """Transfer through an atmosphere: flux over continuum, and continuum, float[N / oversample] each."""
     tau, temperature = atmosphere.tau, atmosphere.temperature
     density = (atmosphere.electron_density, atmosphere.hydrogen_density)
@@ -383,7 +443,7 @@ def _spectrum(atmosphere, labels, lines, geometry, oversample):
     # the continuum by the same depths and angles as the lines, so that their errors cancel in the quotient
     continuum = jnp.pi * _mix(_emergent(source, _depths(ratio, tau))[None, :], geometry.to_pixels)[0]
     lined = _mix(ratio, geometry.to_pixels) * (
-        1.0 + _line_opacity(lines, geometry, atmosphere, opacity, labels[2], labels[3])
+        1.0 + _line_opacity(lines, geometry, atmosphere, opacity, _abundances(labels[2], offsets), labels[3])
     )
     flux = jnp.pi * _emergent(_mix(source, geometry.to_pixels), _depths(lined, tau))
     pixels = (-1, oversample)
@@ -401,19 +461,24 @@ def _partition_functions(temperature):
     return jnp.asarray(_PARTITION, jnp.float32)[None] * scaled ** jnp.asarray(_SLOPE, jnp.float32)[None]
 
 
-def _abundances(m_h):
-    """N(element)/N(H), float[E]: solar, all metals scaled by 10^[M/H]."""
-    scale = jnp.where(_IS_METAL, 10.0**m_h, 1.0)
+def _offsets(offsets):
+    """[X/M] as float32[E]."""
+    return jnp.zeros(len(ELEMENTS), jnp.float32) if offsets is None else jnp.asarray(offsets, jnp.float32)
+
+
+def _abundances(m_h, offsets):
+    """N(element)/N(H), float[E]: solar, metals scaled by 10^([M/H] + [X/M])."""
+    scale = jnp.where(_IS_METAL, 10.0 ** (m_h + offsets), 1.0)
     return jnp.asarray(_ABUNDANCE, jnp.float32) * scale
 
 
-def _electron_density(temperature, pressure, m_h):
+def _electron_density(temperature, pressure, share):
     """Electrons and hydrogen nuclei [cm⁻³], float[D] each, from charge and particle conservation.
 
     Bisection in ln n_e for n_e = n_tot q / (1 + q), q = electrons per nucleus (Gray, eq. 9.16, solved for
     n_e); a last Newton step from there makes the result differentiable (implicit function theorem).
     """
-    share = _abundances(m_h)[None, :]
+    share = share[None, :]
     nuclei = jnp.sum(share) + _HELIUM
     total = pressure / (_BOLTZMANN * temperature)
     saha = log_saha(temperature)
@@ -477,7 +542,7 @@ def _continuum_opacity(wave, temperature, electrons, hydrogen):
     )
 
 
-def _line_opacity(lines, geometry, atmosphere, continuum, m_h, vmic):
+def _line_opacity(lines, geometry, atmosphere, continuum, share, vmic):
     """Sum over lines of line absorption divided by continuous absorption, float[D, N].
 
     l = (π e²/m c) (λ²/c) gf (n/U) e^(-χ/kT) (1 - e^(-hc/λkT)) H(a, u) / (√π Δλ_D) (Gray, eqs. 11.13, 11.45).
@@ -488,7 +553,7 @@ def _line_opacity(lines, geometry, atmosphere, continuum, m_h, vmic):
     partition = _partition_functions(atmosphere.temperature)
     balance = log_saha(atmosphere.temperature) - jnp.log(electrons)
     fraction = jnp.stack([jax.nn.sigmoid(-balance), jax.nn.sigmoid(balance)], axis=-1) / partition
-    fraction = fraction * (_abundances(m_h)[None, :] * atmosphere.hydrogen_density[:, None])[..., None]
+    fraction = fraction * (share[None, :] * atmosphere.hydrogen_density[:, None])[..., None]
     for window in geometry.windows:
         i = window.index
         centre = jnp.asarray(lines.wave, jnp.float32)[i][None, :]
