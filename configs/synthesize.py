@@ -21,6 +21,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "logg": tuple(0.5 * i for i in range(2, 11)),
         "m_h": tuple(0.5 * i for i in range(-4, 2)),
         "vmic": (2.0, -0.2),  # km/s: 2.0 - 0.2 log g
+        "alpha": ml_collections.config_dict.placeholder(tuple),  # such as (0.0, 0.4) for one more axis
         "logg_floor": ((5750.0, 2.0), (6500.0, 3.0)),  # from this Teff up no star has a lower log g
         "wave_range": (4850.0, 5750.0),  # Å in air
         "wave_step": 0.04,

@@ -18,6 +18,7 @@ from remap.optim import layer_rules
 from remap.preprocess import make_preprocessing
 from remap.stages import build_model
 from remap.synth.library import grid_nodes, make_library
+from remap.synth.survey import make_survey
 from remap.train import LossSettings
 
 # ml_collections loads config files in a way that Python 3.12 drops.
@@ -123,6 +124,13 @@ def test_default_library_covers_the_grid_of_the_design():
     np.testing.assert_allclose(nodes.max(axis=0), [7000, 5.0, 0.5, 1.8])
     assert inspect.signature(make_library).parameters.keys() - c.library.keys() == {"lines"}
     assert c.library.keys() == get("synthesize", "short").library.keys()
+
+
+@pytest.mark.parametrize("arg", [None, "short"])
+def test_every_choice_of_the_mock_survey_is_a_field(arg):
+    settings = get("quickstart", arg).synthetic
+    assert inspect.signature(make_survey).parameters.keys() - settings.survey.keys() == {"folder", "lines"}
+    assert inspect.signature(make_library).parameters.keys() - settings.library.keys() == {"lines", "alpha"}
 
 
 def test_shared_values_are_those_of_the_design():

@@ -102,6 +102,8 @@ def test_synthesize_makes_a_library_that_reads_as_any_other(tmp_path):
     arguments = [
         "--config=configs/synthesize.py:short",
         "--config.library.teff=(5750.0,)",
+        "--config.library.logg=(4.5,)",
+        "--config.library.alpha=(0.0,0.4)",
         "--config.library.wave_range=(5160.0,5180.0)",
         f"--output={output}",
     ]
@@ -112,11 +114,12 @@ def test_synthesize_makes_a_library_that_reads_as_any_other(tmp_path):
         "format": "bundle",
         "medium": "air",
         "absolute": True,
-        "label_columns": ("teff", "logg", "m_h", "vmic"),
+        "label_columns": ("teff", "logg", "m_h", "vmic", "alpha"),
     }
     spectra = read_bundle(output, source)
     assert spectra.flux.shape == (4, 201)
-    np.testing.assert_allclose(spectra.labels["feh"], [-0.5, 0.0, -0.5, 0.0])
+    np.testing.assert_allclose(spectra.labels["feh"], [-0.5, -0.5, 0.0, 0.0])
+    np.testing.assert_allclose(spectra.labels["alpha"], [0.0, 0.4, 0.0, 0.4])
     written = output.read_bytes()
 
     again = tiny.launch("launch.synthesize", *arguments)
