@@ -27,7 +27,7 @@ from remap.continuum import ContinuumSettings, normalize_batch
 from remap.io import find_data
 from remap.resample import LineSpread, degrade_and_resample
 from remap.spectra import make_spectra
-from remap.synth import load_lines, synthesize_batch
+from remap.synth import default_lines, synthesize_batch
 
 LIMITS = {"teff": (4500, 6500), "logg": (1.5, 5.0), "m_h": (-1.5, 0.5)}
 RESOLUTION = 11_000
@@ -96,7 +96,7 @@ def against_lte_grid(short: bool, picture: Path) -> dict:
             keep &= ((labels[:, 0] % 500 == 0) & (labels[:, 1] % 1 == 0.5)) | shown
         labels = labels[keep]
         theirs = at_resolution(file["wave_air"], file["flux"][keep])
-    ours, _ = synthesize_batch(labels, lines=load_lines(), wave=FINE, oversample=OVERSAMPLE, chunk=16)
+    ours, _ = synthesize_batch(labels, lines=default_lines(), wave=FINE, oversample=OVERSAMPLE, chunk=16)
     ours = at_resolution(FINE, ours)
     rows = [np.flatnonzero(np.all(np.isclose(labels[:, :3], s), axis=1))[0] for s in STARS.values()]
     plot(picture, GRID, dict(zip(STARS, zip(ours[rows], theirs[rows], strict=True), strict=True)), STARS)
@@ -115,7 +115,7 @@ def against_phoenix(short: bool) -> dict:
     labels = np.array(labels)
     flux, continuum = synthesize_batch(
         np.column_stack([labels, [MICROTURBULENCE[int(t)] for t in labels[:, 0]]]),
-        lines=load_lines(),
+        lines=default_lines(),
         wave=FINE,
         oversample=OVERSAMPLE,
         chunk=16,
@@ -128,7 +128,7 @@ def against_phoenix(short: bool) -> dict:
     grid = GRID[(GRID > 5003) & (GRID < 5748)]
     flux, continuum = synthesize_batch(
         np.array([[*label, MICROTURBULENCE[int(label[0])]]]),
-        lines=load_lines(),
+        lines=default_lines(),
         wave=FINE,
         oversample=OVERSAMPLE,
         chunk=1,
@@ -204,7 +204,7 @@ def quantiles(values: np.ndarray) -> list[float]:
 
 def speed(count: int) -> dict:
     """Spectra per second of 22,501 pixels, by wall clock and by CPU time, after one batch that compiles."""
-    lines, found = load_lines(), {"cores": len(os.sched_getaffinity(0))}
+    lines, found = default_lines(), {"cores": len(os.sched_getaffinity(0))}
     rng = np.random.default_rng(0)
     labels = np.column_stack([rng.uniform(*r, count) for r in LIMITS.values()] + [np.full(count, 1.2)])
     for oversample in (1, OVERSAMPLE):

@@ -1,5 +1,6 @@
 """The embedded synthetic library and the mock survey: simple LTE spectra made by the project itself."""
 
+from remap.synth.blanketing import add_weak_lines, default_lines
 from remap.synth.library import make_library, write_library
 from remap.synth.model import (
     ELEMENTS,
@@ -14,8 +15,10 @@ from remap.synth.survey import make_survey
 
 __all__ = [
     "ELEMENTS",
+    "add_weak_lines",
     "check_labels",
     "check_offsets",
+    "default_lines",
     "element_offsets",
     "load_lines",
     "make_library",

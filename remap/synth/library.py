@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from remap.spectra import air_to_vacuum
-from remap.synth.model import ALPHA_ELEMENTS, ELEMENTS, LABELS, LineList, load_lines, synthesize_batch
+from remap.synth.blanketing import default_lines
+from remap.synth.model import ALPHA_ELEMENTS, ELEMENTS, LABELS, LineList, synthesize_batch
 
 _CONTINUUM_STEP = 2.0  # Å: linear interpolation between such points is good to 1e-5
 
@@ -75,7 +76,7 @@ def make_library(
       wave_step: pixel width, Å.
       oversample: monochromatic points per pixel, averaged; wave_step / oversample <= 0.03 Å is enough.
       chunk: spectra under way at a time; bounds the memory, see `synthesize_batch`.
-      lines: None takes `load_lines()`.
+      lines: None takes `default_lines()`.
       alpha: [α/M] of a fifth axis, dex, of the elements `ALPHA_ELEMENTS`; None = no such axis.
 
     Returns:
@@ -89,7 +90,7 @@ def make_library(
     """
     nodes = grid_nodes(teff=teff, logg=logg, m_h=m_h, vmic=vmic, logg_floor=logg_floor, alpha=alpha)
     wave = pixel_grid(wave_range, wave_step)
-    lines = load_lines() if lines is None else lines
+    lines = default_lines() if lines is None else lines
     main, rest = np.split(nodes, [len(LABELS)], axis=1)
     flux, continuum = synthesize_batch(
         main,

@@ -41,7 +41,9 @@ _REFERENCE_WAVE = 5000.0
 _PRESSURE_SWEEPS = 16  # hydrostatic fixed point, halved in the logarithm each sweep
 _BISECTIONS = 32  # electron density: 30 e-foldings / 2^32 is below float32 resolution
 _COARSE_NODES = 8  # Chebyshev nodes for continuum opacity and Planck function, which are smooth in wavelength
-_VDW_ENHANCEMENT = 2.5  # over Unsöld's formula; Gray (sec. 11) quotes factors of 1.5 to 3
+_HAZE_STEP = 0.08  # Å; lines are 0.1 Å wide, and only the mean over a bin is used
+_HAZE_BIN = 30.0  # Å; wide enough for a dozen lines or more
+_VDW_ENHANCEMENT = 2.0  # over Unsöld's formula; Barklem et al. 2000 (A&AS 142, 467) find 1.3 to 3
 
 _VOIGT_TOP = (
     0.564189583562615,
@@ -54,7 +56,7 @@ _VOIGT_TOP += (214.382388694706425, 122.607931777104326)
 _VOIGT_LOW = (1.0, 10.479857114260399, 53.992906912940207, 170.354001821091472, 348.703917719495792)
 _VOIGT_LOW += (457.334478783897737, 352.730625110963558, 122.607931773875350)
 
-_BOLTZMANN = 1.380649e-16  # erg/K
+BOLTZMANN = 1.380649e-16  # erg/K
 _BOLTZMANN_EV = 8.617333e-5  # eV/K
 _HC_OVER_K = 1.438777e8  # Å K
 _LIGHT = 2.99792458e10  # cm/s
@@ -114,6 +116,7 @@ class LineList(NamedTuple):
       log_gf: log10 of weight times oscillator strength. May be a traced array.
       log_vdw: log10 of the van der Waals width per H atom at 10⁴ K, rad/s cm³; NaN = Unsöld's formula.
       reach: distance from the centre at which the profile has been tapered to zero, Å.
+      haze: bool, a line whose place means nothing (`remap.synth.blanketing`): its light is taken out evenly.
     """
 
     wave: np.ndarray
@@ -123,6 +126,7 @@ class LineList(NamedTuple):
     log_gf: np.ndarray
     log_vdw: np.ndarray
     reach: np.ndarray
+    haze: np.ndarray
 
 
 class Atmosphere(NamedTuple):
@@ -164,6 +168,7 @@ def load_lines() -> LineList:
         log_gf=np.array(table["log_gf"], np.float64),
         log_vdw=np.array(table["log_vdw"], np.float64),
         reach=np.array(table["reach"], np.float64),
+        haze=np.zeros(len(table), bool),
     )
 
 
@@ -375,18 +380,44 @@ def log_saha(temperature: jax.Array) -> jax.Array:
     return thermal + partition[..., 1] - partition[..., 0] - energy
 
 
+def absorbers(temperature: jax.Array, electrons: jax.Array, share: jax.Array) -> jax.Array:
+    """Atoms and ions per H nucleus over their partition function, float[D, E, 2].
+
+    Args:
+      temperature: float[D], K.
+      electrons: float[D], cm⁻³.
+      share: float[E], abundances N(element)/N(H).
+    """
+    balance = log_saha(temperature) - jnp.log(electrons)[:, None]
+    fraction = jnp.stack([jax.nn.sigmoid(-balance), jax.nn.sigmoid(balance)], axis=-1)
+    return fraction / _partition_functions(temperature) * share[None, :, None]
+
+
+def solar_abundances() -> np.ndarray:
+    """N(element)/N(H) of the Sun, float64[E] (Asplund et al. 2009)."""
+    return _ABUNDANCE.copy()
+
+
 def planck(wave: jax.Array, temperature: jax.Array) -> jax.Array:
     """B_λ in erg/s/cm²/Å/sr; wave [Å] and temperature [K] must broadcast."""
     return 1.191043e27 / wave**5 / jnp.expm1(_HC_OVER_K / (wave * temperature))
 
 
 class _Geometry(NamedTuple):
-    """What the wavelengths fix: coarse nodes [C] in Å, weights to pixels [C, N] and lines [C, L]."""
+    """What the wavelengths fix: coarse nodes [C] in Å, weights to pixels [C, N] and lines [C, L].
+
+    The haze has pixels of its own, [C, B·P] in B bins with their middles [B] in Å from the first wavelength;
+    None without haze.
+    """
 
     coarse: np.ndarray
     to_pixels: np.ndarray
     to_lines: np.ndarray
     windows: tuple[_Window, ...]
+    distance: np.ndarray
+    to_haze: np.ndarray | None
+    haze_windows: tuple[_Window, ...]
+    haze_middles: np.ndarray | None
 
 
 def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
@@ -405,8 +436,41 @@ def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
         transform = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, _COARSE_NODES - 1))
         return (np.polynomial.chebyshev.chebvander(x, _COARSE_NODES - 1) @ transform).T.astype(np.float32)
 
+    haze_wave, haze_middles = _haze_bins(lines, wave)
+    coarse = (middle + half * nodes).astype(np.float32)
+    return _Geometry(
+        coarse=coarse,
+        to_pixels=basis(wave),
+        to_lines=basis(lines.wave),
+        windows=_windows(lines, ~lines.haze, wave),
+        distance=(wave - wave[0]).astype(np.float32),
+        to_haze=None if haze_wave is None else basis(haze_wave),
+        haze_windows=() if haze_wave is None else _windows(lines, lines.haze, haze_wave),
+        haze_middles=haze_middles,
+    )
+
+
+def _haze_bins(lines, wave):
+    """Wavelengths [B·P] at which the haze is computed, and its bins' middles [B] from wave[0], both in Å, or None.
+
+    Bins lie where the made-up lines do; beyond them the last one stands for what would follow.
+    """
+    if not np.any(lines.haze):
+        return None, None
+    low = max(wave[0] - 0.5 * _HAZE_BIN, lines.wave[lines.haze].min())
+    high = min(wave[-1] + 0.5 * _HAZE_BIN, lines.wave[lines.haze].max())
+    if high - low < 0.5 * _HAZE_BIN:
+        return None, None
+    bins = max(round((high - low) / _HAZE_BIN), 1)
+    points = bins * int((high - low) / bins / _HAZE_STEP)
+    at = low + (np.arange(points) + 0.5) * (high - low) / points
+    return at, (at.reshape(bins, -1).mean(axis=1) - wave[0]).astype(np.float32)
+
+
+def _windows(lines, chosen, wave):
+    """The pixels that each of the chosen lines touches, grouped by reach."""
     windows = []
-    inside = (lines.wave + lines.reach > wave[0]) & (lines.wave - lines.reach < wave[-1])
+    inside = chosen & (lines.wave + lines.reach > wave[0]) & (lines.wave - lines.reach < wave[-1])
     is_hydrogen = lines.element == _HYDROGEN
     for reach, hydrogen in sorted(set(zip(lines.reach.tolist(), is_hydrogen.tolist(), strict=True))):
         index = np.flatnonzero(inside & (lines.reach == reach) & (is_hydrogen == hydrogen))
@@ -419,8 +483,7 @@ def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
         pixels = start[:, None] + np.arange(width)
         offset = (wave[pixels] - lines.wave[index, None]).astype(np.float32)
         windows.append(_Window(index.astype(np.int32), start.astype(np.int32), offset, reach, hydrogen))
-    coarse = (middle + half * nodes).astype(np.float32)
-    return _Geometry(coarse, basis(wave), basis(lines.wave), tuple(windows))
+    return tuple(windows)
 
 
 def _synthesize(labels, offsets, lines, geometry, oversample):
@@ -442,10 +505,21 @@ def _spectrum(atmosphere, labels, offsets, lines, geometry, oversample):
     source = planck(coarse[None, :], temperature[:, None])
     # the continuum by the same depths and angles as the lines, so that their errors cancel in the quotient
     continuum = jnp.pi * _mix(_emergent(source, _depths(ratio, tau))[None, :], geometry.to_pixels)[0]
-    lined = _mix(ratio, geometry.to_pixels) * (
-        1.0 + _line_opacity(lines, geometry, atmosphere, opacity, _abundances(labels[2], offsets), labels[3])
-    )
-    flux = jnp.pi * _emergent(_mix(source, geometry.to_pixels), _depths(lined, tau))
+    share = _abundances(labels[2], offsets)
+
+    def absorbed(to_pixels, windows):
+        added = _line_opacity(lines, windows, to_pixels, geometry, atmosphere, opacity, share, labels[3])
+        return _emergent(_mix(source, to_pixels), _depths(_mix(ratio, to_pixels) * (1.0 + added), tau))
+
+    flux = jnp.pi * absorbed(geometry.to_pixels, geometry.windows)
+    if geometry.to_haze is not None:
+        # lines at random places: their mean transmission multiplies that of the others
+        clear = _mix(_emergent(source, _depths(ratio, tau))[None, :], geometry.to_haze)[0]
+        haze = absorbed(geometry.to_haze, geometry.haze_windows) / clear
+        middles = jnp.asarray(geometry.haze_middles)
+        flux = flux * jnp.interp(
+            jnp.asarray(geometry.distance), middles, haze.reshape(middles.size, -1).mean(axis=1)
+        )
     pixels = (-1, oversample)
     return (flux / continuum).reshape(pixels).mean(axis=1), continuum.reshape(pixels).mean(axis=1)
 
@@ -480,7 +554,7 @@ def _electron_density(temperature, pressure, share):
     """
     share = share[None, :]
     nuclei = jnp.sum(share) + _HELIUM
-    total = pressure / (_BOLTZMANN * temperature)
+    total = pressure / (BOLTZMANN * temperature)
     saha = log_saha(temperature)
 
     def residual(x, total, saha, share, nuclei):
@@ -514,7 +588,7 @@ def _continuum_opacity(wave, temperature, electrons, hydrogen):
     theta = 5040.0 / t
     log_theta = jnp.log10(theta)
     log_w = jnp.log10(w)
-    electron_pressure = (electrons * _BOLTZMANN * temperature)[:, None]
+    electron_pressure = (electrons * BOLTZMANN * temperature)[:, None]
     stimulated = -jnp.expm1(-_HC_OVER_K / (w * t))
 
     micron = w * 1e-4
@@ -542,26 +616,24 @@ def _continuum_opacity(wave, temperature, electrons, hydrogen):
     )
 
 
-def _line_opacity(lines, geometry, atmosphere, continuum, share, vmic):
+def _line_opacity(lines, windows, to_pixels, geometry, atmosphere, continuum, share, vmic):
     """Sum over lines of line absorption divided by continuous absorption, float[D, N].
 
     l = (π e²/m c) (λ²/c) gf (n/U) e^(-χ/kT) (1 - e^(-hc/λkT)) H(a, u) / (√π Δλ_D) (Gray, eqs. 11.13, 11.45).
     """
-    total = jnp.zeros((len(_LOG_TAU), geometry.to_pixels.shape[1]), jnp.float32)
+    total = jnp.zeros((len(_LOG_TAU), to_pixels.shape[1]), jnp.float32)
     at_lines = _mix(continuum, geometry.to_lines)
     temperature, electrons = atmosphere.temperature[:, None], atmosphere.electron_density[:, None]
-    partition = _partition_functions(atmosphere.temperature)
-    balance = log_saha(atmosphere.temperature) - jnp.log(electrons)
-    fraction = jnp.stack([jax.nn.sigmoid(-balance), jax.nn.sigmoid(balance)], axis=-1) / partition
-    fraction = fraction * (share[None, :] * atmosphere.hydrogen_density[:, None])[..., None]
-    for window in geometry.windows:
+    fraction = absorbers(atmosphere.temperature, atmosphere.electron_density, share)
+    fraction = fraction * atmosphere.hydrogen_density[:, None, None]
+    for window in windows:
         i = window.index
         centre = jnp.asarray(lines.wave, jnp.float32)[i][None, :]
         element, stage = jnp.asarray(lines.element)[i], jnp.asarray(lines.stage)[i] - 1
         excitation = jnp.asarray(lines.excitation, jnp.float32)[i][None, :]
         log_gf = jnp.asarray(lines.log_gf, jnp.float32)[i][None, :]
         mass = jnp.asarray(_MASS, jnp.float32)[element][None, :] * _ATOMIC_MASS
-        thermal = 2 * _BOLTZMANN * temperature / mass + (1e5 * vmic) ** 2
+        thermal = 2 * BOLTZMANN * temperature / mass + (1e5 * vmic) ** 2
         doppler = centre * jnp.sqrt(thermal) / _LIGHT  # Å
         stimulated = -jnp.expm1(-_HC_OVER_K / (centre * temperature))
         # π e²/(m c) = 0.02654 cm² Hz; λ² φ_λ / c with λ in Å and φ per Å leaves 1e-8 cm/Å
@@ -594,7 +666,8 @@ def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppl
     """Voigt parameter a, float[D, n]: classical natural width plus van der Waals broadening by H.
 
     Natural: γ = 0.2223/λ² with λ in cm (Gray, eq. 11.13). Van der Waals: the line's own width, growing as
-    T^0.3, or Unsöld's formula (Gray, eq. 11.29-11.30) times `_VDW_ENHANCEMENT`.
+    T^0.3, or Unsöld's formula, γ = 17 C6^0.4 v^0.6 N (Gray, eq. 11.29-11.30, whose constant of 20 holds an
+    enhancement of 2.5 already), times `_VDW_ENHANCEMENT`.
     """
     temperature = atmosphere.temperature[:, None]
     hydrogen = atmosphere.hydrogen_density[:, None]
@@ -604,8 +677,8 @@ def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppl
     limit = jnp.asarray(_IONISATION, jnp.float32)[element, stage][None, :]
     upper = jnp.maximum(limit - excitation - 12398.42 / centre, 0.5)
     log_c6 = -30.5229 + jnp.log10(1.0 / upper**2 - 1.0 / (limit - excitation) ** 2)
-    pressure = hydrogen * _BOLTZMANN * temperature
-    unsold = _VDW_ENHANCEMENT * 10.0 ** (20.0 + 0.4 * log_c6 - 0.7 * jnp.log10(temperature)) * pressure
+    pressure = hydrogen * BOLTZMANN * temperature
+    unsold = _VDW_ENHANCEMENT * 10.0 ** (19.59 + 0.4 * log_c6 - 0.7 * jnp.log10(temperature)) * pressure
     gamma = natural + jnp.where(jnp.isnan(log_vdw), unsold, own)
     return gamma * centre**2 * 1e-8 / (4 * np.pi * _LIGHT * doppler)
 

@@ -12,8 +12,9 @@ from astropy.table import Table
 from scipy import optimize, special
 
 from remap.spectra import SPEED_OF_LIGHT
+from remap.synth.blanketing import default_lines
 from remap.synth.library import pixel_grid
-from remap.synth.model import ELEMENTS, LABEL_RANGES, OFFSET_RANGE, LineList, load_lines, synthesize_batch
+from remap.synth.model import ELEMENTS, LABEL_RANGES, OFFSET_RANGE, LineList, synthesize_batch
 
 _LIMB_DARKENING = 0.6  # of the rotation profile; typical of the visible
 _SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
@@ -106,7 +107,7 @@ def make_survey(
       wave_range, wave_step: pixel centres of the survey, Å in air.
       oversample: model points per pixel; wave_step / oversample <= 0.03 Å resolves the lines.
       chunk: spectra under way at a time, see `synthesize_batch`.
-      lines: the library's line list; None takes `load_lines()`.
+      lines: the library's line list; None takes `default_lines()`.
 
     Returns:
       The truth table, one row per star: file, star_id, kind (dwarf or giant), labelled, calibration, split
@@ -139,7 +140,7 @@ def make_survey(
         raise FileExistsError(f"{spectra} already has files; a survey is written into an empty folder")
 
     wave = pixel_grid(wave_range, wave_step)
-    lines = load_lines() if lines is None else lines
+    lines = default_lines() if lines is None else lines
     # one stream for the survey and one per star, so that a star does not depend on how many follow it
     survey_seed, *star_seeds = np.random.SeedSequence(seed).spawn(1 + dwarfs + giants)
     rng = np.random.default_rng(survey_seed)
