@@ -642,22 +642,23 @@ def _line_opacity(lines, windows, to_pixels, geometry, atmosphere, continuum, sh
         strength = strength * stimulated  # [D, n], times a profile per Å
         damping = _damping(lines, i, centre, element, stage, excitation, atmosphere, doppler)
         field = (1.25e-9 * electrons ** (2.0 / 3.0)) * jnp.ones_like(centre)
+        own = _self_broadening(temperature, atmosphere.hydrogen_density[:, None], centre)
 
         def add(total, line, reach=window.reach, hydrogen=window.hydrogen):
-            start, offset, strength, doppler, damping, field = line
+            start, offset, strength, doppler, damping, field, own = line
             width = offset.shape[0]
             offset = offset[None, :]
             taper = jnp.maximum(1.0 - (offset / reach) ** 4, 0.0)
             width_d = doppler[:, None]
             if hydrogen:
-                shape = _stark_profile(offset, width_d, field[:, None])
+                shape = _stark_profile(offset, width_d, field[:, None], own[:, None])
             else:
                 shape = voigt(damping[:, None], offset / width_d) / np.sqrt(np.pi)
             profile = strength[:, None] / width_d * taper * shape
             old = jax.lax.dynamic_slice_in_dim(total, start, width, axis=1)
             return jax.lax.dynamic_update_slice_in_dim(total, old + profile, start, axis=1), None
 
-        per_line = (window.start, window.offset, strength.T, doppler.T, damping.T, field.T)
+        per_line = (window.start, window.offset, strength.T, doppler.T, damping.T, field.T, own.T)
         total, _ = jax.lax.scan(add, total, per_line)
     return total
 
@@ -683,12 +684,26 @@ def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppl
     return gamma * centre**2 * 1e-8 / (4 * np.pi * _LIGHT * doppler)
 
 
-def _stark_profile(offset, doppler, field):
+def _self_broadening(temperature, hydrogen, wave):
+    """Half width of Hβ by collisions with neutral H in Å, float[D, n].
+
+    w = (4/π)^(α/2) Γ(2 - α/2) v0 σ (v/v0)^(1-α) N with σ = 2320 a0², α = 0.455, v0 = 10⁶ cm/s and v the mean
+    relative velocity (Barklem, Piskunov & O'Mara 2000, A&A 363, 1091). All H counts as neutral.
+    """
+    cross, alpha, reference = 2320 * 2.800285e-17, 0.455, 1e6
+    velocity = jnp.sqrt(8 * BOLTZMANN * temperature / (np.pi * 0.504 * _ATOMIC_MASS))
+    factor = (4 / np.pi) ** (0.5 * alpha) * special.gamma(2 - 0.5 * alpha) * reference * cross
+    half = factor * (velocity / reference) ** (1 - alpha) * hydrogen  # rad/s
+    return half * wave**2 * 1e-8 / (2 * np.pi * _LIGHT)
+
+
+def _stark_profile(offset, doppler, field, own):
     """Hβ profile times its Doppler width, float[D, W]: quasi-static wings and a Gaussian core of unit area.
 
     Holtsmark's S(α) = C α^(-5/2), α = |Δλ|/F0 [Å per cgs], F0 = 1.25e-9 n_e^(2/3), C = 3.57e-3 for Hβ
     (Underhill & Waddell 1959), twice that for ions and electrons together (Griem 1960); flat inside the α
     that makes its area 1. Δλ² + Δλ_D² stands for Δλ² in it, and the Gaussian carries the missing area.
+    Wings of collisions with H, of half width `own`, are added, and their area taken from the rest.
     """
     constant = 2 * 3.57e-3
     flat = (2.6427 * constant) ** (2.0 / 3.0)  # ∫ dx / (1 + |x|^2.5) = 2.6427
@@ -697,7 +712,9 @@ def _stark_profile(offset, doppler, field):
     wings = 1.0 / (2.6427 * scale * (1.0 + x2**1.25))
     area = 1.0 / (1.0 + 1.103 * (doppler / scale) ** 1.5)  # of `wings`, exact in both limits
     core = (1.0 - area) * jnp.exp(-((offset / doppler) ** 2)) / (np.sqrt(np.pi) * doppler)
-    return (wings + core) * doppler
+    inside2 = own**2 + doppler**2 + scale**2
+    lorentz = own / (np.pi * (offset**2 + inside2))
+    return ((1.0 - own / jnp.sqrt(inside2)) * (wings + core) + lorentz) * doppler
 
 
 def _depths(opacity, tau):
