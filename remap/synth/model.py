@@ -2,9 +2,9 @@
 
 The model is small and physical, not accurate: plane-parallel layers with a solar T(τ) scaled by Teff,
 hydrostatic equilibrium with electrons from H and the metals, H⁻ opacity, Saha-Boltzmann populations, Voigt
-profiles. It has no molecules, no convection and no departures from LTE. Everything is in cgs units with
-energies in eV and wavelengths in Å (air) unless a name says otherwise; arrays over the atmosphere have the
-layers as their first axis, from the top down.
+profiles, and a haze of weak lines. It has no molecules, no convection and no departures from LTE. Everything is
+in cgs units with energies in eV and wavelengths in Å (air) unless a name says otherwise; arrays over the
+atmosphere have the layers as their first axis, from the top down.
 
 Sources: Gray 2008, "The Observation and Analysis of Stellar Photospheres", 3rd ed. (Gray below); Asplund et
 al. 2009, ARA&A 47, 481 (abundances); NIST ASD (ionisation energies); others at the functions.
