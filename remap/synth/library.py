@@ -82,7 +82,7 @@ def make_library(
     Returns:
       wave_air, wave_vac: float64[N], Å.
       flux: float32[S, N], divided by the true continuum. With weak lines (`default_lines`) it stays below 1
-        between the lines too, by 3 % in the Sun and by more in cool stars rich in metals.
+        between the lines too, by about 4 % in the Sun and by more in cool stars rich in metals.
       cont_wave_air, continuum: float64[C] in Å, float32[S, C] in erg/s/cm²/Å; interpolate linearly.
       labels, label_names: float32[S, L], str[L]: teff, logg, m_h, vmic and, if asked for, alpha.
 
