@@ -2,8 +2,9 @@
 
     python -m launch.quickstart
 
-The mock survey differs from the library in line strengths, microturbulence, rotation, line spread, instrument
-response and noise, so that there is a gap for fine-tuning to close. Under 5 minutes and 4 GiB on two cores.
+The mock survey differs from the library in line strengths, abundances, microturbulence, rotation, line spread,
+instrument response, bright features and noise, so that there is a gap for fine-tuning to close. Under 5 minutes
+and 4 GiB on two cores.
 """
 
 import ml_collections
@@ -36,6 +37,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "giants": 50,
             "labelled_dwarfs": 120,
             "labelled_giants": 30,
+            "calibration_dwarfs": 8,
+            "calibration_giants": 4,
             "dwarf_teff": (4700.0, 6400.0),
             "dwarf_logg": ((4700.0, 4.6), (5600.0, 4.45), (6400.0, 4.1)),
             "giant_teff": (4600.0, 5100.0),
@@ -44,6 +47,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "feh": (-0.1, 0.25),
             "feh_range": (-0.9, 0.45),
             "label_errors": (50.0, 0.08, 0.05),
+            "calibration_errors": (20.0, 0.03, 0.02),
+            "missing_labels": 0.05,
+            "abundance_scatter": 0.05,
             "loggf_scatter": 0.1,
             "vmic": (0.8, 1.6),
             "vsini": (0.0, 8.0),
@@ -53,7 +59,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "lsf_tilt": 0.05,
             "lsf_drift": 0.03,
             "response": 0.2,
+            "blaze": 0.3,
             "snr": (50.0, 200.0),
+            "calibration_snr": (200.0, 400.0),
+            "bright_features": 2,
+            "bright_height": (0.05, 0.3),
+            "bright_fwhm": 1.0,
+            "bright_jitter": 0.3,
             "cosmic_rays": 1.0,
             "dead_pixels": 3,
             "wave_range": (4855.0, 5745.0),
@@ -117,6 +129,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             {"teff": (4750, 5500, 6250), "logg": (2.5, 3.75, 5.0), "m_h": (-0.75, 0.25)}
         )
         c.synthetic.survey.update({"dwarfs": 40, "giants": 10, "labelled_dwarfs": 30, "labelled_giants": 5})
+        c.synthetic.survey.update({"calibration_dwarfs": 3, "calibration_giants": 1})
         c.model.filters = (16, 32)
         c.pretrain.update({"epoch_size": 512, "cycles": 2, "epochs_per_cycle": 2})
         c.finetune.update({"cycles": 2, "epochs_per_cycle": 3})

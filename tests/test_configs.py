@@ -1,8 +1,10 @@
 """Every experiment's config: it loads, is locked, refuses what it does not know, and agrees with the design."""
 
+import inspect
 import json
 from importlib import import_module
 
+import numpy as np
 import pytest
 import tiny
 from absl import flags
@@ -15,13 +17,14 @@ from remap.io import FORMATS
 from remap.optim import layer_rules
 from remap.preprocess import make_preprocessing
 from remap.stages import build_model
+from remap.synth.library import grid_nodes, make_library
+from remap.synth.survey import make_survey
 from remap.train import LossSettings
 
 # ml_collections loads config files in a way that Python 3.12 drops.
 OLD_LOADER = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
-NAMES = sorted(
-    p.stem for p in (tiny.REPOSITORY / "configs").glob("*.py") if p.stem not in ("__init__", "common")
-)
+NOT_EXPERIMENTS = ("__init__", "common", "synthesize")
+NAMES = sorted(p.stem for p in (tiny.REPOSITORY / "configs").glob("*.py") if p.stem not in NOT_EXPERIMENTS)
 
 
 def get(name, arg=None):
@@ -76,7 +79,7 @@ def test_locked_config_refuses_new_fields(name):
         c.nothing_known = 3
 
 
-@pytest.mark.parametrize("name", ["common", *NAMES])
+@pytest.mark.parametrize("name", ["common", "synthesize", *NAMES])
 def test_unknown_argument_is_refused_by_name(name):
     with pytest.raises(ValueError, match="unknown config argument 'shrt'; this config knows"):
         get(name, "shrt")
@@ -110,6 +113,24 @@ def test_fields_can_be_set_on_the_command_line(parse):
 def test_a_value_of_another_type_is_refused_by_name(parse):
     with pytest.raises(flags.IllegalFlagValueError, match=r"config\.pretrain\.batch_size=abc"):
         parse(f"--config={tiny.REPOSITORY}/configs/miles.py", "--config.pretrain.batch_size=abc")
+
+
+def test_default_library_covers_the_grid_of_the_design():
+    c = get("synthesize")
+    assert c.is_locked
+    nodes = grid_nodes(**{n: c.library[n] for n in ("teff", "logg", "m_h", "vmic", "logg_floor")})
+    assert nodes.shape == (594, 4)
+    np.testing.assert_allclose(nodes.min(axis=0), [4000, 1.0, -2.0, 1.0])
+    np.testing.assert_allclose(nodes.max(axis=0), [7000, 5.0, 0.5, 1.8])
+    assert inspect.signature(make_library).parameters.keys() - c.library.keys() == {"lines"}
+    assert c.library.keys() == get("synthesize", "short").library.keys()
+
+
+@pytest.mark.parametrize("arg", [None, "short"])
+def test_every_choice_of_the_mock_survey_is_a_field(arg):
+    settings = get("quickstart", arg).synthetic
+    assert inspect.signature(make_survey).parameters.keys() - settings.survey.keys() == {"folder", "lines"}
+    assert inspect.signature(make_library).parameters.keys() - settings.library.keys() == {"lines", "alpha"}
 
 
 def test_shared_values_are_those_of_the_design():

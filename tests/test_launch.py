@@ -9,6 +9,7 @@ from astropy.io import fits
 
 from remap.catalogue import read_catalogue
 from remap.flags import Flag
+from remap.io.bundle import read_bundle
 
 
 def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_predictor, tmp_path):
@@ -94,3 +95,41 @@ def test_unknown_field_is_told_without_a_traceback(tmp_path):
     assert done.returncode != 0
     assert "batchsize" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_synthesize_makes_a_library_that_reads_as_any_other(tmp_path):
+    output = tmp_path / "library.npz"
+    arguments = [
+        "--config=configs/synthesize.py:short",
+        "--config.library.teff=(5750.0,)",
+        "--config.library.logg=(4.5,)",
+        "--config.library.alpha=(0.0,0.4)",
+        "--config.library.wave_range=(5160.0,5180.0)",
+        f"--output={output}",
+    ]
+    done = tiny.launch("launch.synthesize", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "4 spectra of 201 pixels" in done.stderr
+    source = {
+        "format": "bundle",
+        "medium": "air",
+        "absolute": True,
+        "label_columns": ("teff", "logg", "m_h", "vmic", "alpha"),
+    }
+    spectra = read_bundle(output, source)
+    assert spectra.flux.shape == (4, 201)
+    np.testing.assert_allclose(spectra.labels["feh"], [-0.5, -0.5, 0.0, 0.0])
+    np.testing.assert_allclose(spectra.labels["alpha"], [0.0, 0.4, 0.0, 0.4])
+    written = output.read_bytes()
+
+    again = tiny.launch("launch.synthesize", *arguments)
+    assert again.returncode == 1
+    assert again.stderr.strip() == f"error: {output}: exists already; a library is never overwritten"
+    assert output.read_bytes() == written
+
+    hot = tiny.launch(
+        "launch.synthesize", "--config.library.teff=(9000.0,)", f"--output={tmp_path / 'hot.npz'}"
+    )
+    assert hot.returncode == 1
+    assert hot.stderr.strip() == "error: teff = 9000 is outside the model's range [3900, 7500]"
+    assert [p.name for p in tmp_path.iterdir()] == ["library.npz"]

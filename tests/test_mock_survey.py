@@ -6,8 +6,8 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 
-from remap.synth import make_survey
-from remap.synth.survey import broaden, line_spread
+from remap.synth import ELEMENTS, make_survey
+from remap.synth.survey import blaze_function, broaden, line_spread
 
 SURVEY = {
     "seed": 5,
@@ -15,6 +15,8 @@ SURVEY = {
     "giants": 3,
     "labelled_dwarfs": 4,
     "labelled_giants": 1,
+    "calibration_dwarfs": 1,
+    "calibration_giants": 0,
     "dwarf_teff": (4500.0, 6500.0),
     "dwarf_logg": ((4500.0, 4.6), (6500.0, 4.2)),
     "giant_teff": (4200.0, 5200.0),
@@ -23,6 +25,9 @@ SURVEY = {
     "feh": (-0.1, 0.3),
     "feh_range": (-1.5, 0.5),
     "label_errors": (60.0, 0.1, 0.05),
+    "calibration_errors": (15.0, 0.02, 0.01),
+    "missing_labels": 0.0,
+    "abundance_scatter": 0.1,
     "loggf_scatter": 0.1,
     "vmic": (0.8, 2.0),
     "vsini": (1.0, 8.0),
@@ -32,7 +37,13 @@ SURVEY = {
     "lsf_tilt": 0.1,
     "lsf_drift": 0.02,
     "response": 0.2,
+    "blaze": 0.4,
     "snr": (50.0, 200.0),
+    "calibration_snr": (300.0, 400.0),
+    "bright_features": 1,
+    "bright_height": (0.3, 0.5),
+    "bright_fwhm": 0.4,
+    "bright_jitter": 0.2,
     "cosmic_rays": 3.0,
     "dead_pixels": 2,
     "wave_range": (5160.0, 5200.0),
@@ -74,11 +85,16 @@ def test_labels_are_the_truth_with_the_quoted_errors(survey):
     assert list(labels["file"]) == list(known["file"])
     assert list(known["kind"]) == ["dwarf"] * 4 + ["giant"]
     assert set(known["split"]) == {"train"}
-    for name, error in zip(("teff", "logg", "feh"), SURVEY["label_errors"], strict=True):
+    assert list(known["calibration"]) == [True, False, False, False, False]
+    assert not np.any(truth["calibration"][~np.asarray(truth["labelled"])])
+    low, high = SURVEY["calibration_snr"]
+    assert list((truth["snr"] >= low) & (truth["snr"] <= high)) == list(truth["calibration"])
+    for j, name in enumerate(("teff", "logg", "feh")):
+        error = np.where(known["calibration"], SURVEY["calibration_errors"][j], SURVEY["label_errors"][j])
         pull = (np.asarray(labels[name]) - np.asarray(known[name])) / error
         assert np.all(pull != 0)
         assert np.all(np.abs(pull) < 4)
-        assert np.all(labels[f"{name}_err"] == error)
+        np.testing.assert_array_equal(labels[f"{name}_err"], error)
 
 
 def test_noise_has_the_stated_size(survey):
@@ -108,14 +124,56 @@ def test_repeats_from_its_seed(survey, tmp_path):
 
 def test_line_errors_make_a_domain_gap(tmp_path):
     quiet = {"cosmic_rays": 0.0, "dead_pixels": 0, "snr": (1e4, 1e4), "dwarfs": 1, "giants": 0}
-    quiet |= {"labelled_dwarfs": 0, "labelled_giants": 0}
-    make_survey(tmp_path / "right", **SURVEY | quiet | {"loggf_scatter": 0.0})
-    make_survey(tmp_path / "wrong", **SURVEY | quiet | {"loggf_scatter": 0.2})
-    right, wrong = (
-        np.asarray(spectrum(tmp_path / n, "star_0000.fits")["flux"], float) for n in ("right", "wrong")
-    )
-    gap = np.std(wrong / right)
-    assert 0.003 < gap < 0.1  # far above the noise of 1e-4, far below the lines
+    quiet |= {"labelled_dwarfs": 0, "labelled_giants": 0, "calibration_dwarfs": 0, "bright_features": 0}
+    quiet |= {"loggf_scatter": 0.0, "abundance_scatter": 0.0}
+    make_survey(tmp_path / "right", **SURVEY | quiet)
+    right = np.asarray(spectrum(tmp_path / "right", "star_0000.fits")["flux"], float)
+    for change in ({"loggf_scatter": 0.2}, {"abundance_scatter": 0.2}):
+        make_survey(tmp_path / next(iter(change)), **SURVEY | quiet | change)
+        wrong = np.asarray(spectrum(tmp_path / next(iter(change)), "star_0000.fits")["flux"], float)
+        gap = np.std(wrong / right)
+        assert 0.003 < gap < 0.1  # far above the noise of 1e-4, far below the lines
+
+
+def test_abundances_scatter_but_for_iron(survey):
+    truth = Table.read(survey / "truth.ecsv")
+    names = [f"{e.lower()}_m" for e in ELEMENTS if e != "H"]
+    values = np.array([truth[n] for n in names if n != "fe_m"])
+    assert np.all(np.asarray(truth["fe_m"]) == 0)
+    assert values.std() == pytest.approx(SURVEY["abundance_scatter"], rel=0.2)  # 153 draws: 6 %
+    assert abs(values.mean()) < 0.03
+    assert str(truth["mg_m"].unit) == "dex"
+
+
+def test_one_label_of_some_stars_is_missing(tmp_path):
+    counts = {"labelled_dwarfs": 6, "labelled_giants": 3, "missing_labels": 1.0}
+    make_survey(tmp_path, **SURVEY | counts)
+    labels = Table.read(tmp_path / "labels.ecsv")
+    missing = np.isnan([labels[n] for n in ("teff", "logg", "feh")])
+    errors = np.isnan([labels[f"{n}_err"] for n in ("teff", "logg", "feh")])
+    np.testing.assert_array_equal(missing, errors)
+    np.testing.assert_array_equal(missing.sum(axis=0), [0] + [1] * 8)  # the calibration star has them all
+
+
+def test_bright_features_stay_on_their_pixels(tmp_path):
+    quiet = {"cosmic_rays": 0.0, "dead_pixels": 0, "snr": (1e4, 1e4), "calibration_snr": (1e4, 1e4)}
+    make_survey(tmp_path / "with", **SURVEY | quiet)
+    make_survey(tmp_path / "without", **SURVEY | quiet | {"bright_height": (0.0, 0.0)})
+    truth = Table.read(tmp_path / "with" / "truth.ecsv")
+    (place,) = truth.meta["bright_pixels"]
+    for name in truth["file"]:
+        a, b = (np.asarray(spectrum(tmp_path / f, name)["flux"], float) for f in ("with", "without"))
+        excess = (a - b) / 1e8
+        assert abs(np.argmax(excess) - place) <= 1
+        assert 0.25 < excess.max() < 0.55  # sampling and the place within a pixel take up to a tenth
+        assert abs(excess[np.abs(np.arange(excess.size) - place) > 10]).max() < 1e-3
+
+
+def test_blaze_is_a_sinc_of_the_stated_loss():
+    x = np.linspace(-1, 1, 101)
+    np.testing.assert_allclose(blaze_function(x, 0.4)[[0, 50, 100]], [0.6, 1.0, 0.6], atol=1e-9)
+    np.testing.assert_allclose(blaze_function(x, 0.0), 1.0)
+    assert np.all(np.diff(blaze_function(x, 0.4)[50:]) < 0)
 
 
 def test_broadening_conserves_area_and_has_the_right_width():
@@ -150,7 +208,13 @@ def test_line_spread_has_its_fwhm():
     ("change", "message"),
     [
         ({"labelled_dwarfs": 7}, "cannot label 7 of 6 dwarfs"),
-        ({"dwarfs": 0, "giants": 0, "labelled_dwarfs": 0, "labelled_giants": 0}, "no stars"),
+        (
+            {"dwarfs": 0, "giants": 0, "labelled_dwarfs": 0, "labelled_giants": 0, "calibration_dwarfs": 0},
+            "no stars",
+        ),
+        ({"calibration_dwarfs": 5}, "cannot take 5 calibration stars from 4 labelled dwarfs"),
+        ({"missing_labels": 1.5}, "missing_labels must be in"),
+        ({"blaze": 1.0}, "blaze must be in"),
         ({"dwarf_teff": (9000.0, 9500.0)}, "teff = .* outside"),
     ],
 )

@@ -2,9 +2,9 @@
 
 The model is small and physical, not accurate: plane-parallel layers with a solar T(τ) scaled by Teff,
 hydrostatic equilibrium with electrons from H and the metals, H⁻ opacity, Saha-Boltzmann populations, Voigt
-profiles. It has no molecules, no convection and no departures from LTE. Everything is in cgs units with
-energies in eV and wavelengths in Å (air) unless a name says otherwise; arrays over the atmosphere have the
-layers as their first axis, from the top down.
+profiles, and a haze of weak lines. It has no molecules, no convection and no departures from LTE. Everything is
+in cgs units with energies in eV and wavelengths in Å (air) unless a name says otherwise; arrays over the
+atmosphere have the layers as their first axis, from the top down.
 
 Sources: Gray 2008, "The Observation and Analysis of Stellar Photospheres", 3rd ed. (Gray below); Asplund et
 al. 2009, ARA&A 47, 481 (abundances); NIST ASD (ionisation energies); others at the functions.
@@ -30,6 +30,8 @@ LABEL_RANGES = {  # K, dex (cgs), dex, km/s: where the physics above is defensib
     "m_h": (-4.0, 1.0),
     "vmic": (0.1, 10.0),
 }
+OFFSET_RANGE = (-2.0, 2.0)  # dex
+ALPHA_ELEMENTS = ("Mg", "Si", "Ca", "Ti")  # those of the α elements that the model has
 WAVE_RANGE = (4000.0, 8000.0)  # Å: no bound-free edge of H inside, H⁻ fits valid
 
 _LOG_TAU = np.linspace(
@@ -39,7 +41,9 @@ _REFERENCE_WAVE = 5000.0
 _PRESSURE_SWEEPS = 16  # hydrostatic fixed point, halved in the logarithm each sweep
 _BISECTIONS = 32  # electron density: 30 e-foldings / 2^32 is below float32 resolution
 _COARSE_NODES = 8  # Chebyshev nodes for continuum opacity and Planck function, which are smooth in wavelength
-_VDW_ENHANCEMENT = 2.5  # over Unsöld's formula; Gray (sec. 11) quotes factors of 1.5 to 3
+_HAZE_STEP = 0.08  # Å; lines are 0.1 Å wide, and only the mean over a bin is used
+_HAZE_BIN = 30.0  # Å; wide enough for a dozen lines or more
+_VDW_ENHANCEMENT = 2.0  # over Unsöld's formula; Barklem et al. 2000 (A&AS 142, 467) find 1.3 to 3
 
 _VOIGT_TOP = (
     0.564189583562615,
@@ -52,7 +56,7 @@ _VOIGT_TOP += (214.382388694706425, 122.607931777104326)
 _VOIGT_LOW = (1.0, 10.479857114260399, 53.992906912940207, 170.354001821091472, 348.703917719495792)
 _VOIGT_LOW += (457.334478783897737, 352.730625110963558, 122.607931773875350)
 
-_BOLTZMANN = 1.380649e-16  # erg/K
+BOLTZMANN = 1.380649e-16  # erg/K
 _BOLTZMANN_EV = 8.617333e-5  # eV/K
 _HC_OVER_K = 1.438777e8  # Å K
 _LIGHT = 2.99792458e10  # cm/s
@@ -91,14 +95,14 @@ _ELEMENTS = {
     "Y": _Element(2.21, 88.91, (6.217, 12.22), (12.0, 15.0), (0.9, 0.5)),
     "Ba": _Element(2.18, 137.33, (5.212, 10.00), (2.6, 4.2), (1.3, 0.6)),
 }
-_SYMBOLS = tuple(_ELEMENTS)
+ELEMENTS = tuple(_ELEMENTS)  # the order of every array over elements
 _ABUNDANCE = np.array([10.0 ** (e.abundance - 12) for e in _ELEMENTS.values()])
 _IONISATION = np.array([e.ionisation for e in _ELEMENTS.values()])
 _PARTITION = np.array([e.partition for e in _ELEMENTS.values()])
 _SLOPE = np.array([e.slope for e in _ELEMENTS.values()])
 _MASS = np.array([e.mass for e in _ELEMENTS.values()])
-_HYDROGEN = _SYMBOLS.index("H")
-_IS_METAL = np.arange(len(_SYMBOLS)) != _HYDROGEN
+_HYDROGEN = ELEMENTS.index("H")
+_IS_METAL = np.arange(len(ELEMENTS)) != _HYDROGEN
 _HELIUM = 10.0 ** (10.93 - 12)  # by number; neutral everywhere here
 
 
@@ -112,6 +116,7 @@ class LineList(NamedTuple):
       log_gf: log10 of weight times oscillator strength. May be a traced array.
       log_vdw: log10 of the van der Waals width per H atom at 10⁴ K, rad/s cm³; NaN = Unsöld's formula.
       reach: distance from the centre at which the profile has been tapered to zero, Å.
+      haze: bool, a line whose place means nothing (`remap.synth.blanketing`): its light is taken out evenly.
     """
 
     wave: np.ndarray
@@ -121,6 +126,7 @@ class LineList(NamedTuple):
     log_gf: np.ndarray
     log_vdw: np.ndarray
     reach: np.ndarray
+    haze: np.ndarray
 
 
 class Atmosphere(NamedTuple):
@@ -156,12 +162,13 @@ def load_lines() -> LineList:
         table = Table.read(file, format="ascii.ecsv")
     return LineList(
         wave=np.array(table["wave_air"], np.float64),
-        element=np.array([_SYMBOLS.index(str(s)) for s in table["element"]], np.int32),
+        element=np.array([ELEMENTS.index(str(s)) for s in table["element"]], np.int32),
         stage=np.array(table["stage"], np.int32),
         excitation=np.array(table["excitation"], np.float64),
         log_gf=np.array(table["log_gf"], np.float64),
         log_vdw=np.array(table["log_vdw"], np.float64),
         reach=np.array(table["reach"], np.float64),
+        haze=np.zeros(len(table), bool),
     )
 
 
@@ -192,8 +199,48 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def synthesize(labels: jax.Array, *, lines: LineList, wave: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Emergent LTE spectrum of one star; jitted, differentiable in `labels` and `lines.log_gf`, vmap-able.
+def check_offsets(offsets: np.ndarray) -> np.ndarray:
+    """Checks abundance offsets [X/M] [dex] against `OFFSET_RANGE`; call it outside jit.
+
+    Args:
+      offsets: float[..., E] in the order of `ELEMENTS`; that of H must be 0.
+
+    Returns:
+      The same as float64.
+
+    Raises:
+      ValueError: wrong shape, or an offset that is not finite or out of range; names element and value.
+    """
+    offsets = np.asarray(offsets, np.float64)
+    if offsets.ndim == 0 or offsets.shape[-1] != len(ELEMENTS):
+        raise ValueError(
+            f"offsets must have shape [..., {len(ELEMENTS)}] ({', '.join(ELEMENTS)}), found {offsets.shape}"
+        )
+    for i, element in enumerate(ELEMENTS):
+        low, high = OFFSET_RANGE if element != "H" else (0.0, 0.0)
+        bad = ~((offsets[..., i] >= low) & (offsets[..., i] <= high))
+        if np.any(bad):
+            value = offsets[..., i][bad].flat[0]
+            raise ValueError(f"[{element}/M] = {value:g} is outside the model's range [{low:g}, {high:g}]")
+    return offsets
+
+
+def element_offsets(**dex: float) -> np.ndarray:
+    """Offsets float64[E] from single values, as in `element_offsets(Mg=0.3)`; the others are 0 dex.
+
+    Raises:
+      ValueError: an element that the model does not have.
+    """
+    unknown = sorted(set(dex) - set(ELEMENTS))
+    if unknown:
+        raise ValueError(f"expected elements among {', '.join(ELEMENTS)}, found {unknown[0]}")
+    return np.array([dex.get(element, 0.0) for element in ELEMENTS], np.float64)
+
+
+def synthesize(
+    labels: jax.Array, *, lines: LineList, wave: np.ndarray, offsets: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Emergent LTE spectrum of one star; jitted, differentiable in labels, offsets and log gf; vmap-able.
 
     Values are monochromatic, at the wavelengths asked for: lines are 0.05 Å wide, so a coarser grid must be
     averaged over sub-pixels by the caller, as `make_library` does.
@@ -203,6 +250,8 @@ def synthesize(labels: jax.Array, *, lines: LineList, wave: np.ndarray) -> tuple
         they may be traced: see `check_labels`.
       lines: the line list; its arrays other than `log_gf` must be concrete.
       wave: float[N], air wavelengths in Å, strictly increasing, concrete.
+      offsets: float[E], abundances [X/M] in dex in the order of `ELEMENTS`, in the lines and the electron
+        donors; None = all 0. Unchecked too: see `check_offsets`.
 
     Returns:
       flux: float32[N], divided by the true continuum.
@@ -211,11 +260,18 @@ def synthesize(labels: jax.Array, *, lines: LineList, wave: np.ndarray) -> tuple
     Raises:
       ValueError: `wave` is not 1-D, increasing and within `WAVE_RANGE`.
     """
-    return _synthesize(jnp.asarray(labels, jnp.float32), lines, _geometry(lines, wave), 1)
+    labels = jnp.asarray(labels, jnp.float32)
+    return _synthesize(labels, _offsets(offsets), lines, _geometry(lines, wave), 1)
 
 
 def synthesize_batch(
-    labels: np.ndarray, *, lines: LineList, wave: np.ndarray, oversample: int, chunk: int
+    labels: np.ndarray,
+    *,
+    lines: LineList,
+    wave: np.ndarray,
+    oversample: int,
+    chunk: int,
+    offsets: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spectra of many stars as means over pixels; memory is bounded by `chunk`.
 
@@ -226,15 +282,20 @@ def synthesize_batch(
       oversample: monochromatic points per pixel; their spacing should not exceed about 0.03 Å.
       chunk: stars handed to the device before their results are fetched; at most about 1 kB per star and
         point of N·oversample.
+      offsets: float[S, E], abundances [X/M] in dex in the order of `ELEMENTS`; None = all 0.
 
     Returns:
       flux: float32[S, N], normalised by the true continuum.
       continuum: float32[S, N], erg/s/cm²/Å.
 
     Raises:
-      ValueError: labels out of range, `wave` not evenly spaced, `oversample` or `chunk` below 1.
+      ValueError: labels or offsets out of range or unequal in number, `wave` not evenly spaced,
+        `oversample` or `chunk` below 1.
     """
     labels = check_labels(np.atleast_2d(labels))
+    offsets = np.zeros((len(labels), len(ELEMENTS))) if offsets is None else check_offsets(offsets)
+    if offsets.shape != (len(labels), len(ELEMENTS)):
+        raise ValueError(f"expected offsets of {len(labels)} stars, found an array of shape {offsets.shape}")
     wave = np.asarray(wave, np.float64)
     if oversample < 1 or chunk < 1:
         raise ValueError(f"oversample and chunk must be at least 1, found {oversample} and {chunk}")
@@ -246,8 +307,11 @@ def synthesize_batch(
     flux = np.empty((len(labels), wave.size), np.float32)
     continuum = np.empty_like(flux)
     for first in range(0, len(labels), chunk):
-        part = labels[first : first + chunk]
-        running = [_synthesize(jnp.asarray(star, jnp.float32), lines, geometry, oversample) for star in part]
+        part = zip(labels[first : first + chunk], offsets[first : first + chunk], strict=True)
+        running = [
+            _synthesize(jnp.asarray(star, jnp.float32), _offsets(extra), lines, geometry, oversample)
+            for star, extra in part
+        ]
         flux[first : first + chunk], continuum[first : first + chunk] = (
             np.stack(arrays) for arrays in zip(*jax.device_get(running), strict=True)
         )
@@ -255,14 +319,15 @@ def synthesize_batch(
 
 
 @jax.jit
-def model_atmosphere(labels: jax.Array) -> Atmosphere:
-    """Layers of a star with the given labels, float[4] (`LABELS`; vmic is not used).
+def model_atmosphere(labels: jax.Array, offsets: jax.Array | None = None) -> Atmosphere:
+    """Layers of a star with the given labels, float[4] (`LABELS`; vmic is not used), and [X/M], float[E].
 
     T⁴ = ¾ Teff⁴ (τ + q(τ)) with q fitted to the solar atmosphere (Vernazza et al. 1981, in the form of MESA's
     "solar_Hopf": Paxton et al. 2013, ApJS 208, 4), taking τ at 5000 Å for the Rosseland depth.
     Pressure: dP/dτ = g / κ5000 (Gray, eq. 9.8), by a damped fixed point in ln P.
     """
-    teff, logg, m_h = labels[0], labels[1], labels[2]
+    teff, logg = labels[0], labels[1]
+    share = _abundances(labels[2], _offsets(offsets))
     tau = jnp.asarray(10.0**_LOG_TAU, jnp.float32)
     hopf = 1.0361 - 0.3134 * jnp.exp(-2.448 * tau) - 0.2959 * jnp.exp(-30.0 * tau)
     temperature = teff * (0.75 * (tau + hopf)) ** 0.25
@@ -271,7 +336,7 @@ def model_atmosphere(labels: jax.Array) -> Atmosphere:
 
     def sweep(_, log_pressure):
         pressure = jnp.exp(log_pressure)
-        electrons, hydrogen = _electron_density(temperature, pressure, m_h)
+        electrons, hydrogen = _electron_density(temperature, pressure, share)
         opacity = _continuum_opacity(
             jnp.asarray([_REFERENCE_WAVE], jnp.float32), temperature, electrons, hydrogen
         )[:, 0]
@@ -283,7 +348,7 @@ def model_atmosphere(labels: jax.Array) -> Atmosphere:
 
     start = jnp.log(gravity * 3.0 * tau ** (2.0 / 3.0))
     pressure = jnp.exp(jax.lax.fori_loop(0, _PRESSURE_SWEEPS, sweep, start))
-    electrons, hydrogen = _electron_density(temperature, pressure, m_h)
+    electrons, hydrogen = _electron_density(temperature, pressure, share)
     return Atmosphere(tau, temperature, pressure, electrons, hydrogen)
 
 
@@ -315,18 +380,44 @@ def log_saha(temperature: jax.Array) -> jax.Array:
     return thermal + partition[..., 1] - partition[..., 0] - energy
 
 
+def absorbers(temperature: jax.Array, electrons: jax.Array, share: jax.Array) -> jax.Array:
+    """Atoms and ions per H nucleus over their partition function, float[D, E, 2].
+
+    Args:
+      temperature: float[D], K.
+      electrons: float[D], cm⁻³.
+      share: float[E], abundances N(element)/N(H).
+    """
+    balance = log_saha(temperature) - jnp.log(electrons)[:, None]
+    fraction = jnp.stack([jax.nn.sigmoid(-balance), jax.nn.sigmoid(balance)], axis=-1)
+    return fraction / _partition_functions(temperature) * share[None, :, None]
+
+
+def solar_abundances() -> np.ndarray:
+    """N(element)/N(H) of the Sun, float64[E] (Asplund et al. 2009)."""
+    return _ABUNDANCE.copy()
+
+
 def planck(wave: jax.Array, temperature: jax.Array) -> jax.Array:
     """B_λ in erg/s/cm²/Å/sr; wave [Å] and temperature [K] must broadcast."""
     return 1.191043e27 / wave**5 / jnp.expm1(_HC_OVER_K / (wave * temperature))
 
 
 class _Geometry(NamedTuple):
-    """What the wavelengths fix: coarse nodes [C] in Å, weights to pixels [C, N] and lines [C, L]."""
+    """What the wavelengths fix: coarse nodes [C] in Å, weights to pixels [C, N] and lines [C, L].
+
+    The haze has pixels of its own, [C, B·P] in B bins with their middles [B] in Å from the first wavelength;
+    None without haze.
+    """
 
     coarse: np.ndarray
     to_pixels: np.ndarray
     to_lines: np.ndarray
     windows: tuple[_Window, ...]
+    distance: np.ndarray
+    to_haze: np.ndarray | None
+    haze_windows: tuple[_Window, ...]
+    haze_middles: np.ndarray | None
 
 
 def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
@@ -345,8 +436,41 @@ def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
         transform = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, _COARSE_NODES - 1))
         return (np.polynomial.chebyshev.chebvander(x, _COARSE_NODES - 1) @ transform).T.astype(np.float32)
 
+    haze_wave, haze_middles = _haze_bins(lines, wave)
+    coarse = (middle + half * nodes).astype(np.float32)
+    return _Geometry(
+        coarse=coarse,
+        to_pixels=basis(wave),
+        to_lines=basis(lines.wave),
+        windows=_windows(lines, ~lines.haze, wave),
+        distance=(wave - wave[0]).astype(np.float32),
+        to_haze=None if haze_wave is None else basis(haze_wave),
+        haze_windows=() if haze_wave is None else _windows(lines, lines.haze, haze_wave),
+        haze_middles=haze_middles,
+    )
+
+
+def _haze_bins(lines, wave):
+    """Wavelengths [B·P] at which the haze is computed, and its bins' middles [B] from wave[0], both in Å, or None.
+
+    Bins lie where the made-up lines do; beyond them the last one stands for what would follow.
+    """
+    if not np.any(lines.haze):
+        return None, None
+    low = max(wave[0] - 0.5 * _HAZE_BIN, lines.wave[lines.haze].min())
+    high = min(wave[-1] + 0.5 * _HAZE_BIN, lines.wave[lines.haze].max())
+    if high - low < 0.5 * _HAZE_BIN:
+        return None, None
+    bins = max(round((high - low) / _HAZE_BIN), 1)
+    points = bins * int((high - low) / bins / _HAZE_STEP)
+    at = low + (np.arange(points) + 0.5) * (high - low) / points
+    return at, (at.reshape(bins, -1).mean(axis=1) - wave[0]).astype(np.float32)
+
+
+def _windows(lines, chosen, wave):
+    """The pixels that each of the chosen lines touches, grouped by reach."""
     windows = []
-    inside = (lines.wave + lines.reach > wave[0]) & (lines.wave - lines.reach < wave[-1])
+    inside = chosen & (lines.wave + lines.reach > wave[0]) & (lines.wave - lines.reach < wave[-1])
     is_hydrogen = lines.element == _HYDROGEN
     for reach, hydrogen in sorted(set(zip(lines.reach.tolist(), is_hydrogen.tolist(), strict=True))):
         index = np.flatnonzero(inside & (lines.reach == reach) & (is_hydrogen == hydrogen))
@@ -359,20 +483,19 @@ def _geometry(lines: LineList, wave: np.ndarray) -> _Geometry:
         pixels = start[:, None] + np.arange(width)
         offset = (wave[pixels] - lines.wave[index, None]).astype(np.float32)
         windows.append(_Window(index.astype(np.int32), start.astype(np.int32), offset, reach, hydrogen))
-    coarse = (middle + half * nodes).astype(np.float32)
-    return _Geometry(coarse, basis(wave), basis(lines.wave), tuple(windows))
+    return tuple(windows)
 
 
-def _synthesize(labels, lines, geometry, oversample):
+def _synthesize(labels, offsets, lines, geometry, oversample):
     """`synthesize` on a prepared geometry, with means over groups of `oversample` pixels.
 
     Two compiled parts, so that another wavelength grid does not compile the atmosphere again.
     """
-    return _spectrum(model_atmosphere(labels), labels, lines, geometry, oversample)
+    return _spectrum(model_atmosphere(labels, offsets), labels, offsets, lines, geometry, oversample)
 
 
 @functools.partial(jax.jit, static_argnames="oversample")
-def _spectrum(atmosphere, labels, lines, geometry, oversample):
+def _spectrum(atmosphere, labels, offsets, lines, geometry, oversample):
     """Transfer through an atmosphere: flux over continuum, and continuum, float[N / oversample] each."""
     tau, temperature = atmosphere.tau, atmosphere.temperature
     density = (atmosphere.electron_density, atmosphere.hydrogen_density)
@@ -382,10 +505,21 @@ def _spectrum(atmosphere, labels, lines, geometry, oversample):
     source = planck(coarse[None, :], temperature[:, None])
     # the continuum by the same depths and angles as the lines, so that their errors cancel in the quotient
     continuum = jnp.pi * _mix(_emergent(source, _depths(ratio, tau))[None, :], geometry.to_pixels)[0]
-    lined = _mix(ratio, geometry.to_pixels) * (
-        1.0 + _line_opacity(lines, geometry, atmosphere, opacity, labels[2], labels[3])
-    )
-    flux = jnp.pi * _emergent(_mix(source, geometry.to_pixels), _depths(lined, tau))
+    share = _abundances(labels[2], offsets)
+
+    def absorbed(to_pixels, windows):
+        added = _line_opacity(lines, windows, to_pixels, geometry, atmosphere, opacity, share, labels[3])
+        return _emergent(_mix(source, to_pixels), _depths(_mix(ratio, to_pixels) * (1.0 + added), tau))
+
+    flux = jnp.pi * absorbed(geometry.to_pixels, geometry.windows)
+    if geometry.to_haze is not None:
+        # lines at random places: their mean transmission multiplies that of the others
+        clear = _mix(_emergent(source, _depths(ratio, tau))[None, :], geometry.to_haze)[0]
+        haze = absorbed(geometry.to_haze, geometry.haze_windows) / clear
+        middles = jnp.asarray(geometry.haze_middles)
+        flux = flux * jnp.interp(
+            jnp.asarray(geometry.distance), middles, haze.reshape(middles.size, -1).mean(axis=1)
+        )
     pixels = (-1, oversample)
     return (flux / continuum).reshape(pixels).mean(axis=1), continuum.reshape(pixels).mean(axis=1)
 
@@ -401,21 +535,26 @@ def _partition_functions(temperature):
     return jnp.asarray(_PARTITION, jnp.float32)[None] * scaled ** jnp.asarray(_SLOPE, jnp.float32)[None]
 
 
-def _abundances(m_h):
-    """N(element)/N(H), float[E]: solar, all metals scaled by 10^[M/H]."""
-    scale = jnp.where(_IS_METAL, 10.0**m_h, 1.0)
+def _offsets(offsets):
+    """[X/M] as float32[E]."""
+    return jnp.zeros(len(ELEMENTS), jnp.float32) if offsets is None else jnp.asarray(offsets, jnp.float32)
+
+
+def _abundances(m_h, offsets):
+    """N(element)/N(H), float[E]: solar, metals scaled by 10^([M/H] + [X/M])."""
+    scale = jnp.where(_IS_METAL, 10.0 ** (m_h + offsets), 1.0)
     return jnp.asarray(_ABUNDANCE, jnp.float32) * scale
 
 
-def _electron_density(temperature, pressure, m_h):
+def _electron_density(temperature, pressure, share):
     """Electrons and hydrogen nuclei [cm⁻³], float[D] each, from charge and particle conservation.
 
     Bisection in ln n_e for n_e = n_tot q / (1 + q), q = electrons per nucleus (Gray, eq. 9.16, solved for
     n_e); a last Newton step from there makes the result differentiable (implicit function theorem).
     """
-    share = _abundances(m_h)[None, :]
+    share = share[None, :]
     nuclei = jnp.sum(share) + _HELIUM
-    total = pressure / (_BOLTZMANN * temperature)
+    total = pressure / (BOLTZMANN * temperature)
     saha = log_saha(temperature)
 
     def residual(x, total, saha, share, nuclei):
@@ -449,7 +588,7 @@ def _continuum_opacity(wave, temperature, electrons, hydrogen):
     theta = 5040.0 / t
     log_theta = jnp.log10(theta)
     log_w = jnp.log10(w)
-    electron_pressure = (electrons * _BOLTZMANN * temperature)[:, None]
+    electron_pressure = (electrons * BOLTZMANN * temperature)[:, None]
     stimulated = -jnp.expm1(-_HC_OVER_K / (w * t))
 
     micron = w * 1e-4
@@ -477,26 +616,24 @@ def _continuum_opacity(wave, temperature, electrons, hydrogen):
     )
 
 
-def _line_opacity(lines, geometry, atmosphere, continuum, m_h, vmic):
+def _line_opacity(lines, windows, to_pixels, geometry, atmosphere, continuum, share, vmic):
     """Sum over lines of line absorption divided by continuous absorption, float[D, N].
 
     l = (π e²/m c) (λ²/c) gf (n/U) e^(-χ/kT) (1 - e^(-hc/λkT)) H(a, u) / (√π Δλ_D) (Gray, eqs. 11.13, 11.45).
     """
-    total = jnp.zeros((len(_LOG_TAU), geometry.to_pixels.shape[1]), jnp.float32)
+    total = jnp.zeros((len(_LOG_TAU), to_pixels.shape[1]), jnp.float32)
     at_lines = _mix(continuum, geometry.to_lines)
     temperature, electrons = atmosphere.temperature[:, None], atmosphere.electron_density[:, None]
-    partition = _partition_functions(atmosphere.temperature)
-    balance = log_saha(atmosphere.temperature) - jnp.log(electrons)
-    fraction = jnp.stack([jax.nn.sigmoid(-balance), jax.nn.sigmoid(balance)], axis=-1) / partition
-    fraction = fraction * (_abundances(m_h)[None, :] * atmosphere.hydrogen_density[:, None])[..., None]
-    for window in geometry.windows:
+    fraction = absorbers(atmosphere.temperature, atmosphere.electron_density, share)
+    fraction = fraction * atmosphere.hydrogen_density[:, None, None]
+    for window in windows:
         i = window.index
         centre = jnp.asarray(lines.wave, jnp.float32)[i][None, :]
         element, stage = jnp.asarray(lines.element)[i], jnp.asarray(lines.stage)[i] - 1
         excitation = jnp.asarray(lines.excitation, jnp.float32)[i][None, :]
         log_gf = jnp.asarray(lines.log_gf, jnp.float32)[i][None, :]
         mass = jnp.asarray(_MASS, jnp.float32)[element][None, :] * _ATOMIC_MASS
-        thermal = 2 * _BOLTZMANN * temperature / mass + (1e5 * vmic) ** 2
+        thermal = 2 * BOLTZMANN * temperature / mass + (1e5 * vmic) ** 2
         doppler = centre * jnp.sqrt(thermal) / _LIGHT  # Å
         stimulated = -jnp.expm1(-_HC_OVER_K / (centre * temperature))
         # π e²/(m c) = 0.02654 cm² Hz; λ² φ_λ / c with λ in Å and φ per Å leaves 1e-8 cm/Å
@@ -505,22 +642,23 @@ def _line_opacity(lines, geometry, atmosphere, continuum, m_h, vmic):
         strength = strength * stimulated  # [D, n], times a profile per Å
         damping = _damping(lines, i, centre, element, stage, excitation, atmosphere, doppler)
         field = (1.25e-9 * electrons ** (2.0 / 3.0)) * jnp.ones_like(centre)
+        own = _self_broadening(temperature, atmosphere.hydrogen_density[:, None], centre)
 
         def add(total, line, reach=window.reach, hydrogen=window.hydrogen):
-            start, offset, strength, doppler, damping, field = line
+            start, offset, strength, doppler, damping, field, own = line
             width = offset.shape[0]
             offset = offset[None, :]
             taper = jnp.maximum(1.0 - (offset / reach) ** 4, 0.0)
             width_d = doppler[:, None]
             if hydrogen:
-                shape = _stark_profile(offset, width_d, field[:, None])
+                shape = _stark_profile(offset, width_d, field[:, None], own[:, None])
             else:
                 shape = voigt(damping[:, None], offset / width_d) / np.sqrt(np.pi)
             profile = strength[:, None] / width_d * taper * shape
             old = jax.lax.dynamic_slice_in_dim(total, start, width, axis=1)
             return jax.lax.dynamic_update_slice_in_dim(total, old + profile, start, axis=1), None
 
-        per_line = (window.start, window.offset, strength.T, doppler.T, damping.T, field.T)
+        per_line = (window.start, window.offset, strength.T, doppler.T, damping.T, field.T, own.T)
         total, _ = jax.lax.scan(add, total, per_line)
     return total
 
@@ -529,7 +667,8 @@ def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppl
     """Voigt parameter a, float[D, n]: classical natural width plus van der Waals broadening by H.
 
     Natural: γ = 0.2223/λ² with λ in cm (Gray, eq. 11.13). Van der Waals: the line's own width, growing as
-    T^0.3, or Unsöld's formula (Gray, eq. 11.29-11.30) times `_VDW_ENHANCEMENT`.
+    T^0.3, or Unsöld's formula, γ = 17 C6^0.4 v^0.6 N (Gray, eq. 11.29-11.30, whose constant of 20 holds an
+    enhancement of 2.5 already), times `_VDW_ENHANCEMENT`.
     """
     temperature = atmosphere.temperature[:, None]
     hydrogen = atmosphere.hydrogen_density[:, None]
@@ -539,18 +678,32 @@ def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppl
     limit = jnp.asarray(_IONISATION, jnp.float32)[element, stage][None, :]
     upper = jnp.maximum(limit - excitation - 12398.42 / centre, 0.5)
     log_c6 = -30.5229 + jnp.log10(1.0 / upper**2 - 1.0 / (limit - excitation) ** 2)
-    pressure = hydrogen * _BOLTZMANN * temperature
-    unsold = _VDW_ENHANCEMENT * 10.0 ** (20.0 + 0.4 * log_c6 - 0.7 * jnp.log10(temperature)) * pressure
+    pressure = hydrogen * BOLTZMANN * temperature
+    unsold = _VDW_ENHANCEMENT * 10.0 ** (19.59 + 0.4 * log_c6 - 0.7 * jnp.log10(temperature)) * pressure
     gamma = natural + jnp.where(jnp.isnan(log_vdw), unsold, own)
     return gamma * centre**2 * 1e-8 / (4 * np.pi * _LIGHT * doppler)
 
 
-def _stark_profile(offset, doppler, field):
+def _self_broadening(temperature, hydrogen, wave):
+    """Half width of Hβ by collisions with neutral H in Å, float[D, n].
+
+    w = (4/π)^(α/2) Γ(2 - α/2) v0 σ (v/v0)^(1-α) N with σ = 2320 a0², α = 0.455, v0 = 10⁶ cm/s and v the mean
+    relative velocity (Barklem, Piskunov & O'Mara 2000, A&A 363, 1091). All H counts as neutral.
+    """
+    cross, alpha, reference = 2320 * 2.800285e-17, 0.455, 1e6
+    velocity = jnp.sqrt(8 * BOLTZMANN * temperature / (np.pi * 0.504 * _ATOMIC_MASS))
+    factor = (4 / np.pi) ** (0.5 * alpha) * special.gamma(2 - 0.5 * alpha) * reference * cross
+    half = factor * (velocity / reference) ** (1 - alpha) * hydrogen  # rad/s
+    return half * wave**2 * 1e-8 / (2 * np.pi * _LIGHT)
+
+
+def _stark_profile(offset, doppler, field, own):
     """Hβ profile times its Doppler width, float[D, W]: quasi-static wings and a Gaussian core of unit area.
 
     Holtsmark's S(α) = C α^(-5/2), α = |Δλ|/F0 [Å per cgs], F0 = 1.25e-9 n_e^(2/3), C = 3.57e-3 for Hβ
     (Underhill & Waddell 1959), twice that for ions and electrons together (Griem 1960); flat inside the α
     that makes its area 1. Δλ² + Δλ_D² stands for Δλ² in it, and the Gaussian carries the missing area.
+    Wings of collisions with H, of half width `own`, are added, and their area taken from the rest.
     """
     constant = 2 * 3.57e-3
     flat = (2.6427 * constant) ** (2.0 / 3.0)  # ∫ dx / (1 + |x|^2.5) = 2.6427
@@ -559,7 +712,9 @@ def _stark_profile(offset, doppler, field):
     wings = 1.0 / (2.6427 * scale * (1.0 + x2**1.25))
     area = 1.0 / (1.0 + 1.103 * (doppler / scale) ** 1.5)  # of `wings`, exact in both limits
     core = (1.0 - area) * jnp.exp(-((offset / doppler) ** 2)) / (np.sqrt(np.pi) * doppler)
-    return (wings + core) * doppler
+    inside2 = own**2 + doppler**2 + scale**2
+    lorentz = own / (np.pi * (offset**2 + inside2))
+    return ((1.0 - own / jnp.sqrt(inside2)) * (wings + core) + lorentz) * doppler
 
 
 def _depths(opacity, tau):
