@@ -87,8 +87,7 @@ def run_seed(root: Path, seed: int) -> dict:
 
     timed("calibrate", calibrate, config, pretrained)
 
-    stars = layout.read_stars(pretrained)
-    stars = stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
+    stars = prepare.readable_stars(pretrained)
     rows, medians = [], {}
     for method, folder, stage, c, calibrated in (
         ("zero-shot", pretrained, "pretrain", config, False),

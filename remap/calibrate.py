@@ -13,7 +13,7 @@ from remap import checkpoint
 from remap import workdir as layout
 from remap.calibration import CalibrationSettings, fit
 from remap.evaluate import held_out
-from remap.prepare import STATUS_UNREADABLE
+from remap.prepare import readable_stars
 from remap.stages import fold_split
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       ValueError: there are no validation stars (`split.validation` is 0).
     """
     workdir = Path(workdir)
-    stars = layout.read_stars(workdir)
-    stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+    stars = readable_stars(workdir)
     settings = CalibrationSettings(**config.calibrate)
     found = held_out(config, workdir, stars, "finetune", "val", calibrated=False)
     if not found.tested.any():

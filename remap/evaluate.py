@@ -18,7 +18,7 @@ from remap.catalogue import Catalogue, write_catalogue
 from remap.metrics import coverage, crps, nll, residual_table
 from remap.plots import one_to_one, training_curves
 from remap.predict import ArmInputs, ArmPrediction, Predictor, load
-from remap.prepare import STATUS_OK, STATUS_UNREADABLE
+from remap.prepare import STATUS_OK, readable_stars
 from remap.stages import fold_split
 from remap.writers import read_records
 
@@ -43,16 +43,16 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       likelihood and CRPS.
     """
     workdir = Path(workdir)
-    stars = layout.read_stars(workdir)
-    stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+    stars = readable_stars(workdir)
     out = workdir / "evaluate"
     rows = []
     for stage in ("pretrain", "finetune"):
         try:
-            catalogue, tested = predict_held_out(config, workdir, stars, stage)
+            found = held_out(config, workdir, stars, stage)
         except FileNotFoundError as error:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue
+        catalogue, tested = found.catalogue(stars), found.tested
         write_catalogue(
             out / f"{stage}.fits",
             catalogue.table,
@@ -62,9 +62,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             overwrite=True,
         )
         rows += summarize(catalogue, stars, tested, config.evaluate.groups, stage)
-        if stage == "finetune" and layout.read_calibration(workdir) is not None:
-            plain, _ = predict_held_out(config, workdir, stars, stage, calibrated=False)
-            rows += summarize(plain, stars, tested, config.evaluate.groups, "uncalibrated")
+        if found.predictor.calibration is not None:
+            plain = found._replace(predictor=dataclasses.replace(found.predictor, calibration=None))
+            rows += summarize(plain.catalogue(stars), stars, tested, config.evaluate.groups, "uncalibrated")
         if stage == "finetune" and config.split.validation > 0:
             held, tuned = predict_held_out(config, workdir, stars, stage, "val", calibrated=False)
             selected = {g: v for g, v in config.evaluate.groups.items() if (tuned & in_group(stars, v)).any()}
@@ -93,6 +93,10 @@ class HeldOut(NamedTuple):
     arms: dict[str, ArmPrediction]  # of all stars; those of `tested` by their own fold alone
     tested: np.ndarray  # bool[S], True where no network used had trained on the star
     fold: np.ndarray  # int[S], the fold whose network predicts the star, -1 = the mean over all
+
+    def catalogue(self, stars: Table) -> Catalogue:
+        """The arms combined, and calibrated if the predictor is."""
+        return self.predictor.combine(self.arms, list(stars["file"]), star_ids=list(stars["star_id"]))
 
 
 def held_out(
@@ -151,8 +155,7 @@ def predict_held_out(
 ) -> tuple[Catalogue, np.ndarray]:
     """The catalogue of `held_out`, and its bool[S] `tested`."""
     found = held_out(config, workdir, stars, stage, part, calibrated=calibrated)
-    catalogue = found.predictor.combine(found.arms, list(stars["file"]), star_ids=list(stars["star_id"]))
-    return catalogue, found.tested
+    return found.catalogue(stars), found.tested
 
 
 def summarize(

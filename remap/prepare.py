@@ -32,6 +32,12 @@ logger = logging.getLogger(__name__)
 STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE, STATUS_UNREADABLE = "ok", "unlabelled", "outside", "unreadable"
 
 
+def readable_stars(workdir: Path) -> Table:
+    """The rows of `data/stars.ecsv` that have a spectrum, in the order of `workdir.load_survey`."""
+    stars = layout.read_stars(workdir)
+    return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+
+
 def find_path(path: str, config: Mapping[str, Any]) -> Path:
     """A data file or folder: as it is, or under the config's data root, $REMAP_DATA or ../shared/data."""
     return io.find_data(path, root=config["data_root"] or None)

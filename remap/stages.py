@@ -36,7 +36,7 @@ from remap.data import Draw, Library, Survey, split_stars
 from remap.labels import bin_mask, padded_edges
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import layer_rules, make_optimizer, sgdr
-from remap.prepare import STATUS_OK, STATUS_UNREADABLE
+from remap.prepare import STATUS_OK, readable_stars
 from remap.preprocess import (
     Preprocessing,
     make_preprocessing,
@@ -230,8 +230,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Fine-tunes the pre-trained network of each arm on the labelled stars, once per fold in `split.run`."""
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
-    stars = layout.read_stars(workdir)
-    stars = stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+    stars = readable_stars(workdir)
     chosen = selected(stars, config)
     logger.info("finetune: %d of %d spectra may be trained on", np.count_nonzero(chosen), len(stars))
     for fold in config.split.run:
