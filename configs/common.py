@@ -170,6 +170,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.predict = {
         "batch_size": 256,
         "small_batch_size": 16,  # for so few spectra or fewer
+        # How the arms become one PMF: "conflation" (eq. 6), "prior_corrected" (eq. 6, with the labels' distribution
+        # in training counted once instead of once per arm) or "mean".
+        "combine": "conflation",
         "min_coverage": 0.5,  # valid fraction of an arm below which it is not used
         "full_coverage": 0.95,  # below it the arm is used and flagged
         "min_snr": 20.0,  # per pixel; below it a row is flagged

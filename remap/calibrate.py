@@ -11,8 +11,9 @@ from astropy.table import Table
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.calibration import CalibrationSettings, fit
+from remap.calibration import Calibration, CalibrationSettings, fit
 from remap.evaluate import held_out
+from remap.metrics import combine_arms
 from remap.prepare import readable_stars
 from remap.stages import fold_split
 
@@ -47,9 +48,17 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     edges = {b.name: b.edges for b in bins}
     truth = {b.name: np.asarray(stars[b.name], float) for b in bins}
 
-    def fit_on(rows: np.ndarray):
+    method = found.predictor.config["predict"]["combine"]
+    prior = {b.name: found.predictor.prior(j, b.bins) for j, b in enumerate(bins)}
+
+    def combine(label: str, values: np.ndarray) -> np.ndarray:
+        return combine_arms(values, np.ones(values.shape[:2], bool), method=method, prior=prior[label])
+
+    def fit_on(rows: np.ndarray) -> Calibration:
         part = {label: values[:, rows] for label, values in pmfs.items()}
-        return fit(part, edges, {k: v[rows] for k, v in truth.items()}, used[:, rows], arms, settings)
+        return fit(
+            part, edges, {k: v[rows] for k, v in truth.items()}, used[:, rows], arms, settings, combine
+        )
 
     ids = np.asarray(stars["star_id"])
     folds = {}
@@ -61,7 +70,12 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     _, meta = checkpoint.load_final(last / "final")
     layout.write_json(
         workdir / "calibration.json",
-        {"networks": layout.network_description(meta), "all": everyone.to_json(), "folds": folds},
+        {
+            "networks": layout.network_description(meta),
+            "combine": method,
+            "all": everyone.to_json(),
+            "folds": folds,
+        },
     )
     rows = [
         {"label": label, "arms": key, "power": w.power, "outliers": w.outliers, "stars": w.stars}

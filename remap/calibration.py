@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import minimize
 
-from remap.metrics import conflate, nll, temper
+from remap.metrics import nll, temper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Calibrates(Protocol):
     """What `Predictor` asks of a calibration."""
 
     def apply(self, label: str, pmf: np.ndarray, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:
-        """PMFs float[S, K] of a label, conflated from the arms that are True in `used` bool[A, S]."""
+        """PMFs float[S, K] of a label, combined from the arms that are True in `used` bool[A, S]."""
         ...
 
 
@@ -175,6 +175,7 @@ def fit(
     used: np.ndarray,
     arms: Sequence[str],
     settings: CalibrationSettings,
+    combine: Callable[[str, np.ndarray], np.ndarray],
 ) -> Calibration:
     """A widening for every label and every set of arms, each from the stars that have all arms of the set.
 
@@ -185,6 +186,7 @@ def fit(
       used: bool[A, S], True = the arm was observed.
       arms: A names.
       settings: how to widen.
+      combine: (label, float[A', S', K]) -> float[S', K], how arms that are all present become one PMF.
     """
     found: dict[str, dict[str, Widening]] = {label: {} for label in pmfs}
     for size in range(1, len(arms) + 1):
@@ -193,6 +195,7 @@ def fit(
             key = "+".join(arms[i] for i in chosen)
             for label, values in pmfs.items():
                 part = values[list(chosen)][:, rows]
-                joint = conflate(part, np.ones(part.shape[:2], bool))
-                found[label][key] = fit_widening(joint, edges[label], truth[label][rows], settings)
+                found[label][key] = fit_widening(
+                    combine(label, part), edges[label], truth[label][rows], settings
+                )
     return Calibration(found)

@@ -17,6 +17,7 @@ from scipy import special
 
 SUM_TOLERANCE = 1e-3  # float32 sums are good to 1e-6; more than this is no rounding but a mistake
 PMF_FLOOR = 1e-12  # below float32 rounding of a PMF's largest bin, so only tails without meaning are touched
+COMBINATIONS = ("conflation", "prior_corrected", "mean")
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
 
@@ -79,8 +80,13 @@ def pmf_summary(pmf: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def conflate(pmfs: np.ndarray, present: np.ndarray, *, floor: float = PMF_FLOOR) -> np.ndarray:
+def conflate(
+    pmfs: np.ndarray, present: np.ndarray, *, prior: np.ndarray | None = None, floor: float = PMF_FLOOR
+) -> np.ndarray:
     """Conflation of the arms' PMFs: y_i = Π_a y_ai / Σ_j Π_a y_aj (eq. 6; Hill & Miller 2011), by logs.
+
+    Every arm's PMF holds the distribution of the labels that it was trained on, so that the product of A arms
+    counts it A times. With `prior` it counts once: the product is divided by prior^(A - 1).
 
     Bins below `floor` count as `floor` where two or more arms combine, so that one arm's zero (a softmax
     that underflowed) cannot veto what all others say: two arms with nothing in common share the result,
@@ -89,6 +95,8 @@ def conflate(pmfs: np.ndarray, present: np.ndarray, *, floor: float = PMF_FLOOR)
     Args:
       pmfs: float[A, S, K]; rows of absent arms may hold anything.
       present: bool[A, S], True = the arm was observed.
+      prior: float[K], the PMF of the labels in training; None = as eq. 6 has it. Bins below `floor` count as
+        `floor`.
       floor: smallest probability of a bin, above 0.
 
     Returns:
@@ -101,11 +109,45 @@ def conflate(pmfs: np.ndarray, present: np.ndarray, *, floor: float = PMF_FLOOR)
     if not 0 < floor < 1:
         raise ValueError(f"floor must lie between 0 and 1, found {floor!r}")
     logs = np.sum(np.log(np.maximum(pmfs, floor)), axis=0, where=present[..., None])
+    if prior is not None:
+        extra = np.maximum(np.sum(present, axis=0) - 1, 0)
+        logs -= extra[:, None] * np.log(np.maximum(_normalised(prior), floor))
     product = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
     product /= np.sum(product, axis=-1, keepdims=True)
     alone = np.sum(pmfs, axis=0, where=present[..., None])
     count = np.sum(present, axis=0)[:, None]
     return np.where(count > 1, product, np.where(count == 1, alone, np.nan))
+
+
+def combine_arms(
+    pmfs: np.ndarray, present: np.ndarray, *, method: str, prior: np.ndarray | None = None
+) -> np.ndarray:
+    """The arms' PMFs as one, by one of `COMBINATIONS`.
+
+    Args:
+      pmfs, present: see `conflate`.
+      method: "conflation" (eq. 6), "prior_corrected" (eq. 6 with `prior` counted once) or "mean" (the mixture
+        with equal weights, which takes nothing for independent).
+      prior: float[K] for "prior_corrected".
+
+    Returns:
+      As `conflate`.
+
+    Raises:
+      ValueError: another method, or "prior_corrected" without a prior.
+    """
+    if method == "conflation":
+        return conflate(pmfs, present)
+    if method == "prior_corrected":
+        if prior is None:
+            raise ValueError("the combination 'prior_corrected' needs the prior of the training, found none")
+        return conflate(pmfs, present, prior=prior)
+    if method == "mean":
+        pmfs, present = _checked_arms(pmfs, present)
+        count = np.sum(present, axis=0)[:, None]
+        total = np.sum(pmfs, axis=0, where=present[..., None])
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    raise ValueError(f"the combination of the arms must be one of {COMBINATIONS}, found {method!r}")
 
 
 def temper(pmf: np.ndarray, power: float) -> np.ndarray:

@@ -20,7 +20,7 @@ from remap import workdir as layout
 from remap.calibration import Calibrates, Calibration
 from remap.catalogue import Catalogue, build_catalogue, provenance
 from remap.flags import Flag
-from remap.metrics import arm_disagreement, conflate, count_modes, is_edge
+from remap.metrics import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.models import ResNet1D
 from remap.normalizers import Normalizer, get_normalizer
 from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate, usable
@@ -54,6 +54,7 @@ class Network(NamedTuple):
     model: ResNet1D
     variables: Any
     steps: tuple[int, ...]  # training steps of each member
+    prior: np.ndarray | None = None  # float[L, K], PMFs of the labels in training, mean over the members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,14 @@ class Predictor:
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, in order."""
         return tuple(b.name for b in self.preprocessing.labels)
+
+    def prior(self, label: int, bins: int) -> np.ndarray | None:
+        """float64[K]: PMF of a label in training, mean over the arms; None where the networks do not know it."""
+        priors = [n.prior for n in self.networks.values()]
+        if any(p is None for p in priors):
+            return None
+        mean = np.mean([p[label, :bins] for p in priors], axis=0, dtype=np.float64)
+        return mean / mean.sum()
 
     def prepare(self, spectra: Spectra, *, velocity: float = 0.0) -> dict[str, ArmInputs]:
         """Spectra of any grid and medium on the arms' grids.
@@ -131,7 +140,7 @@ class Predictor:
         star_ids: Sequence[str] | None = None,
         date: str | None = None,
     ) -> Catalogue:
-        """The catalogue of the arms' predictions, combined by conflation (eq. 6) and then calibrated.
+        """The catalogue of the arms' predictions, combined as `predict.combine` says and then calibrated.
 
         Args:
           arms: one prediction per arm, all of the same S spectra.
@@ -148,7 +157,12 @@ class Predictor:
         edges, units = {}, {}
         for j, b in enumerate(self.preprocessing.labels):
             single = np.stack([a.pmf[j][:, : b.bins] for a in arms.values()])
-            joint = conflate(np.where(used[..., None], single, np.nan), used)
+            joint = combine_arms(
+                np.where(used[..., None], single, np.nan),
+                used,
+                method=limits["combine"],
+                prior=self.prior(j, b.bins),
+            )
             if self.calibration is not None:
                 joint = self.calibration.apply(b.name, joint, used, tuple(arms))
             pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
@@ -311,19 +325,26 @@ def load(
                 )
         else:
             raise ValueError(f"stage must be 'pretrain' or 'finetune', found {stage!r}")
-        members, steps, model = [], [], None
+        members, priors, steps, model = [], [], [], None
         for folder in folders:
             variables, meta = checkpoint.load_final(folder / "final")
             layout.check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
             model = build_model(meta["config"], expected)
+            priors.append(variables.pop("prior", None))
             members.append(variables)
             steps.append(int(meta["step"]))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-        networks[arm] = Network(model, stacked, tuple(steps))
+        prior = None if any(p is None for p in priors) else np.mean(priors, axis=0)
+        networks[arm] = Network(model, stacked, tuple(steps), prior)
     calibration = None
     if stage == "finetune" and calibrated and (found := layout.read_calibration(workdir)) is not None:
         checkpoint.check_equal(
             found["networks"], layout.network_description(meta), f"{workdir}: calibration of other networks"
+        )
+        checkpoint.check_equal(
+            found["combine"],
+            config["predict"]["combine"],
+            f"{workdir}: calibration of another predict.combine",
         )
         calibration = Calibration.from_json(found["all"])
     return Predictor(expected, networks, config, calibration)

@@ -32,6 +32,10 @@ def gaussian_pmfs(centre, sigma):
     return pmf / pmf.sum(axis=1, keepdims=True)
 
 
+def conflated(label, values):
+    return metrics.conflate(values, np.ones(values.shape[:2], bool))
+
+
 def predictions(rng, stars, *, claimed, actual, outliers=0.0):
     """PMFs of width `claimed` for truths whose scatter about them is `actual`, three times that for outliers."""
     centre = rng.uniform(-3, 3, stars)
@@ -109,7 +113,7 @@ def test_every_set_of_arms_has_its_own_widening_and_stars_without_one_stay():
     a, truth = predictions(rng, 400, claimed=0.7, actual=1.0)
     used = np.ones((2, 400), bool)
     settings = dataclasses.replace(SETTINGS, kind="temperature")
-    found = fit({"x": np.stack([a, a])}, {"x": EDGES}, {"x": truth}, used, ("A", "B"), settings)
+    found = fit({"x": np.stack([a, a])}, {"x": EDGES}, {"x": truth}, used, ("A", "B"), settings, conflated)
     assert set(found.widenings["x"]) == {"A", "B", "A+B"}
     # The same evidence twice: conflation halves σ², so its power must be half that of one arm.
     one, both = found.widenings["x"]["A"], found.widenings["x"]["A+B"]

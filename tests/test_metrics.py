@@ -177,6 +177,46 @@ def test_conflation_of_many_confident_arms_does_not_underflow():
     np.testing.assert_allclose(metrics.conflate(arms, np.ones((100, 1), bool)), one_hot(50, 10), atol=1e-12)
 
 
+def test_a_prior_is_counted_once():
+    edges = np.linspace(-10, 10, 2001)
+    centre = (edges[1:] + edges[:-1]) / 2
+    prior, *likelihoods = (stats.norm.pdf(centre, *p) for p in ((1, 2.0), (-1, 1.0), (2, 0.5), (0, 0.8)))
+    arms = np.stack([(prior * like / np.sum(prior * like))[None] for like in likelihoods])
+    expected = prior * np.prod(likelihoods, axis=0)
+    given = {"prior": prior / prior.sum()}
+    found = metrics.combine_arms(arms, np.ones((3, 1), bool), method="prior_corrected", **given)
+    # Beyond 5 standard deviations the floor of 1e-12 acts, on bins that hold nothing.
+    np.testing.assert_allclose(found[0], expected / expected.sum(), atol=1e-9)
+    alone = np.array([[True], [False], [False]])
+    np.testing.assert_allclose(
+        metrics.combine_arms(arms, alone, method="prior_corrected", **given)[0], arms[0, 0], rtol=1e-12
+    )
+    flat = {"prior": np.full(2000, 1 / 2000)}
+    np.testing.assert_allclose(
+        metrics.combine_arms(arms, np.ones((3, 1), bool), method="prior_corrected", **flat),
+        metrics.combine_arms(arms, np.ones((3, 1), bool), method="conflation"),
+        rtol=1e-12,
+    )
+
+
+def test_the_mean_of_the_arms_leaves_absent_ones_out():
+    arms = np.stack([random_pmfs(3, 10, seed) for seed in (1, 2)])
+    arms[1, 0] = np.nan
+    present = np.array([[True, True, False], [False, True, False]])
+    found = metrics.combine_arms(arms, present, method="mean")
+    np.testing.assert_allclose(found[0], arms[0, 0], rtol=1e-12)
+    np.testing.assert_allclose(found[1], (arms[0, 1] + arms[1, 1]) / 2, rtol=1e-12)
+    assert np.isnan(found[2]).all()
+
+
+def test_combinations_are_known_by_name():
+    arms, present = np.full((2, 1, 4), 0.25), np.ones((2, 1), bool)
+    with pytest.raises(ValueError, match="'conflation', 'prior_corrected', 'mean'.*found 'product'"):
+        metrics.combine_arms(arms, present, method="product")
+    with pytest.raises(ValueError, match="needs the prior"):
+        metrics.combine_arms(arms, present, method="prior_corrected")
+
+
 def test_conflation_refuses_shapes_that_do_not_agree():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(3, 2\)"):
         metrics.conflate(np.full((2, 3, 4), 0.25), np.ones((3, 2), bool))
