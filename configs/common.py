@@ -159,7 +159,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     # After fine-tuning: how the combined PMFs are widened (remap.calibration), fitted on the validation stars.
     c.calibrate = {
-        "kind": "outliers",  # or "temperature" (paper §4.5), "none"
+        "kind": "outliers",  # or "coverage", "temperature" (paper §4.5), "none"
+        "select": {},  # limits of the labels of the validation stars to fit to, as in `evaluate.groups`
         "breadth": 9.0,  # outliers' PMFs are three times as wide
         "power_sigma": 1.0,
         "outliers": 0.05,

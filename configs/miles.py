@@ -74,6 +74,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.update({"rehearsal": 0.75, "correction": "linear", "residual_weight": 1.0})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 15, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
+    # Intervals are to hold their share of the kind of stars that the network is for. By cross-validation on the
+    # validation stars alone: docs/design.md.
+    c.calibrate.kind = "coverage"
+    c.calibrate.select = {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 1.0)}
     if options["short"]:
         c.pretrain.update({"epoch_size": 256, "cycles": 2, "epochs_per_cycle": 2})
         c.finetune.update({"cycles": 2, "epochs_per_cycle": 2})

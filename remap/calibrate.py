@@ -12,7 +12,7 @@ from astropy.table import Table
 from remap import checkpoint
 from remap import workdir as layout
 from remap.calibration import Calibration, CalibrationSettings, fit
-from remap.evaluate import held_out
+from remap.evaluate import held_out, in_group
 from remap.metrics import combine_arms
 from remap.prepare import readable_stars
 from remap.stages import fold_split
@@ -35,10 +35,15 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     """
     workdir = Path(workdir)
     stars = readable_stars(workdir)
-    settings = CalibrationSettings(**config.calibrate)
+    settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
     found = held_out(config, workdir, stars, "finetune", "val", calibrated=False)
     if not found.tested.any():
         raise ValueError("calibrate needs validation stars, found none: set split.validation above 0")
+    tested = found.tested & in_group(stars, config.calibrate.select)
+    if not tested.any():
+        raise ValueError(
+            f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"
+        )
     arms = tuple(found.arms)
     used = np.stack([found.arms[arm].used for arm in arms])
     bins = found.predictor.preprocessing.labels
@@ -64,8 +69,8 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     folds = {}
     for fold in config.split.run:
         test = np.isin(ids, ids[fold_split(stars, config, fold) == "test"])
-        folds[str(fold)] = fit_on(found.tested & ~test).to_json()
-    everyone = fit_on(found.tested)
+        folds[str(fold)] = fit_on(tested & ~test).to_json()
+    everyone = fit_on(tested)
     last = layout.stage_folder(workdir, "finetune", arms[-1], config.split.run[-1])
     _, meta = checkpoint.load_final(last / "final")
     layout.write_json(

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.optimize import minimize
 
-from remap.metrics import nll, temper
+from remap.metrics import nll, pit, temper
+
+KINDS = ("outliers", "coverage", "temperature", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,8 @@ class CalibrationSettings:
     """How `fit` widens (config section `calibrate`).
 
     Attributes:
-      kind: "outliers" (power and share of outliers), "temperature" (power alone, §4.5) or "none".
+      kind: "outliers" (power and share of outliers, by likelihood), "coverage" (both, such that intervals of
+        every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5) or "none".
       breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ².
       power_sigma: width of the prior on ln power, centred on 0: with few stars nothing is widened much.
       outliers: centre of the prior on the share of outliers.
@@ -39,10 +42,8 @@ class CalibrationSettings:
     min_stars: int
 
     def __post_init__(self) -> None:
-        if self.kind not in ("outliers", "temperature", "none"):
-            raise ValueError(
-                f"calibrate.kind must be 'outliers', 'temperature' or 'none', found {self.kind!r}"
-            )
+        if self.kind not in KINDS:
+            raise ValueError(f"calibrate.kind must be one of {KINDS}, found {self.kind!r}")
         if self.breadth < 1 or not 0 < self.outliers < 1 or self.min_stars < 2:
             raise ValueError(
                 "calibrate: expected breadth >= 1, 0 < outliers < 1 and min_stars >= 2, found "
@@ -136,10 +137,24 @@ def widen(pmf: np.ndarray, *, power: float, outliers: float, breadth: float) -> 
     return (1 - outliers) * temper(pmf, power) + outliers * temper(pmf, power / breadth)
 
 
+def anderson_darling(values: np.ndarray) -> float:
+    """Squared distance of a sample in [0, 1] from uniform, with weight on both ends; about 1 if it is uniform.
+
+    The ordered values u_k against their places (k - ½) / n, in units of the binomial variance there: the sum
+    that Anderson & Darling (1952) write as an integral, kept finite for values of exactly 0 and 1.
+    """
+    ordered = np.sort(np.asarray(values, float))
+    place = (np.arange(len(ordered)) + 0.5) / len(ordered)
+    return float(np.sum((ordered - place) ** 2 / (place * (1 - place) + 0.5 / len(ordered))))
+
+
 def fit_widening(
     pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray, settings: CalibrationSettings
 ) -> Widening:
     """The power and the share of outliers that maximise the posterior of the true labels.
+
+    With `kind` "coverage" minus the log likelihood gives way to the Anderson-Darling distance of the central
+    intervals that just reach the truth from uniform: the likelihood widens all stars for the sake of a few.
 
     Args:
       pmf: float[S, K] of stars that the networks did not train on.
@@ -155,13 +170,15 @@ def fit_widening(
     centre = np.log(settings.outliers / (1 - settings.outliers))
 
     def unpack(x: np.ndarray) -> tuple[float, float]:
-        share = 1 / (1 + np.exp(-x[1])) if settings.kind == "outliers" else 0.0
+        share = 0.0 if settings.kind == "temperature" else 1 / (1 + np.exp(-x[1]))
         return float(np.exp(x[0])), float(share)
 
     def objective(x: np.ndarray) -> float:
         power, share = unpack(x)
         wide = widen(pmf, power=power, outliers=share, breadth=settings.breadth)
         prior = (x[0] / settings.power_sigma) ** 2 + ((x[1] - centre) / settings.outliers_sigma) ** 2
+        if settings.kind == "coverage":
+            return anderson_darling(np.abs(2 * pit(wide, edges, truth) - 1)) + 0.5 * float(prior)
         return float(np.sum(nll(wide, edges, truth)) + 0.5 * prior)
 
     found = minimize(objective, np.array([0.0, centre]), method="Nelder-Mead")

@@ -16,6 +16,7 @@ from remap.calibration import (
     CalibrationSettings,
     FoldCalibration,
     Widening,
+    anderson_darling,
     fit,
     fit_widening,
     widen,
@@ -58,6 +59,28 @@ def test_widen_is_a_mixture_and_nothing_at_power_one_without_outliers():
     np.testing.assert_allclose(mixed, 0.75 * pmf + 0.25 * gaussian_pmfs([0.5, -1.0], 2.1), atol=2e-3)
 
 
+def test_coverage_is_restored_where_the_likelihood_pays_for_a_few():
+    """A core that is as wide as claimed and 15 % of stars ten times as far: 68 % intervals must hold 68 %."""
+    rng = np.random.default_rng(4)
+    centre = rng.uniform(-3, 3, 3000)
+    scatter = np.where(rng.random(3000) < 0.15, 3.0, 0.3)
+    pmf, truth = gaussian_pmfs(centre, 0.3), centre + scatter * rng.standard_normal(3000)
+    held = {}
+    for kind in ("outliers", "coverage"):
+        found = fit_widening(pmf, EDGES, truth, dataclasses.replace(SETTINGS, kind=kind))
+        held[kind] = metrics.coverage(found(pmf), EDGES, truth, [0.68])[0]
+    assert held["coverage"] == pytest.approx(0.68, abs=0.03)
+    assert abs(held["outliers"] - 0.68) > 2 * abs(held["coverage"] - 0.68)
+
+
+def test_anderson_darling_of_uniform_values_is_about_one_and_grows_with_a_shift():
+    rng = np.random.default_rng(0)
+    uniform = [anderson_darling(rng.random(200)) for _ in range(300)]
+    assert np.mean(uniform) == pytest.approx(1.0, abs=0.1)
+    assert anderson_darling(rng.random(200) ** 2) > 10
+    assert np.isfinite(anderson_darling(np.array([0.0, 0.0, 1.0])))
+
+
 def test_overconfidence_is_measured():
     pmf, truth = predictions(np.random.default_rng(0), 3000, claimed=0.5, actual=1.0)
     found = fit_widening(pmf, EDGES, truth, dataclasses.replace(SETTINGS, kind="temperature"))
@@ -97,7 +120,7 @@ def test_few_stars_unknown_labels_and_kind_none_change_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "magic"}, "'outliers', 'temperature' or 'none', found 'magic'"),
+        ({"kind": "magic"}, "must be one of .*'temperature', 'none'.*found 'magic'"),
         ({"breadth": 0.5}, "breadth >= 1"),
         ({"outliers": 0.0}, "0 < outliers < 1"),
         ({"power_sigma": 0.0}, "positive widths"),

@@ -211,7 +211,7 @@ def test_the_mean_of_the_arms_leaves_absent_ones_out():
 
 def test_combinations_are_known_by_name():
     arms, present = np.full((2, 1, 4), 0.25), np.ones((2, 1), bool)
-    with pytest.raises(ValueError, match="'conflation', 'prior_corrected', 'mean'.*found 'product'"):
+    with pytest.raises(ValueError, match=r"'conflation', 'prior_corrected', 'mean'.*found 'product'"):
         metrics.combine_arms(arms, present, method="product")
     with pytest.raises(ValueError, match="needs the prior"):
         metrics.combine_arms(arms, present, method="prior_corrected")
