@@ -35,7 +35,7 @@ from remap.correction import add_residuals, apply_correction, fit_correction
 from remap.data import Draw, Library, Survey, split_stars
 from remap.labels import bin_mask, padded_edges
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
-from remap.optim import layer_rules, make_optimizer, sgdr
+from remap.optim import Rule, layer_rules, make_optimizer, sgdr
 from remap.prepare import STATUS_OK, readable_stars
 from remap.preprocess import (
     Preprocessing,
@@ -120,6 +120,54 @@ def _stage_key(config: ml_collections.ConfigDict, arm: str, *what: int) -> jax.A
 PRETRAIN, FINETUNE = 0, 1  # folded into the keys
 
 
+class Training(NamedTuple):
+    """What the training of one network starts from, in either stage."""
+
+    model: ResNet1D
+    variables: dict
+    rules: tuple[Rule, ...]  # factors on the rate of its layers
+    batch_fn: BatchFn
+    data: Any
+    validation: Batch | None
+    steps: int  # per epoch
+    key: jax.Array
+
+
+def train_network(
+    start: Training,
+    config: ml_collections.ConfigDict,
+    stage: str,
+    *,
+    folder: Path,
+    meta: Mapping[str, Any],
+    name: str,
+) -> dict:
+    """Trains as the config's section `stage` says and resumes in `folder`: the averaged network, see `train.fit`."""
+    section = config[stage]
+    schedule = sgdr(
+        peak=section.rate_high,
+        end=section.rate_low,
+        cycles=section.cycles,
+        steps_per_cycle=section.epochs_per_cycle * start.steps,
+    )
+    freeze_stats = stage == "finetune" and section.freeze_stats
+    return fit(
+        start.model,
+        start.variables,
+        make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=section.clip_norm),
+        start.batch_fn,
+        start.data,
+        start.validation,
+        loss=LossSettings(**config.loss),
+        settings=_fit_settings(section, start.steps, freeze_stats=freeze_stats),
+        key=start.key,
+        schedule=schedule,
+        folder=folder,
+        meta=meta,
+        name=name,
+    )
+
+
 def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Trains one network per arm on the library; a finished arm is left as it is."""
     workdir = Path(workdir)
@@ -141,6 +189,18 @@ class Pretraining(NamedTuple):
     steps: int  # per epoch
     fit_key: jax.Array
     validation_key: jax.Array
+
+    def training(self, validation: Batch | None) -> Training:
+        return Training(
+            self.model,
+            self.variables,
+            ((".*", 1.0),),
+            self.batch_fn,
+            self.library,
+            validation,
+            self.steps,
+            self.fit_key,
+        )
 
 
 def pretraining(
@@ -175,6 +235,17 @@ def pretraining(
     )
 
 
+def held_out_batch(start: Pretraining, section: ml_collections.ConfigDict) -> Batch:
+    """The fixed spectra of held-out cells that give the validation loss."""
+    # As many cells as are trained on (repeated), so that the same compiled program serves.
+    repeated = np.resize(start.held_out, start.library.cells.shape)
+    held_library = start.library._replace(cells=jnp.asarray(repeated))
+    make = jax.jit(start.batch_fn)
+    count = max(1, section.validation_size // section.batch_size)
+    parts = [make(start.validation_key, jnp.asarray(i, jnp.int32), held_library) for i in range(count)]
+    return functools.reduce(join, parts)
+
+
 def _pretrain_arm(
     config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
 ) -> None:
@@ -184,43 +255,16 @@ def _pretrain_arm(
         return
     section = config.pretrain
     start = pretraining(config, workdir, preprocessing, name)
-    schedule = sgdr(
-        peak=section.rate_high,
-        end=section.rate_low,
-        cycles=section.cycles,
-        steps_per_cycle=section.epochs_per_cycle * start.steps,
-    )
-    params = start.variables["params"]
     logger.info(
         "pretrain %s: %d parameters, %d steps of %d spectra per epoch",
         name,
-        count_parameters(params),
+        count_parameters(start.variables["params"]),
         start.steps,
         section.batch_size,
     )
-    validation = None
-    if len(start.held_out):
-        # As many cells as are trained on (repeated), so that the same compiled program serves.
-        repeated = np.resize(start.held_out, start.library.cells.shape)
-        held_library = start.library._replace(cells=jnp.asarray(repeated))
-        make = jax.jit(start.batch_fn)
-        count = max(1, section.validation_size // section.batch_size)
-        parts = [make(start.validation_key, jnp.asarray(i, jnp.int32), held_library) for i in range(count)]
-        validation = functools.reduce(join, parts)
-    averaged = fit(
-        arm.model,
-        start.variables,
-        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
-        start.batch_fn,
-        start.library,
-        validation,
-        loss=LossSettings(**config.loss),
-        settings=_fit_settings(section, start.steps, freeze_stats=False),
-        key=start.fit_key,
-        schedule=schedule,
-        folder=folder,
-        meta=arm.meta,
-        name=f"pretrain {name}",
+    training = start.training(held_out_batch(start, section) if len(start.held_out) else None)
+    averaged = train_network(
+        training, config, "pretrain", folder=folder, meta=arm.meta, name=f"pretrain {name}"
     )
     total = section.cycles * section.epochs_per_cycle * start.steps
     checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": total})
@@ -280,6 +324,29 @@ def _finetune_arm(
     if _already_done(folder, meta):
         return
     section = config.finetune
+    start = finetuning(config, workdir, preprocessing, name, fold, split)
+    label = f"finetune {name} fold {fold}"
+    averaged = train_network(start, config, "finetune", folder=folder, meta=meta, name=label)
+    total = section.cycles * section.epochs_per_cycle * start.steps
+    checkpoint.save_final(folder / "final", averaged, meta | {"step": total})
+
+
+def finetuning(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    name: str,
+    fold: int,
+    split: np.ndarray,
+) -> Training:
+    """What the fine-tuning of one arm starts from.
+
+    Args:
+      fold: sets the random numbers.
+      split: str[S], "train" and "val" as in `fold_split`; stars of other names have no part.
+    """
+    arm = _open_arm(config, preprocessing, name, "finetune")
+    section = config.finetune
     survey, _ = layout.load_survey(workdir, name)
     # As at prediction: an arm that hardly covers a spectrum must not learn from it.
     seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
@@ -293,7 +360,8 @@ def _finetune_arm(
     elif section.init == "pretrained":
         start = layout.stage_folder(workdir, "pretrain", name) / "final"
         variables, found = checkpoint.load_final(start)
-        layout.check_preprocessing(found["preprocessing"], meta["preprocessing"], str(start))
+        layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
+        _check_network(found, arm, str(start))
     else:
         raise ValueError(f"finetune.init must be 'pretrained' or 'scratch', found {section.init!r}")
     replayed = round(section.rehearsal * section.batch_size)
@@ -303,12 +371,6 @@ def _finetune_arm(
             f"finetune.rehearsal {section.rehearsal} leaves no room for stars in a batch of {section.batch_size}"
         )
     steps = max(1, round(stars.flux.shape[0] / observed))
-    schedule = sgdr(
-        peak=section.rate_high,
-        end=section.rate_low,
-        cycles=section.cycles,
-        steps_per_cycle=section.epochs_per_cycle * steps,
-    )
     library, residuals = None, None
     if replayed:
         library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
@@ -339,23 +401,16 @@ def _finetune_arm(
         held = Draw(*(jnp.asarray(a[val]) for a in survey))
         validation = jax.jit(arm.finish)(held)
     rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
-    averaged = fit(
-        arm.model,
-        variables,
-        make_optimizer(variables["params"], rules, schedule, clip_norm=section.clip_norm),
-        batch_fn,
-        data,
-        validation,
-        loss=LossSettings(**config.loss),
-        settings=_fit_settings(section, steps, freeze_stats=section.freeze_stats),
-        key=fit_key,
-        schedule=schedule,
-        folder=folder,
-        meta=meta,
-        name=f"finetune {name} fold {fold}",
-    )
-    total = section.cycles * section.epochs_per_cycle * steps
-    checkpoint.save_final(folder / "final", averaged, meta | {"step": total})
+    return Training(arm.model, variables, rules, batch_fn, data, validation, steps, fit_key)
+
+
+def _check_network(found: Mapping[str, Any], arm: _Arm, where: str) -> None:
+    """Raises ValueError if a pre-trained network is not that of the config's section `model`."""
+    free = {"dropout", "batch_norm_momentum"}  # of training alone: another value may be fine-tuned with
+    models = [
+        {k: v for k, v in meta["config"]["model"].items() if k not in free} for meta in (found, arm.meta)
+    ]
+    checkpoint.check_equal(*models, f"{where}: another network than that of config.model")
 
 
 class _FinetuneData(NamedTuple):

@@ -208,6 +208,18 @@ def test_pretrained_network_of_other_preprocessing_is_refused_at_fine_tuning(
         stages.finetune(config, workdir)
 
 
+def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data, tiny_workdir, tmp_path):
+    """Pooling has no parameters: nothing else would notice. Dropout may differ."""
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    config = tiny.config(tiny_data, model__pooling="max", model__filters=(8, 4), model__dropout=0.0)
+    with pytest.raises(ValueError, match="another network than that of config.model") as error:
+        stages.finetune(config, workdir)
+    assert "filters: expected [8, 4], found [4, 8]; pooling: expected 'max', found 'avg_max'" in str(error.value)
+    assert "dropout" not in str(error.value)
+
+
 def test_each_stage_names_the_one_that_is_missing(tiny_data, tiny_prepared, tmp_path):
     config = tiny.config(tiny_data)
     for stage in (stages.pretrain, stages.finetune):
