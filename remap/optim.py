@@ -108,7 +108,12 @@ def swa_init(params: Any) -> SWAState:
 def swa_update(state: SWAState, params: Any) -> SWAState:
     """One more cycle: w_SWA ← (w_SWA·n + w) / (n + 1) (eq. 5)."""
     n = state.count.astype(jnp.float32)
-    mean = jax.tree.map(lambda s, p: (s * n + p) / (n + 1), state.params, params)
+
+    def one(average: Array, value: Array) -> Array:
+        # A frozen parameter stays as it is to the last bit, which the quotient does not promise.
+        return jnp.where(average == value, average, (average * n + value) / (n + 1))
+
+    mean = jax.tree.map(one, state.params, params)
     return SWAState(state.count + 1, mean)
 
 

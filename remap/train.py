@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from remap.state import TrainState, init_state
 logger = logging.getLogger(__name__)
 
 BatchFn = Callable[[Array, Array, Any], Batch]  # (key, step, data) -> batch; pure
+Terms = TypeVar("Terms", bound=NamedTuple)  # parts of a loss, of which `total` is made small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,8 @@ def make_train_step(
             return terms.total, (terms, updates["batch_stats"])
 
         grads, (terms, stats) = jax.grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        done = state.step + 1
-        swa = swa_update_at_cycle_end(state.swa, params, done, fit.steps_per_cycle)
-        return TrainState(done, params, stats, opt_state, swa), terms
+        state = state._replace(batch_stats=stats)
+        return apply_gradients(state, grads, optimizer, fit.steps_per_cycle), terms
 
     return jax.jit(step, donate_argnums=0)
 
@@ -194,50 +192,24 @@ def fit(
       DivergedError: a loss is not finite (names step and term).
       ValueError: `folder` holds a run with other settings.
     """
-    folder = Path(folder)
     batch_key, dropout_key, stats_key = jax.random.split(key, 3)
     # Compiled apart from the training step: the normaliser in it takes long to compile, and this way the
     # statistics of the averaged weights use the same program.
     make_batch = jax.jit(batch_fn)
     train_step = make_train_step(model, optimizer, loss, settings)
     eval_step = make_eval_step(model, loss)
-    state = init_state(jax.tree.map(jnp.array, variables), optimizer)  # a copy: the state is donated
-    with contextlib.ExitStack() as stack:
-        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints", keep=settings.keep))
-        stop = stack.enter_context(_sigterm())
-        restored = checkpoint.restore_state(manager, state, meta)
-        collected: list[LossTerms] = []
-        if restored is not None:
-            state, partial = restored
-            collected = [_terms_from_json(p) for p in partial]
-            logger.info("%s: resuming at step %d", name, int(state.step))
-        step = int(state.step)
-        writer = stack.enter_context(
-            contextlib.closing(writers.open_records(folder / "metrics.jsonl", step=step))
-        )
-        total = settings.epochs * settings.steps_per_epoch
-        began = time.monotonic()
-        while step < total:
-            batch = make_batch(batch_key, jnp.asarray(step, jnp.int32), data)
-            state, terms = train_step(state, batch, dropout_key)
-            collected.append(terms)
-            step += 1
-            if step % settings.steps_per_epoch == 0:
-                epoch = step // settings.steps_per_epoch
-                record = _epoch_record(collected, step, epoch, name)
-                record["learning_rate"] = float(schedule(step - 1))
-                collected = []
-                if validation is not None:
-                    variables = {"params": state.params, "batch_stats": state.batch_stats}
-                    record |= _prefixed("val_", eval_step(variables, validation))
-                writer.write(record)
-                if epoch % settings.checkpoint_epochs == 0 or step == total:
-                    checkpoint.save_state(manager, state, meta, [])
-                if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
-                    _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
-            if stop.is_set() and step < total:
-                checkpoint.save_state(manager, state, meta, [_terms_to_json(t) for t in collected])
-                raise Preempted(f"{name}: stopped by SIGTERM at step {step}; the same command resumes")
+    state = run(
+        init_state(jax.tree.map(jnp.array, variables), optimizer),  # a copy: the state is donated
+        lambda step: make_batch(batch_key, jnp.asarray(step, jnp.int32), data),
+        lambda state, batch: train_step(state, batch, dropout_key),
+        None if validation is None else lambda variables: eval_step(variables, validation),
+        terms=LossTerms,
+        settings=settings,
+        schedule=schedule,
+        folder=folder,
+        meta=meta,
+        name=name,
+    )
     params = state.swa.params
     stats = state.batch_stats
     if not settings.freeze_stats:
@@ -247,10 +219,140 @@ def fit(
     return {"params": params, "batch_stats": stats}
 
 
-def _epoch_record(collected: list[LossTerms], step: int, epoch: int, name: str) -> dict[str, Any]:
+def fit_function(
+    objective: Callable[[Any, Any], Terms],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    batch_fn: Callable[[Array, Array, Any], Any],
+    data: Any,
+    validation: Any,
+    *,
+    terms: type[Terms],
+    settings: FitSettings,
+    key: Array,
+    schedule: optax.Schedule,
+    folder: str | Path,
+    meta: Mapping[str, Any],
+    name: str,
+) -> Any:
+    """`fit` for any objective without batch statistics and dropout; returns the averaged parameters.
+
+    Args:
+      objective: (params, batch) -> terms, a NamedTuple of which `total` is made small.
+      params: where it starts.
+      batch_fn, data: batch of a step as a pure function of (key, step, data).
+      validation: fixed batch whose terms are logged each epoch, or None.
+      terms: the type of the objective's terms.
+      settings: `stats_batches` and `freeze_stats` have no part.
+      key, schedule, folder, meta, name: as for `fit`, and so are the errors.
+    """
+    make_batch = jax.jit(batch_fn)
+    evaluate = jax.jit(objective)
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Terms]:
+        def total(params: Any) -> tuple[Array, Terms]:
+            out = objective(params, batch)
+            return out.total, out
+
+        grads, out = jax.grad(total, has_aux=True)(state.params)
+        return apply_gradients(state, grads, optimizer, settings.steps_per_cycle), out
+
+    variables = {"params": jax.tree.map(jnp.array, params), "batch_stats": {}}
+    state = run(
+        init_state(variables, optimizer),
+        lambda step: make_batch(key, jnp.asarray(step, jnp.int32), data),
+        jax.jit(step, donate_argnums=0),
+        None if validation is None else lambda variables: evaluate(variables["params"], validation),
+        terms=terms,
+        settings=settings,
+        schedule=schedule,
+        folder=folder,
+        meta=meta,
+        name=name,
+    )
+    return state.swa.params
+
+
+def run(
+    state: TrainState,
+    make_batch: Callable[[int], Any],
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Terms]],
+    evaluate: Callable[[dict], Terms] | None,
+    *,
+    terms: type[Terms],
+    settings: FitSettings,
+    schedule: optax.Schedule,
+    folder: str | Path,
+    meta: Mapping[str, Any],
+    name: str,
+) -> TrainState:
+    """The loop itself: steps, records, checkpoints, resuming and stopping, whatever is trained.
+
+    Args:
+      state: before the first step; its buffers may be donated.
+      make_batch: step -> batch.
+      train_step: (state, batch) -> (state, loss terms).
+      evaluate: variables -> loss terms of the validation batch, or None.
+      terms: the type of the loss terms, a NamedTuple with a field `total`.
+      settings, schedule, folder, meta, name: as for `fit`, and so are the errors.
+
+    Returns:
+      The state after the last step.
+    """
+    folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(checkpoint.open_manager(folder / "checkpoints", keep=settings.keep))
+        stop = stack.enter_context(_sigterm())
+        restored = checkpoint.restore_state(manager, state, meta)
+        collected: list[Terms] = []
+        if restored is not None:
+            state, partial = restored
+            collected = [_terms_from_json(p, terms) for p in partial]
+            logger.info("%s: resuming at step %d", name, int(state.step))
+        step = int(state.step)
+        writer = stack.enter_context(
+            contextlib.closing(writers.open_records(folder / "metrics.jsonl", step=step))
+        )
+        total = settings.epochs * settings.steps_per_epoch
+        began = time.monotonic()
+        while step < total:
+            state, out = train_step(state, make_batch(step))
+            collected.append(out)
+            step += 1
+            if step % settings.steps_per_epoch == 0:
+                epoch = step // settings.steps_per_epoch
+                record = _epoch_record(collected, step, epoch, name)
+                record["learning_rate"] = float(schedule(step - 1))
+                collected = []
+                if evaluate is not None:
+                    variables = {"params": state.params, "batch_stats": state.batch_stats}
+                    record |= _prefixed("val_", evaluate(variables))
+                writer.write(record)
+                if epoch % settings.checkpoint_epochs == 0 or step == total:
+                    checkpoint.save_state(manager, state, meta, [])
+                if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
+                    _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
+            if stop.is_set() and step < total:
+                checkpoint.save_state(manager, state, meta, [_terms_to_json(t) for t in collected])
+                raise Preempted(f"{name}: stopped by SIGTERM at step {step}; the same command resumes")
+    return state
+
+
+def apply_gradients(
+    state: TrainState, grads: Any, optimizer: optax.GradientTransformation, steps_per_cycle: int
+) -> TrainState:
+    """The state after one step with these gradients; batch statistics stay as they are."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    done = state.step + 1
+    swa = swa_update_at_cycle_end(state.swa, params, done, steps_per_cycle)
+    return TrainState(done, params, state.batch_stats, opt_state, swa)
+
+
+def _epoch_record(collected: list[Any], step: int, epoch: int, name: str) -> dict[str, Any]:
     """Means over the epoch's steps; raises DivergedError at the first value that is not finite."""
     terms = jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *collected)
-    for field, values in zip(LossTerms._fields, terms, strict=True):
+    for field, values in zip(terms._fields, terms, strict=True):
         bad = ~np.isfinite(values.reshape(len(collected), -1)).all(axis=1)
         if bad.any():
             at = step - len(collected) + 1 + int(np.argmax(bad))
@@ -259,24 +361,24 @@ def _epoch_record(collected: list[LossTerms], step: int, epoch: int, name: str) 
     return {"step": step, "epoch": epoch, **_prefixed("", means)}
 
 
-def _terms_to_json(terms: LossTerms) -> list[Any]:
+def _terms_to_json(terms: Any) -> list[Any]:
     return [np.asarray(v).tolist() for v in terms]
 
 
-def _terms_from_json(values: list[Any]) -> LossTerms:
-    return LossTerms(*(np.asarray(v, np.float32) for v in values))
+def _terms_from_json(values: list[Any], terms: type[Terms]) -> Terms:
+    return terms(*(np.asarray(v, np.float32) for v in values))
 
 
-def _prefixed(prefix: str, terms: LossTerms) -> dict[str, Any]:
+def _prefixed(prefix: str, terms: Any) -> dict[str, Any]:
     return {
         f"{prefix}{'loss' if k == 'total' else k}": np.asarray(v).tolist() for k, v in terms._asdict().items()
     }
 
 
 def _log_progress(name: str, record: Mapping[str, Any], epoch: int, epochs: int, seconds: float) -> None:
-    validation = f", validation {record['val_loss']:.3f}" if "val_loss" in record else ""
+    validation = f", validation {record['val_loss']:.4g}" if "val_loss" in record else ""
     logger.info(
-        "%s: epoch %d/%d, loss %.3f%s, %.0f s", name, epoch, epochs, record["loss"], validation, seconds
+        "%s: epoch %d/%d, loss %.4g%s, %.0f s", name, epoch, epochs, record["loss"], validation, seconds
     )
 
 

@@ -209,3 +209,11 @@ def test_swa_starts_with_a_copy_and_forgets_it_at_the_first_cycle():
     assert state.params["w"] is not params["w"]
     np.testing.assert_array_equal(state.params["w"], params["w"])
     np.testing.assert_array_equal(swa_update(state, {"w": jnp.array([5.0, 5.5])}).params["w"], [5.0, 5.5])
+
+
+def test_swa_keeps_a_frozen_parameter_to_the_last_bit():
+    value = {"w": jax.random.normal(jax.random.key(0), (1000,))}
+    state = swa_init(value)
+    for _ in range(7):
+        state = jax.jit(swa_update)(state, value)
+    assert np.asarray(state.params["w"]).tobytes() == np.asarray(value["w"]).tobytes()
