@@ -181,11 +181,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "mode_prominence": 0.3,  # height of a second mode, of the highest bin, that flags a row
         "disagreement": 3.0,  # difference of the arms' medians in units of their joint 1-sigma width
     }
-    # Groups of the report: limits of the known labels, both ends included.
+    # Groups of the report: limits of the known labels, both ends included. `snr_edges`: between the bins of
+    # by_snr.ecsv. `quoted`: bias and scatter shown beside ours in table1.md, with their source.
     c.evaluate = {
         "groups": {
             "dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 1.0)},
             "giants": {"logg": (1.0, 3.4999)},
-        }
+        },
+        "snr_edges": (30.0, 60.0, 100.0),
+        "quoted": {"teff": (-10.0, 75.0), "logg": (0.02, 0.12), "feh": (-0.01, 0.08)},
+        "quoted_source": "the paper's table 1, 30 MARVELS calibration stars",
     }
     return c

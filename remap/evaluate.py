@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,21 @@ from astropy.table import Table
 from remap import workdir as layout
 from remap.calibration import Calibration, FoldCalibration
 from remap.catalogue import Catalogue, write_catalogue
-from remap.metrics import coverage, crps, nll, residual_table
+from remap.diagnostic_plots import CalibrationFound, calibration_curves
+from remap.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.plots import one_to_one, training_curves
 from remap.predict import ArmInputs, ArmPrediction, Predictor, load
 from remap.prepare import STATUS_OK, readable_stars
+from remap.report import by_snr, table1
 from remap.stages import fold_split
 from remap.writers import read_records
 
 logger = logging.getLogger(__name__)
 
-LEVELS = (0.68, 0.95)
+LEVELS = (0.68, 0.95)  # of the intervals in the summary
+CURVE_LEVELS = tuple(i / 20 for i in range(1, 20))  # of the reliability curves
+PIT_BINS = 10
+BAND = 0.95  # probability of the bands of chance in the figures
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
@@ -34,18 +39,22 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     in which it is a test star, the others (giants, say) by the mean over all folds. Stars of folds that were
     not run are left out.
 
-    Writes evaluate/summary.ecsv, evaluate/STAGE.fits (catalogues), one_to_one_STAGE.png, training_*.png.
+    Writes into evaluate/: summary.ecsv, by_snr.ecsv (`report.by_snr`), table1.md (`report.table1`), STAGE.fits
+    (catalogues), one_to_one_STAGE.png, calibration_STAGE.png and training_*.png.
 
     Returns:
-      One row per stage ("uncalibrated": fine-tuned, without `calibrate`; "validation": the same for the
-      validation stars of fine-tuning, to choose settings by), group and label: n, bias, median,
-      std, robust scatter, slope (of the residuals), coverage of the 68 % and 95 % intervals, mean negative log
-      likelihood and CRPS.
+      The summary: one row per stage ("uncalibrated": fine-tuned, without `calibrate`; "validation": the same
+      for the validation stars of fine-tuning, to choose settings by), group and label: n, bias, median, std,
+      robust scatter, slope of the residuals, slope of the predictions (1 more) with the standard error of both
+      and the slope that exact predictions would have (`metrics.attainable_slope`), coverage of the 68 % and
+      95 % intervals, mean negative log likelihood and CRPS, and the distance of the PIT from uniform
+      (`metrics.uniform_distance`).
     """
     workdir = Path(workdir)
     stars = readable_stars(workdir)
     out = workdir / "evaluate"
-    rows = []
+    groups = config.evaluate.groups
+    rows, snr_rows = [], []
     for stage in ("pretrain", "finetune"):
         try:
             found = held_out(config, workdir, stars, stage)
@@ -61,24 +70,37 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             catalogue.meta,
             overwrite=True,
         )
-        rows += summarize(catalogue, stars, tested, config.evaluate.groups, stage)
+        catalogues = {stage: catalogue}
         if found.predictor.calibration is not None:
             plain = found._replace(predictor=dataclasses.replace(found.predictor, calibration=None))
-            rows += summarize(plain.catalogue(stars), stars, tested, config.evaluate.groups, "uncalibrated")
+            catalogues["uncalibrated"] = plain.catalogue(stars)
+        for name, each in catalogues.items():
+            rows += summarize(each, stars, tested, groups, name)
+        snr_rows += _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
         if stage == "finetune" and config.split.validation > 0:
             held, tuned = predict_held_out(config, workdir, stars, stage, "val", calibrated=False)
-            selected = {g: v for g, v in config.evaluate.groups.items() if (tuned & in_group(stars, v)).any()}
+            selected = {g: v for g, v in groups.items() if (tuned & in_group(stars, v)).any()}
             rows += summarize(held, stars, tuned, selected, "validation")
         try:
-            _plot(out, stage, catalogue, stars, tested, config.evaluate.groups)
+            _plot(out, stage, catalogue, stars, tested, groups)
+            _plot_calibration(out, stage, catalogues, stars, tested, groups)
         except ImportError as error:
             logger.warning("evaluate: no plot: %s", error)
     if not rows:
         raise FileNotFoundError(f"{workdir}: expected a finished pretrain or finetune stage, found neither")
-    table = Table(rows=rows)
-    for column in table.colnames[4:]:
-        table[column].info.format = ".3f"
+    table, snr_table = Table(rows=rows), Table(rows=snr_rows)
+    for each in (table, snr_table):
+        for column in each.colnames[each.colnames.index("n") + 1 :]:
+            each[column].info.format = ".3f"
     table.write(out / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+    snr_table.write(out / "by_snr.ecsv", format="ascii.ecsv", overwrite=True)
+    text = table1(
+        [r for r in rows if r["stage"] in ("pretrain", "finetune")],
+        units={name: config.labels[name].unit for name in config.label_names},
+        quoted=config.evaluate.quoted,
+        source=config.evaluate.quoted_source,
+    )
+    (out / "table1.md").write_text(text)
     try:
         _plot_training(workdir, out)
     except ImportError as error:
@@ -173,13 +195,37 @@ def summarize(
             truth = np.asarray(stars[label], float)[member]
             predicted = np.asarray(catalogue.table[label], float)[member]
             pmf = catalogue.pmfs[label][member]
+            errors = np.where(
+                np.isfinite(predicted), np.asarray(stars[f"{label}_err"], float)[member], np.nan
+            )
             held = coverage(pmf, edges, truth, LEVELS)
             rows.append(
                 {"stage": stage, "group": group, "label": label}
                 | residual_table(predicted, truth)
+                | {"attainable_slope": attainable_slope(truth, errors)}
                 | {f"cover{round(100 * level)}": c for level, c in zip(LEVELS, held, strict=True)}
                 | {"nll": _mean(nll(pmf, edges, truth)), "crps": _mean(crps(pmf, edges, truth))}
+                | {"pit_ks": uniform_distance(pit(pmf, edges, truth))}
             )
+    return rows
+
+
+def _by_snr(
+    catalogue: Catalogue,
+    stars: Table,
+    tested: np.ndarray,
+    groups: Mapping[str, Mapping[str, Any]],
+    edges: Sequence[float],
+    stage: str,
+) -> list[dict[str, Any]]:
+    """Rows of `report.by_snr`, one per group, label and bin."""
+    rows = []
+    for group, limits in groups.items():
+        member = tested & in_group(stars, limits)
+        for label in catalogue.edges:
+            columns = catalogue.table[label], stars[label], stars[f"{label}_err"], catalogue.table["snr"]
+            found = by_snr(*(np.asarray(c, float)[member] for c in columns), edges)
+            rows += [{"stage": stage, "group": group, "label": label} | row for row in found]
     return rows
 
 
@@ -226,6 +272,38 @@ def _plot(
         units={k: str(catalogue.table[k].unit or "") for k in labels},
         groups=list(names[keep]),
         title=f"{stage}: stars that the networks did not train on",
+    )
+
+
+def _plot_calibration(
+    out: Path,
+    stage: str,
+    catalogues: Mapping[str, Catalogue],
+    stars: Table,
+    tested: np.ndarray,
+    groups: Mapping[str, Any],
+) -> None:
+    """One figure; where there is a calibration, the PMFs before it beside those after it."""
+    names = {stage: "calibrated"} if len(catalogues) > 1 else {}
+    found: dict[str, dict[str, dict[str, CalibrationFound]]] = {}
+    for group, limits in groups.items():
+        member = tested & in_group(stars, limits)
+        for label, edges in catalogues[stage].edges.items():
+            truth = np.asarray(stars[label], float)[member]
+            found.setdefault(group, {})[label] = {
+                names.get(name, name): CalibrationFound(
+                    pit(c.pmfs[label][member], edges, truth),
+                    coverage(c.pmfs[label][member], edges, truth, CURVE_LEVELS),
+                )
+                for name, c in catalogues.items()
+            }
+    calibration_curves(
+        out / f"calibration_{stage}.png",
+        found,
+        CURVE_LEVELS,
+        bins=PIT_BINS,
+        confidence=BAND,
+        title=f"{stage}: PIT and coverage of stars that the networks did not train on (how many)",
     )
 
 

@@ -262,9 +262,11 @@ def residual_table(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]
 
     Returns:
       `n` (pairs used), `bias` (mean, μ_Δ of table 1), `median`, `std` (σ_Δ of table 1, over n - 1),
-      `robust` (1.4826 times the median absolute deviation from the median) and `slope` (least squares of the
+      `robust` (1.4826 times the median absolute deviation from the median), `slope` (least squares of the
       residuals against the truth, label unit per label unit: 0 is ideal, negative means that predictions
-      are drawn to the middle). NaN where n is too small for a number to exist.
+      are drawn to the middle), `prediction_slope` (of the predictions against the truth: 1 + `slope`) and
+      `slope_error` (standard error of both). NaN where n is too small for a number to exist. See
+      `attainable_slope` for what errors of the labels do to the slopes.
 
     Raises:
       ValueError: shapes that do not agree.
@@ -276,7 +278,8 @@ def residual_table(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]
     truth = truth[good]
     residual = predicted[good] - truth
     n = truth.size
-    table = {"n": n} | dict.fromkeys(("bias", "median", "std", "robust", "slope"), np.nan)
+    names = ("bias", "median", "std", "robust", "slope", "prediction_slope", "slope_error")
+    table = {"n": n} | dict.fromkeys(names, np.nan)
     if n > 0:
         table["bias"] = float(np.mean(residual))
         table["median"] = float(np.median(residual))
@@ -285,8 +288,43 @@ def residual_table(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]
         table["std"] = float(np.std(residual, ddof=1))
         offset = truth - np.mean(truth)
         if np.any(offset):
-            table["slope"] = float(offset @ residual / (offset @ offset))
+            square = offset @ offset
+            table["slope"] = float(offset @ residual / square)
+            table["prediction_slope"] = 1 + table["slope"]
+            if n > 2:
+                rest = residual - table["bias"] - table["slope"] * offset
+                table["slope_error"] = float(np.sqrt(rest @ rest / (n - 2) / square))
     return table
+
+
+def decimals(scatter: float) -> int:
+    """Decimal places that show a scatter to two significant digits; 2 where it is 0 or unknown."""
+    return max(0, 1 - int(np.floor(np.log10(scatter)))) if np.isfinite(scatter) and scatter > 0 else 2
+
+
+def attainable_slope(truth: np.ndarray, errors: np.ndarray) -> float:
+    """Slope against the known labels that exact predictions would have, given the errors of those labels.
+
+    1 - mean(error²) / variance(label): errors spread the known labels and so flatten every line through them
+    (regression dilution). A `prediction_slope` below this number is the network's own.
+
+    Args:
+      truth: float[S], known labels; NaN = unknown.
+      errors: float[S], their standard deviations, same unit.
+
+    Returns:
+      At most 1 and not below 0; NaN for fewer than two known labels, or equal ones.
+
+    Raises:
+      ValueError: shapes that do not agree.
+    """
+    truth, errors = np.asarray(truth, np.float64), np.asarray(errors, np.float64)
+    if truth.shape != errors.shape or truth.ndim != 1:
+        raise ValueError(f"expected two arrays of one shape [S], found {truth.shape} and {errors.shape}")
+    good = np.isfinite(truth) & np.isfinite(errors)
+    if np.unique(truth[good]).size < 2:
+        return float("nan")
+    return float(max(0.0, 1 - np.mean(errors[good] ** 2) / np.var(truth[good], ddof=1)))
 
 
 def pit(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -308,6 +346,54 @@ def pit(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
     cdf = _cumulative(pmf)
     start, end = _take(cdf, k), _take(cdf, k + 1)
     return start + fraction * (end - start)
+
+
+def uniform_distance(values: np.ndarray) -> float:
+    """Kolmogorov-Smirnov distance of values from the uniform distribution on [0, 1]: sup_u |F_n(u) - u|.
+
+    Of the PIT it says in one number how far PMFs are from calibrated: 0 is ideal; for calibrated PMFs of n
+    independent stars it exceeds 1.36 / √n in about 5 % of samples.
+
+    Args:
+      values: float[S] in [0, 1]; NaNs are left out.
+
+    Returns:
+      The distance, 0 to 1; NaN without any value.
+    """
+    values = np.sort(np.asarray(values, np.float64).ravel())
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return float("nan")
+    steps = np.arange(values.size + 1) / values.size
+    return float(max(np.max(steps[1:] - values), np.max(values - steps[:-1])))
+
+
+def binomial_band(
+    probabilities: Sequence[float], count: int, *, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the fraction of `count` independent stars lies by chance, if each counts with that probability.
+
+    Args:
+      probabilities: [P] in [0, 1].
+      count: stars, at least 1.
+      confidence: probability of the band in (0, 1), split evenly between what lies below and above.
+
+    Returns:
+      Lower and upper ends, float64[P] each: quantiles of the binomial distribution over `count`.
+
+    Raises:
+      ValueError: values outside those limits.
+    """
+    p = np.asarray(probabilities, np.float64)
+    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)) or count < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            "expected probabilities in [0, 1], a count of at least 1 and a confidence in (0, 1), found "
+            f"{probabilities!r}, {count!r} and {confidence!r}"
+        )
+    cdf = special.bdtr(np.arange(count + 1.0)[None], count, p[:, None])
+    # 1e-12: as in `coverage`, and so that a tail of exactly that probability counts
+    ends = [np.argmax(cdf >= q - 1e-12, axis=1) / count for q in ((1 - confidence) / 2, (1 + confidence) / 2)]
+    return ends[0], ends[1]
 
 
 def coverage(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray, levels: Sequence[float]) -> np.ndarray:

@@ -1,39 +1,18 @@
-"""Figures, as files. Matplotlib (the extra `plots`) is imported by the functions alone.
-
-No figure touches pyplot, so nothing here needs a display or changes a caller's figures. Colours are Okabe
-and Ito's, which colour-blind readers can tell apart. The name's ending chooses the format (.png, .pdf, .svg).
-"""
+"""Figures of predictions, training and spectra, as files (`remap.figure` has what all figures share)."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from remap import metrics
+from remap.figure import COLOURS, MARKERS, SYMBOLS, axis_name, page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-}
-_SYMBOLS = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$", "feh": "[Fe/H]", "vsini": r"$v\,\sin\,i$"}
 
 
 def one_to_one(
@@ -77,7 +56,7 @@ def one_to_one(
             )
     names = list(dict.fromkeys(groups.tolist()))
     size, alpha = (4.5, 0.9) if count <= 200 else (3, 0.6) if count <= 2000 else (1.5, 0.3)
-    with _page(path, 4.2 * len(labels), 5.4 + 0.3 * bool(title)) as figure:
+    with page(path, 4.2 * len(labels), 5.4 + 0.3 * bool(title)) as figure:
         axes = figure.subplots(2, len(labels), squeeze=False, sharex="col", height_ratios=[3, 1])
         for (top, bottom), label in zip(axes.T, labels, strict=True):
             data = np.array([values[label] for values in (truth, predicted, p16, p84)], float)
@@ -88,7 +67,7 @@ def one_to_one(
                 bars = np.maximum([y - low, high - y], 0)  # the caller's value need not lie between
                 table = metrics.residual_table(y, x)
                 look = {
-                    "fmt": _MARKERS[i % len(_MARKERS)],
+                    "fmt": MARKERS[i % len(MARKERS)],
                     "color": COLOURS[i % len(COLOURS)],
                     "ms": size,
                     "mew": 0,
@@ -111,7 +90,7 @@ def one_to_one(
             bottom.axhline(0, ls="--", color="0.2", lw=1, zorder=3)
             bottom.set_ylim(-limit, limit)
             unit = f" [{units[label]}]" if units[label] else ""
-            symbol = _SYMBOLS.get(label, label)
+            symbol = SYMBOLS.get(label, label)
             top.set_ylabel(f"{symbol} predicted{unit}")
             bottom.set_ylabel(f"residual{unit}")
             bottom.set_xlabel(f"{symbol} known{unit}")
@@ -148,7 +127,7 @@ def training_curves(path: str | Path, records: Sequence[Mapping[str, Any]], *, t
         raise ValueError("expected a step in every training record")
     steps, rates = _series(records, "learning_rate")
     ends = steps[_cycle_ends(rates)]
-    with _page(path, 7, 5.2) as figure:
+    with page(path, 7, 5.2) as figure:
         from matplotlib.ticker import LogLocator, NullFormatter
 
         loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[2.5, 1])
@@ -188,7 +167,7 @@ def learning_rates(
     Raises:
       ImportError: matplotlib is missing.
     """
-    with _page(path, 7, 4) as figure:
+    with page(path, 7, 4) as figure:
         axis = figure.subplots()
         axis.plot(rates, losses, color="0.75", lw=0.8, label="loss of a batch")
         axis.plot(rates, smooth, color=COLOURS[0], lw=1.5, label="running mean")
@@ -227,7 +206,7 @@ def spectra_gallery(
         )
     _check_titles(titles, len(flux))
     valid = valid & np.isfinite(flux)
-    with _page(path, 8, 0.8 + 1.5 * len(flux)) as figure:
+    with page(path, 8, 0.8 + 1.5 * len(flux)) as figure:
         axes = figure.subplots(len(flux), 1, squeeze=False, sharex=True)[:, 0]
         for axis, y, good, title in zip(axes, flux, valid, titles, strict=True):
             # Extended to the pixel before each gap and after it, so that single pixels show, too.
@@ -276,7 +255,7 @@ def pmf_panels(
         )
     titles = [""] * count if titles is None else titles
     _check_titles(titles, count)
-    with _page(path, 3.4 * len(pmfs), 0.9 + 1.5 * count) as figure:
+    with page(path, 3.4 * len(pmfs), 0.9 + 1.5 * count) as figure:
         axes = figure.subplots(count, len(pmfs), squeeze=False, sharex="col")
         for column, (label, pmf) in zip(axes.T, pmfs.items(), strict=True):
             quantiles = metrics.pmf_quantile(pmf, edges[label], (0.16, 0.5, 0.84))
@@ -295,30 +274,13 @@ def pmf_panels(
                 else:
                     axis.set_ylim(0, 1.1 * np.max(y))
             unit = (units or {}).get(label, "")
-            column[-1].set_xlabel(_SYMBOLS.get(label, label) + (f" [{unit}]" if unit else ""))
+            column[-1].set_xlabel(axis_name(label, unit))
         for row, title in zip(axes, titles, strict=True):
             row[0].set_ylabel("probability")
             row[0].set_title(title, loc="left", pad=3)
         figure.align_ylabels(axes[:, 0])
         handles, names = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=2 if len(pmfs) == 1 else len(names))
-
-
-@contextlib.contextmanager
-def _page(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches, saved at the end."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'deep-remap[plots]'") from error
-    path = Path(path)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08)  # inches; the default crowds labels between panels
-        yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
 
 
 def _residual_limit(residuals: np.ndarray) -> float:
@@ -333,7 +295,7 @@ def _residual_limit(residuals: np.ndarray) -> float:
 def _numbers(table: Mapping[str, float]) -> str:
     """Bias ± std, robust scatter and n, to two significant digits of the scatter."""
     scatter = table["std"]
-    digits = max(0, 1 - int(np.floor(np.log10(scatter)))) if np.isfinite(scatter) and scatter > 0 else 2
+    digits = metrics.decimals(scatter)
     text = f"{table['bias']:+.{digits}f} ± {scatter:.{digits}f}, robust {table['robust']:.{digits}f}"
     return f"{text} ({table['n']})".replace("-", "\N{MINUS SIGN}")
 

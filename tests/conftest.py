@@ -53,3 +53,16 @@ def tiny_workdir(tiny_data, tiny_prepared, tmp_path_factory) -> Path:
 def tiny_predictor(tiny_workdir):
     """The fine-tuned networks of `tiny_workdir`."""
     return load(tiny_workdir)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, for a look inside."""
+    from matplotlib.figure import Figure
+
+    saved = []
+    original = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (saved.append(self), original(self, *a, **k))
+    )
+    return saved

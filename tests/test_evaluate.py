@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from astropy.table import Table
+from scipy.stats import kstest
 
 from remap import evaluate, load, prepare, stages
 from remap import workdir as layout
@@ -19,7 +20,7 @@ def report(tiny_data, tiny_workdir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("report") / "work"
     shutil.copytree(tiny_workdir, workdir)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_plot", "_plot_training"):
+        for name in ("_plot", "_plot_calibration", "_plot_training"):
             patch.setattr(evaluate, name, no_matplotlib)
         return workdir, evaluate.evaluate(tiny.config(tiny_data), workdir)
 
@@ -135,9 +136,97 @@ def test_summary_repeats_from_the_written_catalogue(report):
             assert line["std"] == pytest.approx(residual.std(ddof=0), rel=0.06)  # or with ddof = 1: n = 17
             mad = 1.4826 * np.median(np.abs(residual - np.median(residual)))
             assert line["robust"] == pytest.approx(mad)
+            slope = np.polyfit(truth[keep], np.asarray(catalogue.table[label])[keep], 1)[0]
+            assert line["prediction_slope"] == pytest.approx(slope)
+            assert line["slope"] == pytest.approx(slope - 1)
             pmf, edges = catalogue.pmfs[label][keep].astype(float), catalogue.edges[label]
             inside = pmf[np.arange(keep.sum()), np.searchsorted(edges, truth[keep], side="right") - 1]
             assert line["nll"] == pytest.approx(np.mean(-np.log(inside / np.diff(edges)[0])), rel=1e-4)
+
+
+def test_distance_of_the_pit_from_uniform_is_that_of_the_written_pmfs(report):
+    workdir, table = report
+    stars = stars_of(workdir)
+    catalogue = read_catalogue(workdir / "evaluate" / "finetune.fits")
+    dwarf = np.array([f.startswith("dwarf") for f in stars["file"]])
+    pmf, edges = catalogue.pmfs["logg"][dwarf].astype(float), catalogue.edges["logg"]
+    cdf = np.concatenate([np.zeros((dwarf.sum(), 1)), np.cumsum(pmf / pmf.sum(axis=1, keepdims=True), 1)], 1)
+    pit = [np.interp(t, edges, c) for t, c in zip(np.asarray(stars["logg"], float)[dwarf], cdf, strict=True)]
+    (line,) = table[
+        (table["stage"] == "finetune") & (table["group"] == "dwarfs") & (table["label"] == "logg")
+    ]
+    assert line["pit_ks"] == pytest.approx(kstest(pit, "uniform").statistic, abs=1e-5)
+
+
+def test_rows_by_snr_are_those_of_the_stars_in_each_bin(tiny_data, report):
+    """The tiny survey has one signal-to-noise of about 100 for all: the edges part it in two."""
+    workdir = report[0]
+    written = Table.read(workdir / "evaluate" / "by_snr.ecsv")
+    edges = tiny.config(tiny_data).evaluate.snr_edges
+    assert sorted(set(written["snr_low"])) == [0.0, *edges]
+    catalogue = read_catalogue(workdir / "evaluate" / "finetune.fits")
+    stars = stars_of(workdir)
+    member = np.isfinite(np.asarray(stars["teff"], float)) & [f.startswith("dwarf") for f in stars["file"]]
+    snr = np.asarray(catalogue.table["snr"], float)
+    counts = {
+        stage: [int(row["n"]) for row in written if (row["stage"], row["group"], row["label"]) == key]
+        for stage, key in ((s, (s, "dwarfs", "teff")) for s in ("pretrain", "finetune"))
+    }
+    expected = np.histogram(snr[member], [0, *edges, np.inf])[0].tolist()
+    assert counts == {"pretrain": expected, "finetune": expected}
+    assert sum(n > 0 for n in expected) > 1
+    for row in written[(written["stage"] == "finetune") & (written["group"] == "dwarfs")]:
+        keep = member & (snr >= row["snr_low"]) & (snr < row["snr_high"])
+        truth = np.asarray(stars[row["label"]], float)
+        keep &= np.isfinite(truth)
+        assert row["n"] == keep.sum()
+        if row["n"] > 1:
+            predicted = np.asarray(catalogue.table[row["label"]])[keep]
+            assert row["bias"] == pytest.approx(np.mean(predicted - truth[keep]))
+            assert row["prediction_slope"] == pytest.approx(np.polyfit(truth[keep], predicted, 1)[0])
+
+
+def test_table1_has_the_summarys_numbers_and_names_what_it_quotes(report):
+    workdir, table = report
+    text = (workdir / "evaluate" / "table1.md").read_text()
+    assert text.count("\n## ") == 4  # two stages of two groups; validation stars are not among them
+    (line,) = table[
+        (table["stage"] == "finetune") & (table["group"] == "dwarfs") & (table["label"] == "teff")
+    ]
+    section = text.split("## finetune, dwarfs")[1].split("## ")[0]
+    (row,) = [r for r in section.splitlines() if r.startswith("| teff (K) |")]
+    cells = [c.strip().replace("−", "-") for c in row.strip("|").split("|")]
+    assert cells[1] == "18"
+    assert float(cells[2].removesuffix(" K")) == pytest.approx(line["bias"], abs=0.51)
+    assert float(cells[3].removesuffix(" K")) == pytest.approx(line["std"], abs=0.51)
+    assert cells[5:] == ["-10 K", "75 K"]
+    assert "30 MARVELS calibration stars" in text
+
+
+def test_calibration_is_drawn_before_and_after(tiny_data, tiny_workdir, tmp_path, monkeypatch):
+    """The curves that are handed to the figure are those of the two catalogues, star by star."""
+    drawn = []
+    monkeypatch.setattr(
+        evaluate, "calibration_curves", lambda path, found, *_, **__: drawn.append((path, found))
+    )
+    stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
+    after, tested = held_out(tiny_data, tiny_workdir)
+    before = after._replace(pmfs={k: np.full_like(v, 1 / v.shape[1]) for k, v in after.pmfs.items()})
+    catalogues = {"finetune": after, "uncalibrated": before}
+    evaluate._plot_calibration(tmp_path, "finetune", catalogues, stars, tested, config.evaluate.groups)
+    ((path, found),) = drawn
+    assert path == tmp_path / "calibration_finetune.png"
+    assert list(found) == ["dwarfs", "giants"]
+    curves = found["dwarfs"]["feh"]
+    assert list(curves) == ["calibrated", "uncalibrated"]
+    dwarf = np.array([f.startswith("dwarf") for f in stars["file"]])
+    truth = np.asarray(stars["feh"], float)[dwarf & np.isfinite(np.asarray(stars["feh"], float))]
+    # Of the flat PMFs over -2 to 1 the transform is the place in the range, and intervals are parts of it.
+    transform = curves["uncalibrated"].pit
+    np.testing.assert_allclose(transform[~np.isnan(transform)], (truth + 2) / 3, rtol=1e-6)
+    expected = [np.mean(np.abs(truth + 0.5) <= 1.5 * i / 20 + 1e-9) for i in range(1, 20)]
+    np.testing.assert_allclose(curves["uncalibrated"].held, expected)
+    assert not np.allclose(curves["calibrated"].pit, transform, atol=1e-3, equal_nan=True)
 
 
 def test_reports_of_a_folder_without_networks_are_refused(tiny_data, tiny_prepared, tmp_path):

@@ -278,7 +278,10 @@ def test_residuals_equal_numpy_and_scipy():
     assert found["median"] == pytest.approx(np.median(residual))
     assert found["std"] == pytest.approx(residual.std(ddof=1))
     assert found["robust"] == pytest.approx(stats.median_abs_deviation(residual, scale="normal"), rel=1e-4)
-    assert found["slope"] == pytest.approx(stats.linregress(truth, residual).slope)
+    line = stats.linregress(truth, residual)
+    assert (found["slope"], found["slope_error"]) == pytest.approx((line.slope, line.stderr))
+    line = stats.linregress(truth, predicted)
+    assert (found["prediction_slope"], found["slope_error"]) == pytest.approx((line.slope, line.stderr))
 
 
 def test_residuals_of_few_stars():
@@ -289,8 +292,32 @@ def test_residuals_of_few_stars():
     assert (one["n"], one["bias"], one["robust"]) == (1, 2.0, 0.0)
     assert np.isnan([one["std"], one["slope"]]).all()
     assert np.isnan(metrics.residual_table(np.array([3.0, 4.0]), np.array([1.0, 1.0]))["slope"])
+    two = metrics.residual_table(np.array([2.0, 5.0]), np.array([1.0, 3.0]))
+    assert (two["slope"], two["prediction_slope"]) == (0.5, 1.5)
+    assert np.isnan(two["slope_error"])  # no star is left to tell
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
         metrics.residual_table(np.zeros(2), np.zeros(3))
+
+
+def test_exact_predictions_have_the_attainable_slope():
+    rng = np.random.default_rng(5)
+    exact, errors = rng.normal(4.4, 0.3, 20_000), rng.uniform(0.1, 0.2, 20_000)
+    known = exact + errors * rng.standard_normal(exact.size)
+    found = metrics.attainable_slope(known, errors)
+    table = metrics.residual_table(exact, known)
+    assert 0.75 < found < 0.85
+    assert found == pytest.approx(table["prediction_slope"], abs=4 * table["slope_error"])
+    gaps = np.append(known, [np.nan, 4.0]), np.append(errors, [0.1, np.nan])
+    assert metrics.attainable_slope(*gaps) == pytest.approx(found)
+    assert metrics.attainable_slope(known, 10 * errors) == 0  # errors larger than the spread
+    assert np.isnan(metrics.attainable_slope(np.ones(3), np.ones(3)))
+
+
+@pytest.mark.parametrize(
+    ("scatter", "places"), [(75.0, 0), (9.9, 1), (0.12, 2), (0.083, 3), (1000.0, 0), (0.0, 2), (np.nan, 2)]
+)
+def test_decimals_show_two_digits(scatter, places):
+    assert metrics.decimals(scatter) == places
 
 
 def test_pit_equals_scipys_cdf():
@@ -307,6 +334,31 @@ def test_pit_is_uniform_and_coverage_right_for_calibrated_pmfs():
     assert stats.kstest(metrics.pit(pmfs, EDGES, truth), "uniform").pvalue > 0.01
     found = metrics.coverage(pmfs, EDGES, truth, [0.5, 0.68, 0.95])
     np.testing.assert_allclose(found, [0.5, 0.68, 0.95], atol=0.03)  # 4 binomial standard errors
+
+
+def test_distance_from_uniform_is_that_of_kolmogorov_and_smirnov():
+    values = np.random.default_rng(8).beta(1.3, 0.9, 70)
+    expected = stats.kstest(values, "uniform").statistic
+    assert metrics.uniform_distance(np.append(values, np.nan)) == pytest.approx(expected, abs=1e-15)
+    assert metrics.uniform_distance([0.5]) == 0.5
+    assert metrics.uniform_distance(np.arange(0.005, 1, 0.01)) == pytest.approx(0.005)
+    assert np.isnan(metrics.uniform_distance([np.nan]))
+
+
+@pytest.mark.parametrize("count", [1, 7, 183])
+def test_binomial_bands_equal_scipys(count):
+    levels = np.linspace(0.05, 0.95, 19)
+    found = metrics.binomial_band(levels, count, confidence=0.95)
+    expected = stats.binom.interval(0.95, count, levels)
+    np.testing.assert_allclose(np.multiply(found, count), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p", "count", "confidence"), [([1.1], 5, 0.9), ([0.5], 0, 0.9), ([0.5], 5, 1.0), (0.5, 5, 0.9)]
+)
+def test_impossible_binomial_bands_are_refused(p, count, confidence):
+    with pytest.raises(ValueError, match="expected probabilities"):
+        metrics.binomial_band(p, count, confidence=confidence)
 
 
 def test_coverage_equals_quantile_intervals():

@@ -13,19 +13,6 @@ pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 UNITS = {"teff": "K", "alpha_m": ""}
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, for a look inside."""
-    from matplotlib.figure import Figure
-
-    saved = []
-    original = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (saved.append(self), original(self, *a, **k))
-    )
-    return saved
-
-
 def assert_image(path, figure):
     from matplotlib.image import imread
 
