@@ -174,3 +174,32 @@ def stream_indices(key: Array, step: Int[Array, ""], count: int, batch: int) -> 
     epochs = -(-batch // count) + 1  # a batch touches at most so many epochs
     orders = [jax.random.permutation(jax.random.fold_in(key, first + i), count) for i in range(epochs)]
     return jax.lax.dynamic_slice(jnp.concatenate(orders), (start - first * count,), (batch,))
+
+
+def paired_indices(
+    key: Array, step: Int[Array, ""], classes: Int[Array, "labels stars"], batch: int
+) -> Int[Array, " batch"]:
+    """Batch `step` for triplets: half are stars of `stream_indices`, half share a class with one of them each.
+
+    In a random batch of a few dozen stars hardly two share a bin, and the batch-hard loss leaves out anchors
+    without a positive. The partner of a star is a random other star of the same class in a random label; any
+    other star where there is none.
+
+    Args:
+      classes: bin of every star in every label, -1 = unknown.
+    """
+    labels, count = classes.shape
+    if count < 2:
+        raise ValueError(f"pairs need at least two stars, found {count}")
+    order_key, fresh_key = jax.random.split(key)
+    label_key, partner_key = jax.random.split(jax.random.fold_in(fresh_key, step))
+    pairs = batch // 2
+    anchors = stream_indices(order_key, step, count, batch - pairs)
+    first = anchors[:pairs]
+    label = jax.random.randint(label_key, (pairs,), 0, labels)
+    own = classes[label, first]
+    other = jnp.arange(count)[None, :] != first[:, None]
+    same = other & (classes[label] == own[:, None]) & (own >= 0)[:, None]
+    allowed = jnp.where(same.any(axis=1, keepdims=True), same, other)
+    partners = jax.random.categorical(partner_key, jnp.where(allowed, 0.0, -jnp.inf))
+    return jnp.concatenate([anchors, partners])

@@ -1,5 +1,7 @@
 """Folds and splits by star, cells of a grid, interpolation, and the endless stream of epochs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from remap.data import (
     draw_survey,
     find_cells,
     interpolation_weights,
+    paired_indices,
     split_stars,
     stream_indices,
 )
@@ -207,3 +210,31 @@ def test_a_batch_of_the_stream_depends_on_key_and_step_alone():
     assert [a.tolist() for a in first] == [a.tolist() for a in reversed(again)]
     other = np.asarray(jit_stream(jax.random.key(1), jnp.asarray(1000), 10, 4))
     assert other.tolist() != first[3].tolist()
+
+
+def test_pairs_share_a_class_and_anchors_pass_through_all_stars():
+    classes = jnp.array([[0, 0, 1, 1, 2, 2, 3, -1], [5, 6, 7, 8, 5, 6, -1, 7]])
+    seen = []
+    draw = jax.jit(functools.partial(paired_indices, classes=classes, batch=6))
+    for step in range(40):
+        index = np.asarray(draw(jax.random.key(3), jnp.int32(step)))
+        anchors, partners = index[:3], index[3:]
+        seen += anchors.tolist()
+        for a, b in zip(anchors, partners, strict=True):
+            assert a != b
+            mates = {
+                j
+                for row in np.asarray(classes)
+                for j in range(8)
+                if j != a and row[j] == row[a] and row[a] >= 0
+            }
+            # A label in which the star is alone (or unknown) gives any partner.
+            alone = any(row[a] < 0 or np.sum(row == row[a]) == 1 for row in np.asarray(classes))
+            assert b in mates or alone
+    # 15 epochs of 8 anchors each: every star equally often.
+    assert np.bincount(seen, minlength=8).tolist() == [15] * 8
+
+
+def test_pairs_need_two_stars():
+    with pytest.raises(ValueError, match="at least two stars, found 1"):
+        paired_indices(jax.random.key(0), jnp.int32(0), jnp.zeros((1, 1), int), 4)
