@@ -129,13 +129,21 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "layer_rates": "graded",  # or "uniform", "heads"
         "rate_factor": 0.1,
         "rehearsal": 0.0,  # fraction of every batch that is drawn from the library (paper: none)
+        "rehearsal_augment": {},  # what differs from `augment` for these spectra
         # "linear": the library of the rehearsal is multiplied by the stars' observed / synthetic flux, per pixel
         # linear in the labels (remap.correction); `correction_ridge` in units of one star's weight. The stars'
-        # residuals, up to `residual_clip` in log flux, times U(0, residual_weight) are noise on its spectra.
+        # residuals, up to `residual_clip` in log flux, times U(residual_weight) are noise on its spectra.
         "correction": "none",
         "correction_ridge": 10.0,
-        "residual_weight": 0.0,
+        "residual_weight": (0.0, 0.0),
         "residual_clip": 0.3,
+        # Fraction of every batch that is drawn from the survey's spectra of stars that are not selected. Their
+        # labels are not used: what the pre-trained network says of them, in the labels of `anchor`, is the target,
+        # so that stars of kinds without labelled examples are not forgotten (paper: none).
+        "unlabelled": 0.0,
+        "anchor": (),
+        # "paired": half of the stars of a batch share a bin with one of the others, for the triplets.
+        "batches": "random",
         # Normalise with the pre-trained running statistics instead of those of each batch: few stars of one
         # kind have other statistics than the library, and heads at a tenth of the rate cannot follow.
         "freeze_stats": True,

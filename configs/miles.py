@@ -68,10 +68,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # 9.08 (1e-3, dropout 0.1, batch 64), 8.01 (3e-3), 7.81 (1e-2), 7.68 (without dropout), 7.49 (and batch 32).
     c.model.dropout = 0.0
     c.pretrain.update({"batch_size": 32, "epoch_size": 2048, "rate_high": 1e-2, "rate_low": 1e-4})
-    # A quarter of a batch are stars, the rest are spectra of the library, of all kinds, corrected to look
-    # like the stars and with the stars' residuals as noise (remap.correction): the few labelled stars are not
-    # learned by heart and the giants, which have no labels, are not forgotten. docs/design.md has the evidence.
-    c.finetune.update({"rehearsal": 0.75, "correction": "linear", "residual_weight": 1.0})
+    # Of a batch of 32, 8 are labelled stars. 20 are spectra of the library, of all kinds, corrected to look like the
+    # stars and with a star's residuals (remap.correction): the few labelled stars are not learned by heart. 4 are
+    # spectra of other stars, giants mostly, whose log g is to stay what the pre-trained network says, or all that
+    # looks observed is taken for a dwarf. docs/design.md has the evidence.
+    c.finetune.update({"rehearsal": 0.625, "correction": "linear", "residual_weight": (1.0, 1.0)})
+    c.finetune.rehearsal_augment = {
+        "noise_low": 0.0,
+        "noise_high": 0.01,
+    }  # residuals bring a star's own noise
+    c.finetune.update({"unlabelled": 0.125, "anchor": ("logg",)})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 15, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
     # Intervals are to hold their share of the kind of stars that the network is for. By cross-validation on the

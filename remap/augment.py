@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from remap.data import Draw, Library, Survey, draw_library, draw_survey, stream_indices
+from remap.data import Draw, Library, Survey, draw_library, draw_survey, paired_indices, stream_indices
 from remap.labels import bin_index, soft_labels
 
 NormalizeFn = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
@@ -91,6 +91,11 @@ def join(first: Batch, second: Batch) -> Batch:
     )
 
 
+def take(batch: Batch, index: Int[Array, " stars"]) -> Batch:
+    """The spectra `index` of a batch."""
+    return Batch(batch.flux[index], batch.valid[index], batch.target[:, index], batch.classes[:, index])
+
+
 def library_draw(
     key: Array, step: Int[Array, ""], library: Library, *, batch: int, settings: AugmentSettings
 ) -> Draw:
@@ -125,11 +130,24 @@ def library_draw(
 
 
 def survey_draw(
-    key: Array, step: Int[Array, ""], survey: Survey, *, batch: int, settings: AugmentSettings
+    key: Array,
+    step: Int[Array, ""],
+    survey: Survey,
+    *,
+    batch: int,
+    settings: AugmentSettings,
+    edges: Float[Array, "labels bins+1"] | None = None,
 ) -> Draw:
-    """The stars of batch `step`; "online" adds noise to them, "paper" leaves observed spectra as they are."""
+    """The stars of batch `step`; "online" adds noise to them, "paper" leaves observed spectra as they are.
+
+    With `edges` half of them share a bin of a label with one of the others (`data.paired_indices`).
+    """
     order_key, fresh_key = jax.random.split(key)
-    draw = draw_survey(survey, stream_indices(order_key, step, survey.flux.shape[0], batch))
+    if edges is None:
+        stars = stream_indices(order_key, step, survey.flux.shape[0], batch)
+    else:
+        stars = paired_indices(order_key, step, bin_index(survey.labels, edges), batch)
+    draw = draw_survey(survey, stars)
     if settings.kind == "paper" or settings.noise_high == 0:
         return draw
     sigma_key, noise_key = jax.random.split(jax.random.fold_in(fresh_key, step))

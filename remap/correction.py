@@ -129,10 +129,16 @@ def apply_correction(library: Library, correction: Correction) -> Library:
     return library._replace(log_flux=library.log_flux + correction.nodes[None])
 
 
-def add_residuals(key: Array, draw: Draw, residuals: Float[Array, "stars pixels"], weight: float) -> Draw:
-    """Each spectrum with the residuals of a random star, times a random factor between 0 and `weight`."""
-    star_key, weight_key = jax.random.split(key)
+def add_residuals(
+    key: Array, draw: Draw, residuals: Float[Array, "stars pixels"], *, low: float, high: float
+) -> Draw:
+    """Each spectrum with the residuals of a random star, times a random factor between `low` and `high`.
+
+    At 1 and the labels of that star the spectrum is the star's own, so that nothing but its labels tells an
+    observed star of one kind from library spectra of another.
+    """
+    star_key, factor_key = jax.random.split(key)
     count = draw.flux.shape[0]
     star = jax.random.randint(star_key, (count,), 0, residuals.shape[0])
-    factor = jax.random.uniform(weight_key, (count, 1), maxval=weight)
+    factor = jax.random.uniform(factor_key, (count, 1), minval=low, maxval=high)
     return draw._replace(flux=draw.flux * jnp.exp(factor * residuals[star]))

@@ -157,6 +157,14 @@ def draw_library(
     return Draw(flux, valid, labels, jnp.broadcast_to(library.sigma[None, :], labels.shape))
 
 
+def random_labels(key: Array, library: Library, draws: int) -> Float[Array, "spectra labels"]:
+    """Labels of `draws` random places in every cell, as training draws them (nodes have one place)."""
+    nodes = library.labels[library.cells]
+    low, high = nodes[:, 0], nodes[:, -1]
+    place = jax.random.uniform(key, (draws, *low.shape))
+    return (low[None] + place * (high - low)[None]).reshape(-1, low.shape[1])
+
+
 def draw_survey(survey: Survey, stars: Int[Array, " batch"]) -> Draw:
     """The given stars."""
     return Draw(*(a[stars] for a in survey))

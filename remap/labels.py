@@ -152,3 +152,23 @@ def bin_index(
 def known_labels(values: Float[Array, "stars labels"]) -> Bool[Array, "labels stars"]:
     """True where a label is known."""
     return jnp.isfinite(values).T
+
+
+def label_prior(
+    parts: Sequence[tuple[float, Float[Array, "labels _ bins"]]],
+) -> Float[Array, "labels bins"]:
+    """Distribution of the labels in training, as PMFs.
+
+    Args:
+      parts: for every source of spectra its share of a batch and soft labels of its spectra; all zeros where a
+        label is unknown.
+
+    Returns:
+      PMFs; zeros for a label that no spectrum has.
+    """
+    total = 0.0
+    for share, target in parts:
+        known = jnp.mean(jnp.sum(target, axis=-1) > 0, axis=1)
+        mean = jnp.sum(target, axis=1) / jnp.maximum(jnp.sum(target, axis=(1, 2)), 1e-12)[:, None]
+        total = total + share * known[:, None] * mean
+    return total / jnp.maximum(jnp.sum(total, axis=-1, keepdims=True), 1e-12)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +30,11 @@ from remap.augment import (
     library_draw,
     paper_set_size,
     survey_draw,
+    take,
 )
 from remap.correction import add_residuals, apply_correction, fit_correction
-from remap.data import Draw, Library, Survey, split_stars
-from remap.labels import bin_mask, padded_edges
+from remap.data import Draw, Library, Survey, random_labels, split_stars, stream_indices
+from remap.labels import bin_mask, label_prior, padded_edges, soft_labels
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import Rule, layer_rules, make_optimizer, sgdr
 from remap.prepare import STATUS_OK, readable_stars
@@ -70,6 +71,14 @@ class _Arm:
 
     def finish(self, draw: Draw) -> Batch:
         return finish(draw, self.normalize, self.edges)
+
+    def library_targets(self, key: jax.Array, library: Library) -> jax.Array:
+        """Soft labels [L, S, K] of spectra as they are drawn from the library."""
+        labels = random_labels(key, library, PRIOR_DRAWS)
+        return soft_labels(labels, jnp.broadcast_to(library.sigma, labels.shape), self.edges)
+
+
+PRIOR_DRAWS = 16  # places in every cell by which the labels' distribution in training is found
 
 
 def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> _Arm:
@@ -131,6 +140,7 @@ class Training(NamedTuple):
     validation: Batch | None
     steps: int  # per epoch
     key: jax.Array
+    prior: jax.Array  # [L, K], PMFs of the labels that it draws
 
 
 def train_network(
@@ -151,7 +161,7 @@ def train_network(
         steps_per_cycle=section.epochs_per_cycle * start.steps,
     )
     freeze_stats = stage == "finetune" and section.freeze_stats
-    return fit(
+    network = fit(
         start.model,
         start.variables,
         make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=section.clip_norm),
@@ -166,6 +176,7 @@ def train_network(
         meta=meta,
         name=name,
     )
+    return network | {"prior": start.prior}
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -189,6 +200,7 @@ class Pretraining(NamedTuple):
     steps: int  # per epoch
     fit_key: jax.Array
     validation_key: jax.Array
+    prior: jax.Array  # [L, K], PMFs of the labels
 
     def training(self, validation: Batch | None) -> Training:
         return Training(
@@ -200,6 +212,7 @@ class Pretraining(NamedTuple):
             validation,
             self.steps,
             self.fit_key,
+            self.prior,
         )
 
 
@@ -232,6 +245,7 @@ def pretraining(
         max(1, size // section.batch_size),
         fit_key,
         validation_key,
+        label_prior([(1.0, arm.library_targets(jax.random.fold_in(fit_key, 1), library))]),
     )
 
 
@@ -360,16 +374,21 @@ def finetuning(
     elif section.init == "pretrained":
         start = layout.stage_folder(workdir, "pretrain", name) / "final"
         variables, found = checkpoint.load_final(start)
+        variables.pop("prior", None)
         layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
         _check_network(found, arm, str(start))
     else:
         raise ValueError(f"finetune.init must be 'pretrained' or 'scratch', found {section.init!r}")
     replayed = round(section.rehearsal * section.batch_size)
-    observed = section.batch_size - replayed
+    anchored = round(section.unlabelled * section.batch_size)
+    observed = section.batch_size - replayed - anchored
     if observed < 1:
         raise ValueError(
-            f"finetune.rehearsal {section.rehearsal} leaves no room for stars in a batch of {section.batch_size}"
+            f"finetune.rehearsal {section.rehearsal} and finetune.unlabelled {section.unlabelled} leave no room "
+            f"for stars in a batch of {section.batch_size}"
         )
+    if section.batches not in ("random", "paired"):
+        raise ValueError(f"finetune.batches must be 'random' or 'paired', found {section.batches!r}")
     steps = max(1, round(stars.flux.shape[0] / observed))
     library, residuals = None, None
     if replayed:
@@ -381,27 +400,57 @@ def finetuning(
     noisy = observed_augment.kind == "online" and section.noise_high > 0
     if not noisy:  # the same spectra at every step: normalise them once
         stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))
-    library_augment = AugmentSettings(**config.augment)
+    library_augment = AugmentSettings(**{**config.augment, **section.rehearsal_augment})
+    unlabelled = None
+    if anchored:
+        other = _unlabelled(readable_stars(workdir), split, seen)
+        if section.init != "pretrained" or not other.any():
+            raise ValueError(
+                "finetune.unlabelled needs a pre-trained network and spectra of stars that are not selected, "
+                f"found init {section.init!r} and {np.count_nonzero(other)} spectra"
+            )
+        unlabelled = _anchors(
+            arm, variables, survey.flux[other], survey.valid[other], section.anchor, config.label_names
+        )
 
     def batch_fn(key: jax.Array, step: jax.Array, data: _FinetuneData) -> Batch:
         star_key, library_key, residual_key = jax.random.split(key, 3)
-        draw = survey_draw(star_key, step, data.stars, batch=observed, settings=observed_augment)
+        draw = survey_draw(
+            star_key,
+            step,
+            data.stars,
+            batch=observed,
+            settings=observed_augment,
+            edges=arm.edges if section.batches == "paired" else None,
+        )
         batch = finish(draw, arm.normalize if noisy else lambda flux, valid: flux, arm.edges)
+        if data.unlabelled is not None:
+            anchor_key = jax.random.fold_in(star_key, 1)
+            index = stream_indices(anchor_key, step, data.unlabelled.flux.shape[0], anchored)
+            batch = join(batch, take(data.unlabelled, index))
         if not replayed:
             return batch
         more = library_draw(library_key, step, data.library, batch=replayed, settings=library_augment)
         if data.residuals is not None:
             residual_key = jax.random.fold_in(residual_key, step)
-            more = add_residuals(residual_key, more, data.residuals, section.residual_weight)
+            low, high = section.residual_weight
+            more = add_residuals(residual_key, more, data.residuals, low=low, high=high)
         return join(batch, arm.finish(more))
 
-    data = jax.tree.map(jnp.asarray, _FinetuneData(stars, library, residuals))
+    data = jax.tree.map(jnp.asarray, _FinetuneData(stars, library, residuals, unlabelled))
     validation = None
     if val.any():
         held = Draw(*(jnp.asarray(a[val]) for a in survey))
         validation = jax.jit(arm.finish)(held)
     rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
-    return Training(arm.model, variables, rules, batch_fn, data, validation, steps, fit_key)
+    parts = [(observed, soft_labels(stars.labels, stars.errors, arm.edges))]
+    if replayed:
+        parts.append((replayed, arm.library_targets(jax.random.fold_in(fit_key, 1), data.library)))
+    if anchored:
+        parts.append((anchored, unlabelled.target))
+    return Training(
+        arm.model, variables, rules, batch_fn, data, validation, steps, fit_key, label_prior(parts)
+    )
 
 
 def _check_network(found: Mapping[str, Any], arm: _Arm, where: str) -> None:
@@ -419,6 +468,40 @@ class _FinetuneData(NamedTuple):
     stars: Survey
     library: Library | None
     residuals: Any
+    unlabelled: Batch | None  # spectra of other stars, with what the pre-trained network says of them
+
+
+def _unlabelled(stars: Table, split: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """bool[S]: spectra of the survey that no fold trains or tests on; their labels, if any, are not used."""
+    ids = np.asarray(stars["star_id"])
+    return (split == "other") & ~np.isin(ids, ids[split != "other"]) & seen
+
+
+def _anchors(
+    arm: _Arm,
+    variables: dict,
+    flux: np.ndarray,
+    valid: np.ndarray,
+    anchor: Sequence[str],
+    names: Sequence[str],
+) -> Batch:
+    """Spectra whose targets are the PMFs of a network (Li & Hoiem 2016, arXiv:1606.09282), for some labels."""
+    if unknown := set(anchor) - set(names):
+        raise ValueError(f"finetune.anchor must name labels of {tuple(names)}, found {sorted(unknown)}")
+
+    @jax.jit
+    def predict(variables: dict, flux: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+        flux = arm.normalize(flux, valid)
+        return flux, jax.nn.softmax(arm.model.apply(variables, flux, valid, False, True).logits)
+
+    flux, pmf = predict(variables, jnp.asarray(flux), jnp.asarray(valid))
+    known = jnp.asarray([name in anchor for name in names])[:, None]
+    return Batch(
+        flux,
+        jnp.asarray(valid),
+        jnp.where(known[..., None], pmf, 0.0),
+        jnp.where(known, jnp.argmax(pmf, axis=-1), -1),
+    )
 
 
 def _corrected(
@@ -443,7 +526,7 @@ def _corrected(
         len(found.residuals),
         found.residuals.std(),
     )
-    return apply_correction(library, found), found.residuals if section.residual_weight > 0 else None
+    return apply_correction(library, found), found.residuals if max(section.residual_weight) > 0 else None
 
 
 def _already_done(folder: Path, meta: Mapping[str, Any]) -> bool:

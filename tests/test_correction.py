@@ -136,7 +136,10 @@ def test_added_residuals_are_a_stars_own_scaled_below_the_weight():
     flux = jnp.full((200, PIXELS), 2.0)
     draw = Draw(flux, jnp.ones_like(flux, bool), jnp.zeros((200, 2)), jnp.ones((200, 2)))
     residuals = np.random.default_rng(1).normal(size=(3, PIXELS)) * 0.1
-    out = np.log(np.asarray(add_residuals(jax.random.key(0), draw, jnp.asarray(residuals), 0.5).flux) / 2.0)
+    out = np.log(
+        np.asarray(add_residuals(jax.random.key(0), draw, jnp.asarray(residuals), low=0.0, high=0.5).flux)
+        / 2.0
+    )
     factor = out @ residuals.T / np.sum(residuals**2, axis=1)  # [200, 3]
     error = np.abs(out[:, None] - factor[..., None] * residuals[None]).max(axis=2)
     best = error.argmin(axis=1)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import checkpoint, prepare, stages
+from remap import checkpoint, load, prepare, stages
 from remap import workdir as layout
+from remap.predict import ArmInputs
 from remap.spectra import SpectrumError
 from remap.writers import read_records
 
@@ -214,7 +215,7 @@ def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, model__pooling="max", model__filters=(8, 4), model__dropout=0.0)
-    with pytest.raises(ValueError, match="another network than that of config.model") as error:
+    with pytest.raises(ValueError, match=r"another network than that of config\.model") as error:
         stages.finetune(config, workdir)
     assert "filters: expected [8, 4], found [4, 8]; pooling: expected 'max', found 'avg_max'" in str(
         error.value
@@ -333,7 +334,7 @@ def test_rehearsal_mixes_stars_and_corrected_library_spectra(tiny_data, tiny_wor
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     change = {"split__folds": 4, "split__run": (0,), "split__validation": 0.0, "finetune__rehearsal": 0.75}
-    corrected = {"finetune__correction": "linear", "finetune__residual_weight": 1.0}
+    corrected = {"finetune__correction": "linear", "finetune__residual_weight": (0.5, 1.0)}
     plain = finetuned_batches(monkeypatch, tiny.config(tiny_data, **change), workdir)
     shutil.rmtree(workdir / "finetune")
     better = finetuned_batches(monkeypatch, tiny.config(tiny_data, **change, **corrected), workdir)
@@ -350,14 +351,65 @@ def test_rehearsal_mixes_stars_and_corrected_library_spectra(tiny_data, tiny_wor
         assert not np.allclose(data_a.library.log_flux, data_b.library.log_flux)
 
 
+def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_network_says(
+    tiny_data, tiny_workdir, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    change = {"finetune__unlabelled": 0.5, "finetune__anchor": ("logg",), "split__run": (0,)}
+    config = tiny.config(tiny_data, **change)
+    found = finetuned_batches(monkeypatch, config, workdir)
+    stars = readable(workdir)
+    other = stages.fold_split(stars, config, 0) == "other"
+    before = load(workdir, stage="pretrain")
+    for arm, (batch, data) in zip(config.arm_names, found, strict=True):
+        survey, snr = layout.load_survey(workdir, arm)
+        said = before.predict_arm(arm, ArmInputs(survey.flux, survey.valid, snr))
+        expected = said.pmf[1][other & said.used]
+        np.testing.assert_allclose(data.unlabelled.target[1], expected, atol=1e-5)
+        assert len(expected) > 0
+        # In the other labels these spectra teach nothing, whatever the table says of them.
+        assert not np.asarray(data.unlabelled.target[::2]).any()
+        assert (np.asarray(data.unlabelled.classes[::2]) == -1).all()
+        assert np.isfinite(np.asarray(stars["teff"])[other]).any()
+        # Two labelled stars and two of these.
+        assert np.asarray(batch.target[0].sum(axis=-1)).tolist() == pytest.approx([1, 1, 0, 0])
+        assert np.asarray(batch.target[1].sum(axis=-1)).tolist() == pytest.approx([1, 1, 1, 1], abs=1e-4)
+
+
+def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
+    """By many batches of labels, against the distribution that is kept with the networks."""
+    config = tiny.config(tiny_data)
+    preprocessing = layout.read_preprocessing(tiny_workdir)
+    start = stages.pretraining(config, tiny_workdir, preprocessing, "A")
+    make = jax.jit(start.batch_fn)
+    steps = [make(start.fit_key, jax.numpy.asarray(i), start.library).target for i in range(60)]
+    drawn = np.mean(np.concatenate(steps, axis=1), axis=1)
+    np.testing.assert_allclose(np.cumsum(start.prior, axis=1), np.cumsum(drawn, axis=1), atol=0.05)
+    kept, _ = checkpoint.load_final(layout.stage_folder(tiny_workdir, "pretrain", "A") / "final")
+    np.testing.assert_allclose(kept["prior"], start.prior, atol=1e-6)
+    # Fine-tuning without rehearsal draws the stars alone.
+    stars = readable(tiny_workdir)
+    split = stages.fold_split(stars, config, 0)
+    tuned = stages.finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
+    values = np.asarray(stars["teff"], float)[split == "train"]
+    b = preprocessing.labels[0]
+    mean = float(np.asarray(tuned.prior[0])[: b.bins] @ (b.edges[1:] + b.edges[:-1]) / 2)
+    assert mean == pytest.approx(values.mean(), abs=(b.edges[1] - b.edges[0]) / 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"finetune__batches": "hard"}, "'random' or 'paired', found 'hard'"),
+        ({"finetune__unlabelled": 0.25, "finetune__anchor": ("vsini",)}, r"found \['vsini'\]"),
+        ({"finetune__unlabelled": 0.25, "finetune__init": "scratch"}, "needs a pre-trained network"),
         ({"finetune__rehearsal": 1.0}, "no room for stars in a batch of 4"),
         ({"finetune__rehearsal": 0.5, "finetune__correction": "cubic"}, "'none' or 'linear', found 'cubic'"),
     ],
 )
-def test_impossible_rehearsal_is_refused(tiny_data, tiny_workdir, tmp_path, change, message):
+def test_impossible_batches_are_refused(tiny_data, tiny_workdir, tmp_path, change, message):
     workdir = tmp_path / "work"
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
