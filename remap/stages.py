@@ -65,7 +65,7 @@ class _Arm:
     model: ResNet1D
     normalize: NormalizeFn
     edges: jnp.ndarray  # [L, K + 1]
-    pixels: int
+    wave: jnp.ndarray  # [N], Å
     meta: dict[str, Any]
 
     def finish(self, draw: Draw) -> Batch:
@@ -80,7 +80,7 @@ def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, a
         build_model(config, preprocessing),
         preprocessing.normalizer(arm),
         jnp.asarray(padded_edges(preprocessing.labels), jnp.float32),
-        len(preprocessing.wave(arm)),
+        jnp.asarray(preprocessing.wave(arm), jnp.float32),
         {
             "arm": arm,
             "stage": stage,
@@ -161,11 +161,12 @@ def pretraining(
     size = paper_set_size(library, augment) if augment.kind == "paper" else section.epoch_size
 
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
-        return arm.finish(library_draw(key, step, data, batch=section.batch_size, settings=augment))
+        draw = library_draw(key, step, data, arm.wave, batch=section.batch_size, settings=augment)
+        return arm.finish(draw)
 
     return Pretraining(
         arm.model,
-        init_variables(arm.model, init_key, arm.pixels),
+        init_variables(arm.model, init_key, len(arm.wave)),
         batch_fn,
         library,
         held_out,
@@ -280,6 +281,9 @@ def _finetune_arm(
     if _already_done(folder, meta):
         return
     section = config.finetune
+    library_augment = AugmentSettings(**config.augment)
+    noise = {"noise_low": section.noise_low, "noise_high": section.noise_high}
+    star_augment = AugmentSettings(**{**config.augment, **noise, **section.augment})
     survey, _ = layout.load_survey(workdir, name)
     # As at prediction: an arm that hardly covers a spectrum must not learn from it.
     seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
@@ -289,7 +293,7 @@ def _finetune_arm(
     stars = jax.tree.map(lambda a: jnp.asarray(a[train]), survey)
     init_key, fit_key = jax.random.split(_stage_key(config, name, FINETUNE, fold + 1))
     if section.init == "scratch":
-        variables = init_variables(arm.model, init_key, arm.pixels)
+        variables = init_variables(arm.model, init_key, len(arm.wave))
     elif section.init == "pretrained":
         start = layout.stage_folder(workdir, "pretrain", name) / "final"
         variables, found = checkpoint.load_final(start)
@@ -313,22 +317,21 @@ def _finetune_arm(
     if replayed:
         library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
         library, residuals = _corrected(library, stars, arm.normalize, section)
-    observed_augment = AugmentSettings(
-        **{**config.augment, "noise_low": section.noise_low, "noise_high": section.noise_high}
-    )
-    noisy = observed_augment.kind == "online" and section.noise_high > 0
-    if not noisy:  # the same spectra at every step: normalise them once
+    varied = star_augment.changes_stars
+    if not varied:  # the same spectra at every step: normalise them once
         stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))
-    library_augment = AugmentSettings(**config.augment)
 
     def batch_fn(key: jax.Array, step: jax.Array, data: _FinetuneData) -> Batch:
         star_key, library_key, residual_key = jax.random.split(key, 3)
-        draw = survey_draw(star_key, step, data.stars, batch=observed, settings=observed_augment)
-        batch = finish(draw, arm.normalize if noisy else lambda flux, valid: flux, arm.edges)
+        draw = survey_draw(star_key, step, data.stars, arm.wave, batch=observed, settings=star_augment)
+        batch = finish(draw, arm.normalize if varied else lambda flux, valid: flux, arm.edges)
         if not replayed:
             return batch
-        more = library_draw(library_key, step, data.library, batch=replayed, settings=library_augment)
+        more = library_draw(
+            library_key, step, data.library, arm.wave, batch=replayed, settings=library_augment
+        )
         if data.residuals is not None:
+            # Last: residuals belong to their star's pixels, and gaps stay zero under any factor.
             residual_key = jax.random.fold_in(residual_key, step)
             more = add_residuals(residual_key, more, data.residuals, section.residual_weight)
         return join(batch, arm.finish(more))
