@@ -73,8 +73,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "sigma": 15.0,  # Å: the paper's 150 pixels of 0.1 Å
     }
 
-    # Noise of training spectra (§3.3 iii), as a fraction of the flux.
-    c.augment = {"kind": "online", "noise_low": 0.005, "noise_high": 0.02, "levels": 5, "draws": 3}
+    # Noise of training spectra (§3.3 iii), as a fraction of the flux, and, with `kind` "online" only, what the
+    # paper does not have, each off at 0 (remap.augment.AugmentSettings): residual radial velocity, scattered light,
+    # tilt of the continuum, runs of invalid pixels.
+    effects = {"velocity": 0.0, "scattered": 0.0, "tilt": 0.0, "gaps": 0, "gap_pixels": 0}
+    c.augment = {"kind": "online", "noise_low": 0.005, "noise_high": 0.02, "levels": 5, "draws": 3, **effects}
 
     # Network (fig. 1). The paper leaves widths and depth to cross-validation.
     c.model = {
@@ -158,6 +161,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "stats_batches": 20,
         "noise_low": 0.0,  # extra noise on observed spectra, as a fraction of the flux
         "noise_high": 0.0,
+        "augment": dict(effects),  # of observed spectra; those of the rehearsal have c.augment
         # Limits of the labels of stars that may be trained on; others with labels are kept for the report.
         "select": {"logg": (3.5, 5.5)},
     }

@@ -1,4 +1,8 @@
-"""Training batches on the device: draw, add noise, normalise, make targets (paper §3.3 iii-iv, §5).
+"""Training batches on the device: draw, vary, normalise, make targets (paper §3.3 iii-iv, §5).
+
+Spectra are varied in the order in which nature does it: velocity → scattered light → tilt → noise → gaps, all
+before normalisation. The star moves, the spectrograph adds its veil and its response, the detector its noise, and
+bad pixels have none of these.
 
 `augment="online"` draws afresh at every step; `augment="paper"` is the fixed set of the paper: every line
 spread × `levels` values of the noise × `draws` draws of it per node. Both are pure functions of (key, step),
@@ -16,9 +20,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from remap.data import Draw, Library, Survey, draw_library, draw_survey, paired_indices, stream_indices
+from remap.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.labels import bin_index, soft_labels
+from remap.spectra import SPEED_OF_LIGHT
 
 NormalizeFn = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
+
+# Folded, plus 0 to 3, into the key of a batch for what `vary` draws: small numbers would give `split`'s own keys.
+EFFECTS = 1 << 20
 
 
 class Batch(NamedTuple):
@@ -32,13 +41,19 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSettings:
-    """How training spectra are varied (config section `augment`).
+    """How training spectra are varied (config sections `augment`, for stars `finetune`). 0 switches a field off.
 
     Attributes:
       kind: "online" (fresh draws at every step) or "paper" (the fixed set of §3.3 iii).
       noise_low, noise_high: limits of σ, uniform, as a fraction of the flux.
       levels: "paper" only: number of values of σ (paper: 5).
       draws: "paper" only: draws of the noise per value of σ (paper: 3).
+      velocity: residual radial velocity, uniform in ±velocity [km/s]. On observed stars the interpolation makes
+        the noise that they already have smoother.
+      scattered: fraction of scattered light, uniform in 0..scattered (`effects.add_scattered_light`), below 1.
+      tilt: slope of the continuum, uniform in ±tilt: the flux is multiplied by 1 ± tilt at the ends; below 1.
+      gaps: up to so many runs of pixels are zeroed and marked invalid;
+      gap_pixels: each up to so long [pixels].
     """
 
     kind: str
@@ -46,6 +61,11 @@ class AugmentSettings:
     noise_high: float
     levels: int
     draws: int
+    velocity: float
+    scattered: float
+    tilt: float
+    gaps: int
+    gap_pixels: int
 
     def __post_init__(self) -> None:
         if self.kind not in ("online", "paper"):
@@ -56,6 +76,32 @@ class AugmentSettings:
             raise ValueError(
                 f"augment: expected 0 <= noise_low <= noise_high, found {self.noise_low}, {self.noise_high}"
             )
+        if not 0 <= self.velocity < SPEED_OF_LIGHT:
+            raise ValueError(
+                f"augment: expected 0 <= velocity < {SPEED_OF_LIGHT} km/s, found {self.velocity}"
+            )
+        for name in ("scattered", "tilt"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"augment: expected 0 <= {name} < 1, found {getattr(self, name)}")
+        if min(self.gaps, self.gap_pixels) < 0 or (self.gaps > 0) != (self.gap_pixels > 0):
+            raise ValueError(
+                f"augment: expected gaps and gap_pixels both 0 or both above, found {self.gaps}, {self.gap_pixels}"
+            )
+        if self.kind == "paper" and self.effects:
+            raise ValueError(
+                f"augment.kind 'paper' is a fixed set with noise alone: expected 0, found {self.effects}"
+            )
+
+    @property
+    def effects(self) -> dict[str, float]:
+        """The fields that are on, noise aside."""
+        names = ("velocity", "scattered", "tilt", "gaps")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    @property
+    def changes_stars(self) -> bool:
+        """Whether an observed star looks different at every step."""
+        return self.kind == "online" and (self.noise_high > 0 or bool(self.effects))
 
 
 def add_noise(
@@ -66,13 +112,53 @@ def add_noise(
     return flux * (1.0 + sigma[:, None] * noise)
 
 
+def vary(
+    key: Array,
+    draw: Draw,
+    noise_keys: Array,
+    sigma: Float[Array, " stars"],
+    wave: Float[Array, " pixels"],
+    settings: AugmentSettings,
+) -> Draw:
+    """Drawn spectra with all that `settings` ask for, in the order of the module's docstring.
+
+    A field that is off costs nothing and leaves what the others draw as it is. Labels stay as they are.
+
+    Args:
+      key: of everything but the noise.
+      noise_keys, sigma: of `add_noise`.
+      wave: the arm's uniform grid [Å].
+    """
+    flux, valid = draw.flux, draw.valid
+    stars, pixels = flux.shape
+
+    def uniform(effect: int, low: float, high: float) -> Float[Array, " stars"]:
+        return jax.random.uniform(
+            jax.random.fold_in(key, EFFECTS + effect), (stars,), minval=low, maxval=high
+        )
+
+    if settings.velocity > 0:
+        flux, valid = shift_velocity(flux, valid, wave, uniform(0, -settings.velocity, settings.velocity))
+    if settings.scattered > 0:
+        flux = add_scattered_light(flux, valid, uniform(1, 0.0, settings.scattered))
+    if settings.tilt > 0:
+        flux = tilt_continuum(flux, uniform(2, -settings.tilt, settings.tilt))
+    if settings.noise_high > 0:
+        flux = add_noise(noise_keys, flux, sigma)
+    if settings.gaps > 0:
+        gaps_key = jax.random.fold_in(key, EFFECTS + 3)
+        runs = draw_gaps(gaps_key, stars, pixels, gaps=settings.gaps, gap_pixels=settings.gap_pixels)
+        flux, valid = cut_gaps(flux, valid, *runs)
+    return draw._replace(flux=flux, valid=valid)
+
+
 def paper_set_size(library: Library, settings: AugmentSettings) -> int:
     """Spectra in the fixed set: nodes × line spreads × noise values × draws (45 per node in the paper)."""
     return library.cells.shape[0] * library.log_flux.shape[0] * settings.levels * settings.draws
 
 
 def finish(draw: Draw, normalize: NormalizeFn, edges: Float[Array, "labels bins+1"]) -> Batch:
-    """Normalises drawn spectra, after their noise was added, and makes the targets of their labels."""
+    """Normalises drawn spectra, after they were varied, and makes the targets of their labels."""
     return Batch(
         normalize(draw.flux, draw.valid),
         draw.valid,
@@ -97,9 +183,15 @@ def take(batch: Batch, index: Int[Array, " stars"]) -> Batch:
 
 
 def library_draw(
-    key: Array, step: Int[Array, ""], library: Library, *, batch: int, settings: AugmentSettings
+    key: Array,
+    step: Int[Array, ""],
+    library: Library,
+    wave: Float[Array, " pixels"],
+    *,
+    batch: int,
+    settings: AugmentSettings,
 ) -> Draw:
-    """The noisy, not yet normalised spectra of batch `step` of a library."""
+    """The varied, not yet normalised spectra of batch `step` of a library on the grid `wave` [Å]."""
     order_key, set_key, fresh_key = jax.random.split(key, 3)
     cells = library.cells.shape[0]
     labels = library.labels.shape[1]
@@ -126,19 +218,20 @@ def library_draw(
         keys = jax.random.split(noise_key, batch)
         places = jax.random.uniform(place_key, (batch, labels))
     draw = draw_library(library, spread, cell, places)
-    return draw._replace(flux=add_noise(keys, draw.flux, sigma))
+    return vary(fresh_key, draw, keys, sigma, wave, settings)
 
 
 def survey_draw(
     key: Array,
     step: Int[Array, ""],
     survey: Survey,
+    wave: Float[Array, " pixels"],
     *,
     batch: int,
     settings: AugmentSettings,
     edges: Float[Array, "labels bins+1"] | None = None,
 ) -> Draw:
-    """The stars of batch `step`; "online" adds noise to them, "paper" leaves observed spectra as they are.
+    """The stars of batch `step` on the grid `wave` [Å]; "online" varies them, "paper" leaves them as they are.
 
     With `edges` half of them share a bin of a label with one of the others (`data.paired_indices`).
     """
@@ -148,8 +241,9 @@ def survey_draw(
     else:
         stars = paired_indices(order_key, step, bin_index(survey.labels, edges), batch)
     draw = draw_survey(survey, stars)
-    if settings.kind == "paper" or settings.noise_high == 0:
+    if not settings.changes_stars:
         return draw
-    sigma_key, noise_key = jax.random.split(jax.random.fold_in(fresh_key, step))
+    fresh_key = jax.random.fold_in(fresh_key, step)
+    sigma_key, noise_key = jax.random.split(fresh_key)
     sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
-    return draw._replace(flux=add_noise(jax.random.split(noise_key, batch), draw.flux, sigma))
+    return vary(fresh_key, draw, jax.random.split(noise_key, batch), sigma, wave, settings)

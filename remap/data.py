@@ -1,8 +1,8 @@
 """Stars and library nodes as device arrays, and batches as pure functions of (key, step).
 
 Two kinds of source give spectra before normalisation: a library (nodes, optionally interpolated between) and
-a survey (stars). Both end in `augment.finish`, which adds noise, normalises and makes the targets, so that
-library and survey pass through the same code.
+a survey (stars). Both end in `augment.vary` and `augment.finish`, which vary them, normalise and make the targets,
+so that library and survey pass through the same code.
 """
 
 from __future__ import annotations

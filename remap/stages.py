@@ -66,7 +66,7 @@ class _Arm:
     model: ResNet1D
     normalize: NormalizeFn
     edges: jnp.ndarray  # [L, K + 1]
-    pixels: int
+    wave: jnp.ndarray  # [N], Å
     meta: dict[str, Any]
 
     def finish(self, draw: Draw) -> Batch:
@@ -78,7 +78,7 @@ class _Arm:
         return soft_labels(labels, jnp.broadcast_to(library.sigma, labels.shape), self.edges)
 
 
-PRIOR_DRAWS = 16  # places in every cell by which the labels' distribution in training is found
+PRIOR, PRIOR_DRAWS = 1 << 20, 16  # of the labels in training: folded into the key; places in every cell
 
 
 def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> _Arm:
@@ -89,7 +89,7 @@ def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, a
         build_model(config, preprocessing),
         preprocessing.normalizer(arm),
         jnp.asarray(padded_edges(preprocessing.labels), jnp.float32),
-        len(preprocessing.wave(arm)),
+        jnp.asarray(preprocessing.wave(arm), jnp.float32),
         {
             "arm": arm,
             "stage": stage,
@@ -234,18 +234,19 @@ def pretraining(
     size = paper_set_size(library, augment) if augment.kind == "paper" else section.epoch_size
 
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
-        return arm.finish(library_draw(key, step, data, batch=section.batch_size, settings=augment))
+        draw = library_draw(key, step, data, arm.wave, batch=section.batch_size, settings=augment)
+        return arm.finish(draw)
 
     return Pretraining(
         arm.model,
-        init_variables(arm.model, init_key, arm.pixels),
+        init_variables(arm.model, init_key, len(arm.wave)),
         batch_fn,
         library,
         held_out,
         max(1, size // section.batch_size),
         fit_key,
         validation_key,
-        label_prior([(1.0, arm.library_targets(jax.random.fold_in(fit_key, 1), library))]),
+        label_prior([(1.0, arm.library_targets(jax.random.fold_in(fit_key, PRIOR), library))]),
     )
 
 
@@ -361,6 +362,9 @@ def finetuning(
     """
     arm = _open_arm(config, preprocessing, name, "finetune")
     section = config.finetune
+    library_augment = AugmentSettings(**{**config.augment, **section.rehearsal_augment})
+    noise = {"noise_low": section.noise_low, "noise_high": section.noise_high}
+    star_augment = AugmentSettings(**{**config.augment, **noise, **section.augment})
     survey, _ = layout.load_survey(workdir, name)
     # As at prediction: an arm that hardly covers a spectrum must not learn from it.
     seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
@@ -370,7 +374,7 @@ def finetuning(
     stars = jax.tree.map(lambda a: jnp.asarray(a[train]), survey)
     init_key, fit_key = jax.random.split(_stage_key(config, name, FINETUNE, fold + 1))
     if section.init == "scratch":
-        variables = init_variables(arm.model, init_key, arm.pixels)
+        variables = init_variables(arm.model, init_key, len(arm.wave))
     elif section.init == "pretrained":
         start = layout.stage_folder(workdir, "pretrain", name) / "final"
         variables, found = checkpoint.load_final(start)
@@ -394,13 +398,9 @@ def finetuning(
     if replayed:
         library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
         library, residuals = _corrected(library, stars, arm.normalize, section)
-    observed_augment = AugmentSettings(
-        **{**config.augment, "noise_low": section.noise_low, "noise_high": section.noise_high}
-    )
-    noisy = observed_augment.kind == "online" and section.noise_high > 0
-    if not noisy:  # the same spectra at every step: normalise them once
+    varied = star_augment.changes_stars
+    if not varied:  # the same spectra at every step: normalise them once
         stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))
-    library_augment = AugmentSettings(**{**config.augment, **section.rehearsal_augment})
     unlabelled = None
     if anchored:
         other = _unlabelled(readable_stars(workdir), split, seen)
@@ -414,24 +414,27 @@ def finetuning(
         )
 
     def batch_fn(key: jax.Array, step: jax.Array, data: _FinetuneData) -> Batch:
-        star_key, library_key, residual_key = jax.random.split(key, 3)
+        star_key, library_key, residual_key, anchor_key = jax.random.split(key, 4)
         draw = survey_draw(
             star_key,
             step,
             data.stars,
+            arm.wave,
             batch=observed,
-            settings=observed_augment,
+            settings=star_augment,
             edges=arm.edges if section.batches == "paired" else None,
         )
-        batch = finish(draw, arm.normalize if noisy else lambda flux, valid: flux, arm.edges)
+        batch = finish(draw, arm.normalize if varied else lambda flux, valid: flux, arm.edges)
         if data.unlabelled is not None:
-            anchor_key = jax.random.fold_in(star_key, 1)
             index = stream_indices(anchor_key, step, data.unlabelled.flux.shape[0], anchored)
             batch = join(batch, take(data.unlabelled, index))
         if not replayed:
             return batch
-        more = library_draw(library_key, step, data.library, batch=replayed, settings=library_augment)
+        more = library_draw(
+            library_key, step, data.library, arm.wave, batch=replayed, settings=library_augment
+        )
         if data.residuals is not None:
+            # Last: residuals belong to their star's pixels, and gaps stay zero under any factor.
             residual_key = jax.random.fold_in(residual_key, step)
             low, high = section.residual_weight
             more = add_residuals(residual_key, more, data.residuals, low=low, high=high)
@@ -445,7 +448,7 @@ def finetuning(
     rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
     parts = [(observed, soft_labels(stars.labels, stars.errors, arm.edges))]
     if replayed:
-        parts.append((replayed, arm.library_targets(jax.random.fold_in(fit_key, 1), data.library)))
+        parts.append((replayed, arm.library_targets(jax.random.fold_in(fit_key, PRIOR), data.library)))
     if anchored:
         parts.append((anchored, unlabelled.target))
     return Training(

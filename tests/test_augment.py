@@ -1,5 +1,6 @@
-"""Batches as pure functions of (key, step): noise, the fixed set of the paper, fresh draws."""
+"""Batches as pure functions of (key, step): noise, the fixed set of the paper, fresh draws, velocity to gaps."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from remap import augment
 from remap.augment import (
     AugmentSettings,
     Batch,
@@ -16,18 +18,26 @@ from remap.augment import (
     library_draw,
     paper_set_size,
     survey_draw,
+    vary,
 )
-from remap.data import Draw, Library, Survey, find_cells
+from remap.data import Draw, Library, Survey, draw_library, draw_survey, find_cells, stream_indices
+from remap.spectra import SPEED_OF_LIGHT
 
 PIXELS = 400
-ONLINE = AugmentSettings("online", noise_low=0.005, noise_high=0.02, levels=5, draws=3)
-PAPER = AugmentSettings("paper", noise_low=0.005, noise_high=0.02, levels=5, draws=3)
+WAVE = jnp.asarray(5000.0 + np.arange(PIXELS), jnp.float32)
+OFF = {"velocity": 0.0, "scattered": 0.0, "tilt": 0.0, "gaps": 0, "gap_pixels": 0}
+ON = {"velocity": 200.0, "scattered": 0.3, "tilt": 0.2, "gaps": 3, "gap_pixels": 10}
+ONLINE = AugmentSettings("online", noise_low=0.005, noise_high=0.02, levels=5, draws=3, **OFF)
+PAPER = dataclasses.replace(ONLINE, kind="paper")
+QUIET = dataclasses.replace(ONLINE, noise_low=0.0, noise_high=0.0)
+EVERYTHING = dataclasses.replace(ONLINE, **ON)
 EDGES = jnp.array([[0.0, 1.0, 2.0, 3.0], [-1.0, 0.0, 1.0, 1.0]])
 KEY = jax.random.key(0)
 
 jit_library = jax.jit(library_draw, static_argnames=("batch", "settings"))
 jit_survey = jax.jit(survey_draw, static_argnames=("batch", "settings"))
 jit_noise = jax.jit(add_noise)
+jit_vary = jax.jit(vary, static_argnames="settings")
 jit_finish = jax.jit(finish, static_argnums=1)
 
 
@@ -59,7 +69,7 @@ def make_survey():
 
 def batch_of(step, key=KEY, settings=ONLINE, *, interpolate=False):
     size = 60 if settings is PAPER else 4
-    draw = jit_library(key, jnp.asarray(step), make_library(interpolate), batch=size, settings=settings)
+    draw = jit_library(key, jnp.asarray(step), make_library(interpolate), WAVE, batch=size, settings=settings)
     return jax.tree.map(np.asarray, draw)
 
 
@@ -167,13 +177,14 @@ def test_online_places_fill_the_cells():
 
 def test_survey_batches_take_every_star_once_per_epoch_and_add_noise_only_when_asked():
     steps = np.arange(5)
-    quiet = AugmentSettings("online", noise_low=0.0, noise_high=0.0, levels=1, draws=1)
-    for settings in (quiet, PAPER):
-        flux = np.stack([jit_survey(KEY, s, make_survey(), batch=5, settings=settings).flux for s in steps])
+    for settings in (QUIET, PAPER):
+        flux = np.stack(
+            [jit_survey(KEY, s, make_survey(), WAVE, batch=5, settings=settings).flux for s in steps]
+        )
         for epoch in flux:
             np.testing.assert_array_equal(np.sort(epoch[:, 0]), [1, 2, 3, 4, 5])
             assert (epoch == epoch[:, :1]).all()
-    draws = [jit_survey(KEY, s, make_survey(), batch=5, settings=ONLINE) for s in steps]
+    draws = [jit_survey(KEY, s, make_survey(), WAVE, batch=5, settings=ONLINE) for s in steps]
     draws = [jax.tree.map(np.asarray, d) for d in draws]
     star = np.stack([np.round(np.mean(d.flux, axis=1)) for d in draws])
     sigma = np.stack([np.std(d.flux, axis=1) for d in draws]) / star
@@ -182,8 +193,200 @@ def test_survey_batches_take_every_star_once_per_epoch_and_add_noise_only_when_a
     assert len({row.tobytes() for d in draws for row in np.asarray(d.flux)}) == 25
     for d, stars in zip(draws, star, strict=True):
         np.testing.assert_array_equal(d.labels, np.asarray(make_survey().labels)[stars.astype(int) - 1])
-    again = jit_survey(KEY, steps[3], make_survey(), batch=5, settings=ONLINE)
+    again = jit_survey(KEY, steps[3], make_survey(), WAVE, batch=5, settings=ONLINE)
     np.testing.assert_array_equal(again.flux, draws[3].flux)
+
+
+# ------------------------------------------------------------------ velocity, scattered light, tilt, gaps
+
+
+def former_library_draw(key, step, library, wave, *, batch, settings):
+    """`library_draw`, online, before there was anything but noise."""
+    order_key, _, fresh_key = jax.random.split(key, 3)
+    cell = stream_indices(order_key, step, library.cells.shape[0], batch)
+    fresh_key = jax.random.fold_in(fresh_key, step)
+    spread_key, place_key, sigma_key, noise_key = jax.random.split(fresh_key, 4)
+    spread = jax.random.randint(spread_key, (batch,), 0, library.log_flux.shape[0])
+    sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
+    keys = jax.random.split(noise_key, batch)
+    draw = draw_library(
+        library, spread, cell, jax.random.uniform(place_key, (batch, library.labels.shape[1]))
+    )
+    return draw._replace(flux=add_noise(keys, draw.flux, sigma))
+
+
+def former_survey_draw(key, step, survey, wave, *, batch, settings):
+    """`survey_draw` before there was anything but noise."""
+    order_key, fresh_key = jax.random.split(key)
+    draw = draw_survey(survey, stream_indices(order_key, step, survey.flux.shape[0], batch))
+    if settings.noise_high == 0:
+        return draw
+    sigma_key, noise_key = jax.random.split(jax.random.fold_in(fresh_key, step))
+    sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
+    return draw._replace(flux=add_noise(jax.random.split(noise_key, batch), draw.flux, sigma))
+
+
+def source_of(kind):
+    return (library_draw, make_library(True)) if kind == "library" else (survey_draw, make_survey())
+
+
+@pytest.mark.parametrize("settings", [ONLINE, QUIET], ids=["noise", "quiet"])
+@pytest.mark.parametrize("kind", ["library", "survey"])
+def test_with_everything_off_batches_are_bit_for_bit_what_they_were(kind, settings):
+    draw, source = source_of(kind)
+    former = former_library_draw if kind == "library" else former_survey_draw
+    ours, theirs = (
+        jax.jit(functools.partial(f, batch=4, settings=settings), static_argnames=()) for f in (draw, former)
+    )
+    for step in (0, 1, 5):
+        found, expected = (f(KEY, jnp.asarray(step), source, WAVE) for f in (ours, theirs))
+        assert all(
+            np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(found, expected, strict=True)
+        )
+
+
+@pytest.mark.parametrize("kind", ["library", "survey"])
+def test_with_everything_off_there_is_nothing_more_to_compute(kind):
+    draw, source = source_of(kind)
+    former = former_library_draw if kind == "library" else former_survey_draw
+
+    def program(f, settings):
+        traced = jax.make_jaxpr(functools.partial(f, batch=4, settings=settings))
+        return str(traced(KEY, jnp.asarray(0), source, WAVE))
+
+    assert program(draw, ONLINE) == program(former, ONLINE)
+    assert len(program(draw, EVERYTHING)) > len(program(former, ONLINE))
+
+
+def lines(stars, *, seed=0):
+    """A draw of equal spectra: continuum 2 with one line in the middle, of depth 1.2 and σ 3 pixels."""
+    flux = 2 - 1.2 * np.exp(-0.5 * ((np.arange(PIXELS) - 200) / 3) ** 2)
+    labels = jnp.asarray(np.random.default_rng(seed).normal(size=(stars, 2)), jnp.float32)
+    flux = jnp.broadcast_to(jnp.asarray(flux, jnp.float32), (stars, PIXELS))
+    return Draw(flux, jnp.ones((stars, PIXELS), bool).at[:, 50].set(False), labels, jnp.full((stars, 2), 0.1))
+
+
+def varied(settings, key=KEY, stars=256):
+    keys, sigma = jax.random.split(jax.random.key(9), stars), jnp.full(stars, 0.01)
+    return jax.tree.map(np.asarray, jit_vary(key, lines(stars), keys, sigma, WAVE, settings=settings))
+
+
+def only(**fields):
+    return dataclasses.replace(QUIET, **fields)
+
+
+def assert_uniform(values, low, high):
+    """256 values: the ends are within 1/20 of the range of the limits but for one in 1e5, the mean ± 1/55."""
+    span = high - low
+    assert low - 1e-3 * span <= values.min() < low + 0.05 * span
+    assert high - 0.05 * span < values.max() <= high + 1e-3 * span
+    assert abs(values.mean() - (low + high) / 2) < 0.08 * span
+
+
+def test_velocities_are_uniform_and_validity_moves_along():
+    limit = 400.0  # 6.9 pixels at the line
+    draw = varied(only(velocity=limit))
+    away = np.arange(PIXELS) - 200
+    depth = (2 - draw.flux) * (np.abs(away) < 30)
+    moved = (depth * away).sum(axis=1) / depth.sum(axis=1)
+    assert_uniform(moved * SPEED_OF_LIGHT / 5200, -limit, limit)
+    for row, pixels in zip(draw.valid, moved, strict=True):
+        # The invalid pixel spoils both pixels that lie beside its new place; at the line it moves 200/5050 further.
+        place = 50 + pixels * 5050 / 5200
+        np.testing.assert_array_equal(
+            np.flatnonzero(~row[15:-15]) + 15, [np.floor(place), np.floor(place) + 1]
+        )
+        assert row[:15].all() == (pixels < 0)
+        assert row[-15:].all() == (pixels > 0)
+
+
+def test_fractions_of_scattered_light_and_tilts_are_uniform():
+    contrast = varied(only(scattered=0.3)).flux
+    assert_uniform(1 - (contrast[:, 0] - contrast[:, 200]) / 1.2, 0.0, 0.3)
+    ends = varied(only(tilt=0.2)).flux
+    assert_uniform((ends[:, -1] - ends[:, 0]) / 4, -0.2, 0.2)
+
+
+def test_gaps_differ_from_star_to_star_and_leave_the_rest():
+    draw, before = varied(only(gaps=3, gap_pixels=10)), varied(QUIET)
+    gone = before.valid & ~draw.valid
+    assert set(np.unique(gone.sum(axis=1))) >= set(range(20))  # 0 to 30, small numbers more often
+    assert gone.sum(axis=1).max() <= 30
+    # 256 × 1.5 runs of 5.5 pixels on average are 5 at each of 400: none of 32 places of ten pixels is spared.
+    assert gone[:, 60:380].reshape(256, 32, 10).any(axis=(0, 2)).all()
+    assert (draw.flux[~draw.valid & before.valid] == 0).all()
+    np.testing.assert_array_equal(draw.flux[draw.valid], before.flux[draw.valid])
+    runs = np.diff(gone.astype(int), axis=1, prepend=0, append=0)
+    assert ((runs == 1).sum(axis=1) <= 4).all()  # three, one of which the old bad pixel may divide
+
+
+def test_an_effect_leaves_the_draws_of_the_others_as_they_are():
+    """Without velocities the gaps, the veils, the tilts and the noise are the same ones."""
+    everything, still = varied(EVERYTHING), varied(dataclasses.replace(EVERYTHING, velocity=0.0))
+    inner = np.s_[:, 60:-10]  # away from the ends and the bad pixel, which a velocity moves
+    np.testing.assert_array_equal(everything.valid[inner], still.valid[inner])
+    beside = np.s_[
+        :, 260:-10
+    ]  # the continuum: the same wherever it comes from, but for the mean that is scattered
+    np.testing.assert_allclose(everything.flux[beside], still.flux[beside], rtol=1e-3)
+    line = np.s_[:, 190:210]
+    assert np.abs(everything.flux[line] - still.flux[line]).max() > 0.3
+    for a, b in ((everything.labels, still.labels), (everything.errors, still.errors)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_effects_come_in_the_order_of_the_docstring(monkeypatch):
+    seen = []
+
+    def spy(name):
+        function = getattr(augment, name)
+
+        def wrapped(*args, **kwargs):
+            seen.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(augment, name, wrapped)
+
+    for name in ("cut_gaps", "tilt_continuum", "add_noise", "shift_velocity", "add_scattered_light"):
+        spy(name)
+    jax.eval_shape(lambda: vary(KEY, lines(2), jax.random.split(KEY, 2), jnp.full(2, 0.01), WAVE, EVERYTHING))
+    assert seen == ["shift_velocity", "add_scattered_light", "tilt_continuum", "add_noise", "cut_gaps"]
+
+
+@pytest.mark.parametrize("kind", ["library", "survey"])
+def test_varied_batches_depend_on_key_and_step_alone_and_keep_their_labels(kind):
+    draw, source = source_of(kind)
+    make = jax.jit(functools.partial(draw, batch=4, settings=EVERYTHING))
+    first = [make(KEY, jnp.asarray(i), source, WAVE) for i in (0, 1, 7)]
+    again = [make(KEY, jnp.asarray(i), source, WAVE) for i in (7, 1, 0)]
+    for a, b in zip(first, reversed(again), strict=True):
+        assert same(*(jax.tree.map(np.asarray, x) for x in (a, b)))
+    other = make(jax.random.key(1), jnp.asarray(0), source, WAVE)
+    for a in (first[1], other):
+        assert not np.array_equal(a.valid, first[0].valid)
+    assert len({row.tobytes() for d in first for row in np.asarray(d.flux)}) == 12
+    plain = (jit_library if kind == "library" else jit_survey)(
+        KEY, jnp.asarray(7), source, WAVE, batch=4, settings=ONLINE
+    )
+    np.testing.assert_array_equal(first[2].labels, plain.labels)
+    np.testing.assert_array_equal(first[2].errors, plain.errors)
+
+
+@pytest.mark.parametrize("change", [{"velocity": 1.0}, {"scattered": 0.1}, {"tilt": 0.1}, ON], ids=str)
+def test_stars_vary_at_every_step_with_any_of_the_fields(change):
+    assert only(**change).changes_stars
+    assert ONLINE.changes_stars
+    assert not QUIET.changes_stars
+    assert not PAPER.changes_stars
+
+
+def test_stars_vary_without_noise():
+    settings = only(gaps=3, gap_pixels=10)
+    steps = [jit_survey(KEY, i, make_survey(), WAVE, batch=5, settings=settings) for i in range(2)]
+    assert not np.array_equal(np.sort(steps[0].flux.sum(axis=1)), np.sort(steps[1].flux.sum(axis=1)))
+    for draw in steps:
+        flux = np.asarray(draw.flux)
+        np.testing.assert_array_equal(flux, np.where(draw.valid, flux.max(axis=1, keepdims=True), 0))
 
 
 def halve(flux, valid):
@@ -222,9 +425,19 @@ def test_join_keeps_the_label_axis_in_front():
         ({"noise_low": 0.03}, "expected 0 <= noise_low <= noise_high, found 0.03, 0.02"),
         ({"noise_low": -0.1}, "found -0.1, 0.02"),
         ({"noise_high": float("nan")}, "found 0.005, nan"),
+        ({"velocity": -1.0}, r"expected 0 <= velocity < 299792\.458 km/s, found -1\.0"),
+        ({"velocity": 3e5}, r"found 300000\.0"),
+        ({"scattered": 1.0}, r"expected 0 <= scattered < 1, found 1\.0"),
+        ({"tilt": float("nan")}, "expected 0 <= tilt < 1, found nan"),
+        ({"gaps": 2}, "gaps and gap_pixels both 0 or both above, found 2, 0"),
+        ({"gap_pixels": 2}, "found 0, 2"),
+        ({"gaps": -1, "gap_pixels": -1}, "found -1, -1"),
+        ({"kind": "paper", "velocity": 3.0}, r"'paper' is a fixed set .* found {'velocity': 3\.0}"),
+        ({"kind": "paper", "scattered": 0.1}, r"'paper' is a fixed set .* found {'scattered': 0\.1}"),
+        ({"kind": "paper", "tilt": 0.1}, r"'paper' is a fixed set .* found {'tilt': 0\.1}"),
+        ({"kind": "paper", "gaps": 1, "gap_pixels": 5}, r"'paper' is a fixed set .* found {'gaps': 1}"),
     ],
 )
 def test_impossible_settings_are_refused(change, message):
-    settings = {"kind": "online", "noise_low": 0.005, "noise_high": 0.02, "levels": 5, "draws": 3}
     with pytest.raises(ValueError, match=message):
-        AugmentSettings(**settings | change)
+        AugmentSettings(**dataclasses.asdict(ONLINE) | change)

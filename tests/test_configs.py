@@ -62,7 +62,11 @@ def test_config_describes_a_whole_experiment(name):
     assert preprocessing.line_spreads()
     assert len(build_model(c, preprocessing).bin_mask) == len(c.label_names)
     LossSettings(**c.loss)
-    AugmentSettings(**c.augment)
+    augment = AugmentSettings(**c.augment)
+    stars = AugmentSettings(**{**c.augment, **c.finetune.augment})
+    # Off, so that batches are those of the results that are quoted; for stars every field but noise is given.
+    assert augment.effects == stars.effects == {}
+    assert set(c.augment) - set(c.finetune.augment) == {"kind", "noise_low", "noise_high", "levels", "draws"}
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
     assert c.library.source.format in FORMATS
     assert c.survey.source.format in FORMATS

@@ -415,3 +415,68 @@ def test_impossible_batches_are_refused(tiny_data, tiny_workdir, tmp_path, chang
     shutil.rmtree(workdir / "finetune")
     with pytest.raises(ValueError, match=message):
         stages.finetune(tiny.config(tiny_data, **change), workdir)
+
+
+# ----------------------------------------------------------------------------------------- augmentation
+
+GAPS = {"gaps": 3, "gap_pixels": 10}
+
+
+def on(section, **fields):
+    return {f"{section}__{name}": value for name, value in fields.items()}
+
+
+def test_stars_and_library_spectra_have_augmentation_of_their_own(
+    tiny_data, prepared_arm, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "work"
+    shutil.copytree(prepared_arm, workdir)
+    change = {"finetune__init": "scratch", "finetune__rehearsal": 0.5, "split__run": (0,)}
+
+    def batch(**more):
+        return finetuned_batches(monkeypatch, one_arm(tiny_data, **change, **more), workdir)[0][0]
+
+    plain = batch()
+    for section, varied in (("finetune__augment", np.s_[:2]), ("augment", np.s_[2:])):
+        other = np.s_[2:] if varied == np.s_[:2] else np.s_[:2]
+        found = batch(**on(section, velocity=2000.0, **GAPS))
+        # 2000 km/s are 33 pixels of 1 Å at most, three gaps 30 more.
+        lost = (np.asarray(plain.valid) & ~np.asarray(found.valid))[varied].sum(axis=1)
+        assert ((lost > 0) & (lost <= 33 + 1 + 30)).all()
+        assert lost.max() > 5
+        assert (np.asarray(found.flux)[~np.asarray(found.valid)] == 1).all()
+        np.testing.assert_array_equal(found.flux[other], plain.flux[other])
+        np.testing.assert_array_equal(found.valid[other], plain.valid[other])
+        np.testing.assert_array_equal(found.target, plain.target)
+        np.testing.assert_array_equal(found.classes, plain.classes)
+
+
+def test_pretraining_draws_with_the_arm_s_own_grid(tiny_data, prepared_arm):
+    """Pixels of 1 Å near 5060 Å: at most `velocity` / 60 km/s of them leave at either end."""
+    config = one_arm(tiny_data, **on("augment", velocity=600.0))
+    start = stages.pretraining(config, prepared_arm, stages.check_prepared(config, prepared_arm), "A")
+    valid = np.concatenate(
+        [start.batch_fn(start.fit_key, jax.numpy.asarray(i), start.library).valid for i in range(8)]
+    )
+    lost = (~valid).sum(axis=1)
+    assert 8 < lost.max() <= 600 / (299792.458 / 5120) + 1
+    assert len(np.unique(lost)) > 5
+    assert (valid[:, 11:-11]).all()
+
+
+@pytest.mark.parametrize("section", ["augment", "finetune__augment"])
+def test_the_paper_s_fixed_set_takes_noise_alone(tiny_data, prepared_arm, tmp_path, section):
+    workdir = tmp_path / "work"
+    shutil.copytree(prepared_arm, workdir)
+    config = one_arm(
+        tiny_data,
+        augment__kind="paper",
+        library__interpolate=False,
+        finetune__init="scratch",
+        **on(section, tilt=0.1),
+    )
+    with pytest.raises(ValueError, match=r"'paper' is a fixed set .* found {'tilt': 0\.1}"):
+        stages.finetune(config, workdir)
+    if section == "augment":
+        with pytest.raises(ValueError, match=r"'paper' is a fixed set"):
+            stages.pretrain(config, workdir)
