@@ -74,11 +74,12 @@ class _Arm:
 
     def library_targets(self, key: jax.Array, library: Library) -> jax.Array:
         """Soft labels [L, S, K] of spectra as they are drawn from the library."""
-        labels = random_labels(key, library, PRIOR_DRAWS)
+        labels = random_labels(key, library, -(-PRIOR_SPECTRA // len(library.cells)))
         return soft_labels(labels, jnp.broadcast_to(library.sigma, labels.shape), self.edges)
 
 
-PRIOR, PRIOR_DRAWS = 1 << 20, 16  # of the labels in training: folded into the key; places in every cell
+# Of the labels in training: folded into the key, and the number of spectra by which it is found.
+PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
 
 
 def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> _Arm:
