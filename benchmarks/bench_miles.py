@@ -1,10 +1,10 @@
-"""MILES, five folds by star: zero-shot, fine-tuned, trained from scratch, and four baselines.
+"""MILES, five folds by star: zero-shot, fine-tuned, other ways to fine-tune, and four baselines.
 
     python -m benchmarks.bench_miles --workdir=workdirs/bench_miles --seeds=0,1,2
 
 One pre-trained network per seed and arm serves all folds; giants are test stars throughout. The baselines see the
-same normalised pixels and the same folds (benchmarks/baselines.py). Writes seed_K.json and results.md into the
-working folder; resumable.
+same normalised pixels and the same folds (benchmarks/baselines.py). Writes seed_K_VARIANT.json and results.md into
+the working folder; resumable.
 """
 
 import importlib
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags
 
@@ -27,19 +26,19 @@ from remap.metrics import residual_table
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
-METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", "from scratch", *BASELINES)
 RESAMPLES = 2000
 # The stars alone, with the rates of pre-training and with batch statistics of their own.
-SCRATCH = {
-    "init": "scratch",
-    "layer_rates": "uniform",
-    "rate_factor": 1.0,
-    "rehearsal": 0.0,
-    "correction": "none",
-    "freeze_stats": False,
-    "batch_size": 32,
-    "epochs_per_cycle": 30,
+ALONE = {"rehearsal": 0.0, "correction": "none", "unlabelled": 0.0, "epochs_per_cycle": 30}
+# Changes of config.finetune. "both kinds": giants are labelled, too, and are test stars of their folds.
+VARIANTS = {
+    "fine-tuned": {},
+    "from scratch": ALONE
+    | {"init": "scratch", "layer_rates": "uniform", "rate_factor": 1.0, "freeze_stats": False},
+    "paper's way": ALONE | {"layer_rates": "graded", "rate_factor": 0.1},
+    "both kinds": {"select": {"logg": (1.0, 5.5)}, "unlabelled": 0.0, "rehearsal": 0.75},
 }
+CHOSEN = flags.DEFINE_list("variants", ["fine-tuned", "from scratch"], f"Any of {', '.join(VARIANTS)}.")
+METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", *list(VARIANTS)[1:], *BASELINES)
 COLUMNS = ("bias", "std", "robust", "slope", "cover68", "cover95", "crps")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 
@@ -48,23 +47,35 @@ def main() -> None:
     root = Path(cli.WORKDIR.value)
     results = []
     for seed in (int(s) for s in SEEDS.value):
-        path = root / f"seed_{seed}.json"
-        if not path.exists():
-            layout.write_json(path, run_seed(root, seed))
-        results.append(json.loads(path.read_text()))
+        found = {"rows": [], "residuals": {}, "seconds": {}}
+        for variant in CHOSEN.value:
+            path = root / f"seed_{seed}_{variant.split()[-1]}.json"
+            if not path.exists():
+                layout.write_json(path, run_seed(root, seed, variant))
+            one = json.loads(path.read_text())
+            found["rows"] += one["rows"]
+            for group, methods in one["residuals"].items():
+                found["residuals"].setdefault(group, {}).update(methods)
+            found["seconds"] |= {f"{variant}: {k}": v for k, v in one["seconds"].items()}
+        results.append(found)
     text = markdown(results)
     (root / "results.md").write_text(text)
     print(text)
 
 
-def run_seed(root: Path, seed: int) -> dict:
-    """All methods for one seed: rows of the report, and seconds per phase."""
+def run_seed(root: Path, seed: int, variant: str) -> dict:
+    """One variant and one seed: rows of the report, residuals of the dwarfs, seconds per phase.
+
+    "fine-tuned" brings along what belongs to no variant: zero-shot, the uncalibrated PMFs and the baselines.
+    """
     config = importlib.import_module("configs.miles").get_config(ARGUMENT.value or None)
     with config.unlocked():
         config.seed = seed
-    pretrained, scratch = root / f"seed_{seed}", root / f"seed_{seed}_scratch"
+        config.finetune.update(VARIANTS[variant])
+    base = root / f"seed_{seed}"
+    workdir = base if variant == "fine-tuned" else root / f"seed_{seed}_{variant.split()[-1]}"
     # Kept apart, so that a run that finds its networks already trained does not forget what they cost.
-    record = root / f"seconds_{seed}.json"
+    record = workdir / "seconds.json"
     seconds = json.loads(record.read_text()) if record.exists() else {}
 
     def timed(name: str, stage, *args):
@@ -74,44 +85,45 @@ def run_seed(root: Path, seed: int) -> dict:
         layout.write_json(record, seconds)
         return result
 
-    timed("preprocess", prepare.preprocess, config, pretrained)
-    timed("pretrain", stages.pretrain, config, pretrained)
-    timed("finetune", stages.finetune, config, pretrained)
-    other = ml_collections.ConfigDict(config)
-    with other.unlocked():
-        other.finetune.update(SCRATCH)
-    scratch.mkdir(parents=True, exist_ok=True)
-    if not (scratch / "data").exists():
-        (scratch / "data").symlink_to((pretrained / "data").absolute())
-    timed("scratch", stages.finetune, other, scratch)
-
-    timed("calibrate", calibrate, config, pretrained)
-
-    stars = prepare.readable_stars(pretrained)
+    timed("preprocess", prepare.preprocess, config, base)
+    timed("pretrain", stages.pretrain, config, base)
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name in ("data", "pretrain"):
+        if not (workdir / name).exists():
+            (workdir / name).symlink_to((base / name).absolute())
+    timed("finetune", stages.finetune, config, workdir)
+    # Uncalibrated where the labelled stars are others than those that the calibration is for.
+    calibrated = variant in ("fine-tuned", "both kinds")
+    if calibrated:
+        timed("calibrate", calibrate, config, workdir)
+    predictions = {variant: (workdir, "finetune", calibrated)}
+    if variant == "fine-tuned":
+        predictions |= {
+            "zero-shot": (base, "pretrain", False),
+            "fine-tuned, uncalibrated": (base, "finetune", False),
+        }
+    stars = prepare.readable_stars(base)
     rows, medians = [], {}
-    for method, folder, stage, c, calibrated in (
-        ("zero-shot", pretrained, "pretrain", config, False),
-        ("fine-tuned", pretrained, "finetune", config, True),
-        ("fine-tuned, uncalibrated", pretrained, "finetune", config, False),
-        ("from scratch", scratch, "finetune", other, False),
-    ):
-        found, tested = predict_held_out(c, folder, stars, stage, calibrated=calibrated)
-        rows += summarize(found, stars, tested, c.evaluate.groups, method)
-        medians[method] = {name: np.asarray(found.table[name], float) for name in c.label_names}
-    for method, fit in BASELINES.items():
-        medians[method] = timed(method, held_out_predictions, config, pretrained, stars, fit)
+    for method, (folder, stage, calibrated) in predictions.items():
+        found, tested = predict_held_out(config, folder, stars, stage, calibrated=calibrated)
+        rows += summarize(found, stars, tested, config.evaluate.groups, method)
+        medians[method] = {name: np.asarray(found.table[name], float) for name in config.label_names}
+    for method, fit in BASELINES.items() if variant == "fine-tuned" else ():
+        medians[method] = timed(method, held_out_predictions, config, base, stars, fit)
         for group, limits in config.evaluate.groups.items():
             member = in_group(stars, limits)
             for name, found in medians[method].items():
                 truth = np.asarray(stars[name], float)[member]
                 row = {"stage": method, "group": group, "label": name}
                 rows.append(row | residual_table(found[member], truth))
-    dwarfs = in_group(stars, config.evaluate.groups["dwarfs"])
-    residuals = {
-        method: {n: (v[dwarfs] - np.asarray(stars[n], float)[dwarfs]).tolist() for n, v in found.items()}
-        for method, found in medians.items()
-    }
-    return {"seed": seed, "rows": rows, "dwarfs": residuals, "seconds": seconds, "jax": jax.__version__}
+    residuals = {}
+    for group, limits in config.evaluate.groups.items():
+        member = in_group(stars, limits)
+        residuals[group] = {
+            method: {n: (v[member] - np.asarray(stars[n], float)[member]).tolist() for n, v in found.items()}
+            for method, found in medians.items()
+        }
+    return {"seed": seed, "rows": rows, "residuals": residuals, "seconds": seconds, "jax": jax.__version__}
 
 
 def markdown(results: list[dict]) -> str:
@@ -122,31 +134,36 @@ def markdown(results: list[dict]) -> str:
     for group in groups:
         lines += ["", f"**{group}**", "", f"| method | label | n | {' | '.join(COLUMNS)} |"]
         lines.append("|" + "---|" * (3 + len(COLUMNS)))
-        for method in METHODS:
+        methods = [m for m in METHODS if m in results[0]["residuals"][group]]
+        for method in methods:
             for label in labels:
                 key = {"stage": method, "group": group, "label": label}
                 rows = [r for s in results for r in s["rows"] if key.items() <= r.items()]
                 cells = [_cell([r.get(c) for r in rows], label, c) for c in COLUMNS]
                 lines.append(f"| {method} | {label} | {rows[0]['n']} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Robust scatter of the fine-tuned network over that of the others on dwarfs, the same stars resampled for "
-        "both; 95 % intervals:",
-        "",
-        f"| over | {' | '.join(labels)} |",
-        "|" + "---|" * (1 + len(labels)),
-    ]
-    for method in (*BASELINES, "from scratch", "zero-shot"):
-        lines.append(f"| {method} | {' | '.join(_ratio(results, method, label) for label in labels)} |")
+        lines += [
+            "",
+            f"Robust scatter of the fine-tuned network over that of the others on {group}, the same stars resampled "
+            "for both; 95 % intervals:",
+            "",
+            f"| over | {' | '.join(labels)} |",
+            "|" + "---|" * (1 + len(labels)),
+        ]
+        for method in methods:
+            if not method.startswith("fine-tuned"):
+                ratios = (_ratio(results, group, method, label) for label in labels)
+                lines.append(f"| {method} | {' | '.join(ratios)} |")
     lines += ["", "Seconds per phase, median over seeds: "]
     names = results[0]["seconds"]
     lines[-1] += ", ".join(f"{n} {np.median([s['seconds'][n] for s in results]):.0f}" for n in names) + "."
     return "\n".join(lines) + "\n"
 
 
-def _ratio(results: list[dict], method: str, label: str) -> str:
+def _ratio(results: list[dict], group: str, method: str, label: str) -> str:
     """Ratio of the robust scatters, each the mean over seeds, with a bootstrap interval over stars."""
-    ours, theirs = (np.array([r["dwarfs"][m][label] for r in results]) for m in ("fine-tuned", method))
+    ours, theirs = (
+        np.array([r["residuals"][group][m][label] for r in results]) for m in ("fine-tuned", method)
+    )
     rng = np.random.default_rng(0)
     drawn = rng.integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
     ratios = [_robust(ours[:, i]) / _robust(theirs[:, i]) for i in drawn]
