@@ -88,14 +88,22 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "activation": "mish",
         "pooling": "avg_max",
         "validity_channel": True,
+        "temperature": True,  # learned, per label (§4.5)
         "batch_norm_momentum": 0.9,
     }
 
     # Loss (§4.3-4.4, eq. 7). The cost weight κ is not in the paper; 1 weighs the cost vector like the rest.
-    c.loss = {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2}
+    # `label_weights`: of each label in the sum, in their order; () = 1 for all. A head of weight 0 learns nothing.
+    c.loss = {
+        "gamma": 2.0,
+        "cost_weight": 1.0,
+        "triplet_weight": 0.001,
+        "margin": 0.2,
+        "label_weights": (),
+    }
 
-    # Pre-training (§5): 4 cycles of 30 epochs, 1e-3 to 1e-5. `epoch_size` = spectra drawn per epoch
-    # ("paper" augmentation goes once through its fixed set instead).
+    # Pre-training (§5): 4 cycles of 30 epochs, 1e-3 to 1e-5. `epoch_size` = spectra drawn per epoch; 0 = as
+    # many as the paper's fixed set has (`augment`). `average` = "swa" (eq. 5) or "last" (no averaging).
     c.pretrain = {
         "batch_size": 128,
         "epoch_size": 110000,
@@ -106,6 +114,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
         "checkpoint_epochs": 5,
         "keep": 2,
+        "average": "swa",
         "stats_batches": 50,
         "validation": 0.05,  # fraction of the library's cells (or nodes) held out for the validation loss
         "validation_size": 512,  # spectra in the fixed validation batch
@@ -147,6 +156,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
         "checkpoint_epochs": 30,
         "keep": 1,
+        "average": "swa",
         "stats_batches": 20,
         "noise_low": 0.0,  # extra noise on observed spectra, as a fraction of the flux
         "noise_high": 0.0,

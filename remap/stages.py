@@ -32,7 +32,7 @@ from remap.augment import (
     survey_draw,
 )
 from remap.correction import add_residuals, apply_correction, fit_correction
-from remap.data import Draw, Library, Survey, split_stars
+from remap.data import Draw, Library, Survey, node_cells, split_stars
 from remap.labels import bin_mask, padded_edges
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import layer_rules, make_optimizer, sgdr
@@ -49,7 +49,9 @@ logger = logging.getLogger(__name__)
 
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
     """The config section `model` as a record."""
-    return ModelSettings(**{**dict(config["model"]), "filters": tuple(config["model"]["filters"])})
+    # Networks on disk from before the switch existed have a temperature.
+    section = {"temperature": True, **dict(config["model"])}
+    return ModelSettings(**{**section, "filters": tuple(section["filters"])})
 
 
 def build_model(config: Mapping[str, Any], preprocessing: Preprocessing) -> ResNet1D:
@@ -72,8 +74,12 @@ class _Arm:
         return finish(draw, self.normalize, self.edges)
 
 
+# What decides a network besides its inputs and the section of its stage; kept with it.
+NETWORK_SECTIONS = ("name", "seed", "model", "loss", "augment", "library")
+
+
 def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> _Arm:
-    keep = ("name", "seed", "model", "loss", "augment", "library", stage)
+    keep = (*NETWORK_SECTIONS, stage)
     plain = layout.config_to_json(config)
     return _Arm(
         arm,
@@ -106,6 +112,7 @@ def _fit_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stat
         keep=section.keep,
         stats_batches=section.stats_batches,
         freeze_stats=freeze_stats,
+        average=section.average,
     )
 
 
@@ -158,7 +165,7 @@ def pretraining(
     held = round(section.validation * len(order))
     held_out, trained = library.cells[order[:held]], library.cells[order[held:]]
     library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
-    size = paper_set_size(library, augment) if augment.kind == "paper" else section.epoch_size
+    size = section.epoch_size or paper_set_size(library, augment)
 
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
         return arm.finish(library_draw(key, step, data, batch=section.batch_size, settings=augment))
@@ -311,8 +318,12 @@ def _finetune_arm(
     )
     library, residuals = None, None
     if replayed:
-        library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+        # A correction is fitted between the nodes, even where nodes alone are rehearsed.
+        between = config.library.interpolate or section.correction != "none"
+        library = layout.load_library(workdir, preprocessing, name, interpolate=between)
         library, residuals = _corrected(library, stars, arm.normalize, section)
+        if not config.library.interpolate:
+            library = library._replace(cells=node_cells(len(library.labels)))
     observed_augment = AugmentSettings(
         **{**config.augment, "noise_low": section.noise_low, "noise_high": section.noise_high}
     )

@@ -24,7 +24,7 @@ import numpy as np
 from astropy.table import Table
 
 from remap.checkpoint import check_equal, has_final
-from remap.data import Library, Survey, find_cells
+from remap.data import Library, Survey, find_cells, node_cells
 from remap.preprocess import Preprocessing
 
 
@@ -96,8 +96,7 @@ def load_library(workdir: Path, preprocessing: Preprocessing, arm: str, *, inter
     """One arm of the preprocessed library."""
     with np.load(workdir / "data" / f"library_{arm}.npz") as a:
         names = [b.name for b in preprocessing.labels]
-        nodes = np.arange(len(a["labels"]), dtype=np.int32)[:, None]
-        cells = find_cells(a["labels"], names) if interpolate else nodes
+        cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
         return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
 
 

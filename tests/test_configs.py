@@ -148,7 +148,9 @@ def test_shared_values_are_those_of_the_design():
     assert (c.continuum.degree, c.continuum.sigma) == (6, 15.0)
     assert (c.augment.noise_low, c.augment.noise_high) == (0.005, 0.02)
     assert 3 * c.augment.levels * c.augment.draws == 45  # spectra per node of the paper's set
-    assert c.loss.to_dict() == {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2}
+    loss = {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2, "label_weights": ()}
+    assert c.loss.to_dict() == loss
+    assert (c.model.temperature, c.pretrain.average, c.finetune.average) == (True, "swa", "swa")
     for stage in (c.pretrain, c.finetune):
         assert (stage.cycles, stage.epochs_per_cycle) == (4, 30)
         assert (stage.rate_high, stage.rate_low) == (1e-3, 1e-5)
