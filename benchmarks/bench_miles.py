@@ -23,7 +23,7 @@ from remap import cli, prepare, stages
 from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.evaluate import in_group, predict_held_out, summarize
-from remap.metrics import residual_table
+from remap.metrics import nan_robust, paired_interval, residual_table
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
@@ -80,9 +80,7 @@ def run_seed(root: Path, seed: int) -> dict:
     other = ml_collections.ConfigDict(config)
     with other.unlocked():
         other.finetune.update(SCRATCH)
-    scratch.mkdir(parents=True, exist_ok=True)
-    if not (scratch / "data").exists():
-        (scratch / "data").symlink_to((pretrained / "data").absolute())
+    layout.share(scratch, "data", pretrained)
     timed("scratch", stages.finetune, other, scratch)
 
     timed("calibrate", calibrate, config, pretrained)
@@ -147,17 +145,18 @@ def markdown(results: list[dict]) -> str:
 def _ratio(results: list[dict], method: str, label: str) -> str:
     """Ratio of the robust scatters, each the mean over seeds, with a bootstrap interval over stars."""
     ours, theirs = (np.array([r["dwarfs"][m][label] for r in results]) for m in ("fine-tuned", method))
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
-    ratios = [_robust(ours[:, i]) / _robust(theirs[:, i]) for i in drawn]
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return f"{_robust(ours) / _robust(theirs):.2f} ({low:.2f} to {high:.2f})"
-
-
-def _robust(residuals: np.ndarray) -> float:
-    """1.4826 times the median absolute deviation of each seed's residuals [seeds, stars], mean over seeds."""
-    centred = residuals - np.median(residuals, axis=1, keepdims=True)
-    return float(np.mean(1.4826 * np.median(np.abs(centred), axis=1)))
+    found = paired_interval(
+        ours,
+        theirs,
+        nan_robust,
+        stars=np.arange(ours.shape[1]),  # MILES has one spectrum per star
+        compare="ratio",
+        resamples=RESAMPLES,
+        level=0.95,
+        resample_runs=False,
+        seed=0,
+    )
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _cell(values: list, label: str, column: str) -> str:

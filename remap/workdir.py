@@ -107,6 +107,17 @@ def load_survey(workdir: Path, arm: str) -> tuple[Survey, np.ndarray]:
         return survey, a["snr"]
 
 
+def share(workdir: Path, name: str, source: Path) -> None:
+    """Makes `workdir/name` a relative link to the folder `source / name`, unless it exists or `source` lacks it."""
+    link, target = workdir / name, source / name
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+    if link.exists() or not target.is_dir():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(target.resolve(), workdir.resolve()), target_is_directory=True)
+
+
 def read_stars(workdir: Path) -> Table:
     """The table of survey spectra."""
     return Table.read(workdir / "data" / "stars.ecsv", format="ascii.ecsv")
