@@ -187,6 +187,32 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "mode_prominence": 0.3,  # height of a second mode, of the highest bin, that flags a row
         "disagreement": 3.0,  # difference of the arms' medians in units of their joint 1-sigma width
     }
+    # What each piece of the method is worth (remap.ablate): every variant is trained for every seed as the
+    # config says but for the fields that it names, and compared with the config itself ("full"). `per_label` is
+    # no field: it asks for one network per label. A variant that names the value the config has anyway is listed
+    # and not trained. To add one: `c.ablate.variants.NAME = {"section": {"field": value}}`.
+    c.ablate = {
+        "seeds": (0, 1, 2),  # of folds, networks and batches
+        "run": (),  # names of the variants to train; () = all
+        "overrides": {},  # changes for all, the full model too, like those of a variant: a shorter training, say
+        "resamples": 2000,
+        "level": 0.95,
+        "variants": {
+            "no_triplet": {"loss": {"triplet_weight": 0.0}},
+            "single_task": {"per_label": True},
+            "no_cost": {"loss": {"cost_weight": 0.0}},
+            "cross_entropy": {"loss": {"gamma": 0.0}},
+            "no_temperature": {"model": {"temperature": False}},
+            "no_swa": {"pretrain": {"average": "last"}, "finetune": {"average": "last"}},
+            "uniform_rates": {"finetune": {"layer_rates": "uniform"}},
+            "graded_rates": {"finetune": {"layer_rates": "graded"}},
+            "average_pooling": {"model": {"pooling": "avg"}},
+            "relu": {"model": {"activation": "relu"}},
+            # The paper's fixed set has nodes alone: "nodes" tells the two changes apart.
+            "nodes": {"library": {"interpolate": False}},
+            "fixed_noise": {"augment": {"kind": "paper"}, "library": {"interpolate": False}},
+        },
+    }
     # Groups of the report: limits of the known labels, both ends included.
     c.evaluate = {
         "groups": {

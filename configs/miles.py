@@ -74,7 +74,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.update({"rehearsal": 0.75, "correction": "linear", "residual_weight": 1.0})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 15, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
+    # A third of the training for all models, the full one too: what matters shows before the last percent.
+    c.ablate.overrides = {"pretrain": {"epochs_per_cycle": 10}, "finetune": {"epochs_per_cycle": 5}}
     if options["short"]:
+        c.ablate.overrides = {}
         c.pretrain.update({"epoch_size": 256, "cycles": 2, "epochs_per_cycle": 2})
         c.finetune.update({"cycles": 2, "epochs_per_cycle": 2})
         c.split.run = (0,)

@@ -9,6 +9,8 @@ workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/
 workdir/finetune/ARM/fold_K/            the same, for every fold
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
+workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working
+                                        folder, whose data/ and pretrain/ may be links to those of another
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
+from remap.ablate import plan
 from remap.augment import AugmentSettings
 from remap.continuum import MIN_PIXELS
 from remap.io import FORMATS
@@ -68,6 +69,10 @@ def test_config_describes_a_whole_experiment(name):
     assert c.survey.source.format in FORMATS
     assert set(c.survey.labels["columns"]) <= set(c.label_names)
     assert all(0 <= fold < c.split.folds for fold in c.split.run)
+    models = {v.name: v for v in plan(c)}
+    assert models.keys() == {"full", *c.ablate.variants}
+    assert {v for v in models if models[v].same} >= {f"{c.finetune.layer_rates}_rates"}
+    assert {"no_triplet", "single_task"} <= {v for v in models if not models[v].same}  # the paper's own
 
 
 @pytest.mark.parametrize("name", NAMES)
