@@ -22,7 +22,7 @@ from remap import cli, prepare, stages
 from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.evaluate import in_group, predict_held_out, summarize
-from remap.metrics import residual_table
+from remap.metrics import nan_robust, paired_interval, residual_table
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
@@ -87,10 +87,9 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
 
     timed("preprocess", prepare.preprocess, config, base)
     timed("pretrain", stages.pretrain, config, base)
-    workdir.mkdir(parents=True, exist_ok=True)
-    for name in ("data", "pretrain"):
-        if not (workdir / name).exists():
-            (workdir / name).symlink_to((base / name).absolute())
+    if workdir != base:
+        layout.share(workdir, "data", base)
+        layout.share(workdir, "pretrain", base)
     timed("finetune", stages.finetune, config, workdir)
     # Uncalibrated where the labelled stars are others than those that the calibration is for.
     calibrated = variant in ("fine-tuned", "both kinds")
@@ -164,17 +163,18 @@ def _ratio(results: list[dict], group: str, method: str, label: str) -> str:
     ours, theirs = (
         np.array([r["residuals"][group][m][label] for r in results]) for m in ("fine-tuned", method)
     )
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
-    ratios = [_robust(ours[:, i]) / _robust(theirs[:, i]) for i in drawn]
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return f"{_robust(ours) / _robust(theirs):.2f} ({low:.2f} to {high:.2f})"
-
-
-def _robust(residuals: np.ndarray) -> float:
-    """1.4826 times the median absolute deviation of each seed's residuals [seeds, stars], mean over seeds."""
-    centred = residuals - np.median(residuals, axis=1, keepdims=True)
-    return float(np.mean(1.4826 * np.median(np.abs(centred), axis=1)))
+    found = paired_interval(
+        ours,
+        theirs,
+        nan_robust,
+        stars=np.arange(ours.shape[1]),  # MILES has one spectrum per star
+        compare="ratio",
+        resamples=RESAMPLES,
+        level=0.95,
+        resample_runs=False,
+        seed=0,
+    )
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _cell(values: list, label: str, column: str) -> str:

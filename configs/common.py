@@ -91,14 +91,22 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "activation": "mish",
         "pooling": "avg_max",
         "validity_channel": True,
+        "temperature": True,  # learned, per label (§4.5)
         "batch_norm_momentum": 0.9,
     }
 
     # Loss (§4.3-4.4, eq. 7). The cost weight κ is not in the paper; 1 weighs the cost vector like the rest.
-    c.loss = {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2}
+    # `label_weights`: of each label in the sum, in their order; () = 1 for all. A head of weight 0 learns nothing.
+    c.loss = {
+        "gamma": 2.0,
+        "cost_weight": 1.0,
+        "triplet_weight": 0.001,
+        "margin": 0.2,
+        "label_weights": (),
+    }
 
-    # Pre-training (§5): 4 cycles of 30 epochs, 1e-3 to 1e-5. `epoch_size` = spectra drawn per epoch
-    # ("paper" augmentation goes once through its fixed set instead).
+    # Pre-training (§5): 4 cycles of 30 epochs, 1e-3 to 1e-5. `epoch_size` = spectra drawn per epoch; 0 = as
+    # many as the paper's fixed set has (`augment`). `average` = "swa" (eq. 5) or "last" (no averaging).
     c.pretrain = {
         "batch_size": 128,
         "epoch_size": 110000,
@@ -109,6 +117,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
         "checkpoint_epochs": 5,
         "keep": 2,
+        "average": "swa",
         "stats_batches": 50,
         "validation": 0.05,  # fraction of the library's cells (or nodes) held out for the validation loss
         "validation_size": 512,  # spectra in the fixed validation batch
@@ -158,6 +167,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "clip_norm": 1.0,
         "checkpoint_epochs": 30,
         "keep": 1,
+        "average": "swa",
         "stats_batches": 20,
         "noise_low": 0.0,  # extra noise on observed spectra, as a fraction of the flux
         "noise_high": 0.0,
@@ -192,6 +202,32 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "edge_mass": 0.5,  # probability in the outermost two bins of a range beyond which a row is flagged
         "mode_prominence": 0.3,  # height of a second mode, of the highest bin, that flags a row
         "disagreement": 3.0,  # difference of the arms' medians in units of their joint 1-sigma width
+    }
+    # What each piece of the method is worth (remap.ablate): every variant is trained for every seed as the
+    # config says but for the fields that it names, and compared with the config itself ("full"). `per_label` is
+    # no field: it asks for one network per label. A variant that names the value the config has anyway is listed
+    # and not trained. To add one: `c.ablate.variants.NAME = {"section": {"field": value}}`.
+    c.ablate = {
+        "seeds": (0, 1, 2),  # of folds, networks and batches
+        "run": (),  # names of the variants to train; () = all
+        "overrides": {},  # changes for all, the full model too, like those of a variant: a shorter training, say
+        "resamples": 2000,
+        "level": 0.95,
+        "variants": {
+            "no_triplet": {"loss": {"triplet_weight": 0.0}},
+            "single_task": {"per_label": True},
+            "no_cost": {"loss": {"cost_weight": 0.0}},
+            "cross_entropy": {"loss": {"gamma": 0.0}},
+            "no_temperature": {"model": {"temperature": False}},
+            "no_swa": {"pretrain": {"average": "last"}, "finetune": {"average": "last"}},
+            "uniform_rates": {"finetune": {"layer_rates": "uniform"}},
+            "graded_rates": {"finetune": {"layer_rates": "graded"}},
+            "average_pooling": {"model": {"pooling": "avg"}},
+            "relu": {"model": {"activation": "relu"}},
+            # The paper's fixed set has nodes alone: "nodes" tells the two changes apart.
+            "nodes": {"library": {"interpolate": False}},
+            "fixed_noise": {"augment": {"kind": "paper"}, "library": {"interpolate": False}},
+        },
     }
     # Groups of the report: limits of the known labels, both ends included. `snr_edges`: between the bins of
     # by_snr.ecsv. `quoted`: bias and scatter shown beside ours in table1.md, with their source.

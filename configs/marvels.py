@@ -53,8 +53,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "id_column": "star_id",
         },
     }
-    # The fixed set of §3.3: 3 resolutions × 5 noise levels × 3 draws per node.
+    # The fixed set of §3.3, 3 resolutions × 5 noise levels × 3 draws per node, once per epoch.
     c.augment.kind = "paper"
+    c.pretrain.epoch_size = 0
+    # Here the full model has the fixed set, and the variants leave it.
+    c.ablate.variants.online_noise = {"augment": {"kind": "online"}}
+    c.ablate.variants.online_cells = {"augment": {"kind": "online"}, "library": {"interpolate": True}}
     # §5: fine-tune on all labelled dwarfs; the 30 calibration stars are kept apart as one fold would be.
     c.split.update({"folds": 78, "run": (0,)})
     c.lock()

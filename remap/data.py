@@ -113,9 +113,14 @@ def find_cells(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     if not cells:
         raise ValueError(
             f"the library has no complete cell in {tuple(names)} ({len(labels)} nodes on axes of "
-            f"{[len(a) for a in axes]} values): set library.interpolate to False"
+            f"{[len(a) for a in axes]} values): set library.interpolate to False and finetune.correction to 'none'"
         )
     return np.array(sorted(cells), dtype=np.int32)
+
+
+def node_cells(count: int) -> np.ndarray:
+    """int[count, 1]: every node as a cell of its own, for a library that is not interpolated."""
+    return np.arange(count, dtype=np.int32)[:, None]
 
 
 def interpolation_weights(u: Float[Array, " labels"]) -> Float[Array, " corners"]:

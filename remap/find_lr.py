@@ -88,6 +88,7 @@ def range_test(
         keep=1,
         stats_batches=1,
         freeze_stats=False,
+        average="last",
     )
     step = make_train_step(start.model, optimizer, loss, fit)
     make = jax.jit(start.batch_fn)

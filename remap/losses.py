@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 class LossTerms(NamedTuple):
     """What `multitask_loss` adds up; every entry is a mean over the stars that have the label."""
 
-    total: Float[Array, ""]  # eq. 7
+    total: Float[Array, ""]  # eq. 7; the others are without the labels' weights
     focal: Float[Array, " labels"]
     cost: Float[Array, " labels"]
     triplet: Float[Array, " labels"]
@@ -108,8 +108,9 @@ def multitask_loss(
     cost_weight: float,
     triplet_weight: float,
     margin: float,
+    label_weights: tuple[float, ...],
 ) -> LossTerms:
-    """Sum over the labels of focal + κ·cost + λ·triplet (eq. 7).
+    """Sum over the labels of focal + κ·cost + λ·triplet (eq. 7), each label with its weight.
 
     Args:
       logits: already divided by the temperature; -inf in padded bins.
@@ -120,7 +121,16 @@ def multitask_loss(
       cost_weight: κ.
       triplet_weight: λ.
       margin: triplet margin m.
+      label_weights: weight of each label in the total; () = 1 for all (paper).
+
+    Raises:
+      ValueError: another number of weights than labels.
     """
+    if label_weights and len(label_weights) != logits.shape[0]:
+        raise ValueError(
+            f"loss.label_weights: expected one weight for each of {logits.shape[0]} labels, or none, "
+            f"found {label_weights}"
+        )
 
     def one(u: Array, e: Array, y: Array, c: Array) -> tuple[Array, Array, Array, Array]:
         log_p = jax.nn.log_softmax(u)
@@ -132,5 +142,6 @@ def multitask_loss(
         return focal, cost, triplet, nll
 
     focal, cost, triplet, nll = jax.vmap(one)(logits, embedding, target, classes)
-    total = jnp.sum(focal + cost_weight * cost + triplet_weight * triplet)
+    weights = jnp.asarray(label_weights or (1.0,) * logits.shape[0])
+    total = jnp.sum(weights * (focal + cost_weight * cost + triplet_weight * triplet))
     return LossTerms(total, focal, cost, triplet, nll)

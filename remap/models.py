@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 class Outputs(NamedTuple):
     """What the network says of a batch."""
 
-    logits: Float[Array, "labels stars bins"]  # divided by the temperature; -inf in padded bins
+    logits: Float[Array, "labels stars bins"]  # divided by the temperature, if any; -inf in padded bins
     embedding: Float[Array, "labels stars features"]  # L2-normalised
 
 
@@ -36,6 +36,7 @@ class ModelSettings:
       activation: "mish" (paper §2 i) or "relu".
       pooling: "avg_max" (paper §2 ii), "avg" or "max".
       validity_channel: True adds the validity mask as a second input channel.
+      temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
       batch_norm_momentum: weight of the past in the running batch statistics.
     """
 
@@ -49,6 +50,7 @@ class ModelSettings:
     activation: str
     pooling: str
     validity_channel: bool
+    temperature: bool
     batch_norm_momentum: float
 
 
@@ -104,6 +106,7 @@ class Head(nn.Module):
 
     bins: int
     embedding: int
+    temperature: bool
 
     @nn.compact
     def __call__(self, features: Float[Array, "stars features"], mask: Bool[Array, " bins"]) -> Outputs:
@@ -111,9 +114,10 @@ class Head(nn.Module):
         # rsqrt of a floored square: finite gradient even for a zero vector.
         e = e * jax.lax.rsqrt(jnp.maximum(jnp.sum(e**2, axis=-1, keepdims=True), 1e-12))
         logits = nn.Dense(self.bins, name="logits")(features)
-        # The exponential keeps T positive by construction (paper §4.5; T = 1 at the start).
-        log_temperature = self.param("log_temperature", nn.initializers.zeros, ())
-        logits = logits * jnp.exp(-log_temperature)
+        if self.temperature:
+            # The exponential keeps T positive by construction (paper §4.5; T = 1 at the start).
+            log_temperature = self.param("log_temperature", nn.initializers.zeros, ())
+            logits = logits * jnp.exp(-log_temperature)
         return Outputs(jnp.where(mask[None, :], logits, -jnp.inf), e)
 
 
@@ -174,7 +178,7 @@ class ResNet1D(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
         )
-        return heads(mask.shape[1], s.embedding, name="heads")(features, mask)
+        return heads(mask.shape[1], s.embedding, s.temperature, name="heads")(features, mask)
 
 
 def make_model(settings: ModelSettings, bin_mask: np.ndarray) -> ResNet1D:

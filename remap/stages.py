@@ -33,7 +33,7 @@ from remap.augment import (
     take,
 )
 from remap.correction import add_residuals, apply_correction, fit_correction
-from remap.data import Draw, Library, Survey, random_labels, split_stars, stream_indices
+from remap.data import Draw, Library, Survey, node_cells, random_labels, split_stars, stream_indices
 from remap.labels import bin_mask, label_prior, padded_edges, soft_labels
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import Rule, layer_rules, make_optimizer, sgdr
@@ -50,7 +50,9 @@ logger = logging.getLogger(__name__)
 
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
     """The config section `model` as a record."""
-    return ModelSettings(**{**dict(config["model"]), "filters": tuple(config["model"]["filters"])})
+    # Networks on disk from before the switch existed have a temperature.
+    section = {"temperature": True, **dict(config["model"])}
+    return ModelSettings(**{**section, "filters": tuple(section["filters"])})
 
 
 def build_model(config: Mapping[str, Any], preprocessing: Preprocessing) -> ResNet1D:
@@ -82,8 +84,12 @@ class _Arm:
 PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
 
 
+# What decides a network besides its inputs and the section of its stage; kept with it.
+NETWORK_SECTIONS = ("name", "seed", "model", "loss", "augment", "library")
+
+
 def _open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> _Arm:
-    keep = ("name", "seed", "model", "loss", "augment", "library", stage)
+    keep = (*NETWORK_SECTIONS, stage)
     plain = layout.config_to_json(config)
     return _Arm(
         arm,
@@ -116,6 +122,7 @@ def _fit_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stat
         keep=section.keep,
         stats_batches=section.stats_batches,
         freeze_stats=freeze_stats,
+        average=section.average,
     )
 
 
@@ -232,7 +239,7 @@ def pretraining(
     held = round(section.validation * len(order))
     held_out, trained = library.cells[order[:held]], library.cells[order[held:]]
     library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
-    size = paper_set_size(library, augment) if augment.kind == "paper" else section.epoch_size
+    size = section.epoch_size or paper_set_size(library, augment)
 
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
         draw = library_draw(key, step, data, arm.wave, batch=section.batch_size, settings=augment)
@@ -397,8 +404,12 @@ def finetuning(
     steps = max(1, round(stars.flux.shape[0] / observed))
     library, residuals = None, None
     if replayed:
-        library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+        # A correction is fitted between the nodes, even where nodes alone are rehearsed.
+        between = config.library.interpolate or section.correction != "none"
+        library = layout.load_library(workdir, preprocessing, name, interpolate=between)
         library, residuals = _corrected(library, stars, arm.normalize, section)
+        if not config.library.interpolate:
+            library = library._replace(cells=node_cells(len(library.labels)))
     varied = star_augment.changes_stars
     if not varied:  # the same spectra at every step: normalise them once
         stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))

@@ -39,6 +39,13 @@ class LossSettings:
     cost_weight: float
     triplet_weight: float
     margin: float
+    label_weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if any(w < 0 for w in self.label_weights) or (self.label_weights and not any(self.label_weights)):
+            raise ValueError(
+                f"loss.label_weights: expected weights >= 0, one of them positive, found {self.label_weights}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,8 @@ class FitSettings:
       keep: checkpoints to keep.
       stats_batches: batches over which batch statistics are re-estimated for the averaged parameters.
       freeze_stats: True leaves the running batch statistics as they were given and trains with them.
+      average: "swa" (eq. 5) returns the mean of the parameters at the ends of the cycles, with statistics
+        of its own; "last" those at the end of the last cycle, with their running statistics.
     """
 
     cycles: int
@@ -60,6 +69,11 @@ class FitSettings:
     keep: int
     stats_batches: int
     freeze_stats: bool
+    average: str
+
+    def __post_init__(self) -> None:
+        if self.average not in ("swa", "last"):
+            raise ValueError(f"average must be 'swa' or 'last', found {self.average!r}")
 
     @property
     def epochs(self) -> int:
@@ -171,7 +185,7 @@ def fit(
     meta: Mapping[str, Any],
     name: str,
 ) -> dict:
-    """Trains, checkpoints, resumes; returns the averaged network with its own batch statistics.
+    """Trains, checkpoints, resumes; returns the network that `settings.average` names.
 
     Args:
       model, variables: the network and where it starts.
@@ -185,7 +199,7 @@ def fit(
       name: of the run, for the log.
 
     Returns:
-      {"params", "batch_stats"} of the stochastic weight average.
+      {"params", "batch_stats"} of the stochastic weight average, or of the last step.
 
     Raises:
       Preempted: SIGTERM arrived; the state is saved.
@@ -210,8 +224,9 @@ def fit(
         meta=meta,
         name=name,
     )
-    params = state.swa.params
-    stats = state.batch_stats
+    if settings.average == "last":
+        return {"params": state.params, "batch_stats": state.batch_stats}
+    params, stats = state.swa.params, state.batch_stats
     if not settings.freeze_stats:
         steps = range(settings.stats_batches)
         batches = (make_batch(stats_key, jnp.asarray(i, jnp.int32), data) for i in steps)

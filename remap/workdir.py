@@ -9,6 +9,8 @@ workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/
 workdir/finetune/ARM/fold_K/            the same, for every fold
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
+workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working
+                                        folder, whose data/ and pretrain/ may be links to those of another
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from astropy.table import Table
 
 from remap.checkpoint import check_equal, has_final
-from remap.data import Library, Survey, find_cells
+from remap.data import Library, Survey, find_cells, node_cells
 from remap.preprocess import Preprocessing
 
 
@@ -96,8 +98,7 @@ def load_library(workdir: Path, preprocessing: Preprocessing, arm: str, *, inter
     """One arm of the preprocessed library."""
     with np.load(workdir / "data" / f"library_{arm}.npz") as a:
         names = [b.name for b in preprocessing.labels]
-        nodes = np.arange(len(a["labels"]), dtype=np.int32)[:, None]
-        cells = find_cells(a["labels"], names) if interpolate else nodes
+        cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
         return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
 
 
@@ -106,6 +107,17 @@ def load_survey(workdir: Path, arm: str) -> tuple[Survey, np.ndarray]:
     with np.load(workdir / "data" / f"survey_{arm}.npz") as a:
         survey = Survey(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
         return survey, a["snr"]
+
+
+def share(workdir: Path, name: str, source: Path) -> None:
+    """Makes `workdir/name` a relative link to the folder `source / name`, unless it exists or `source` lacks it."""
+    link, target = workdir / name, source / name
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+    if link.exists() or not target.is_dir():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(target.resolve(), workdir.resolve()), target_is_directory=True)
 
 
 def read_stars(workdir: Path) -> Table:

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
+from remap.ablate import plan
 from remap.augment import AugmentSettings
 from remap.continuum import MIN_PIXELS
 from remap.io import FORMATS
@@ -72,6 +73,10 @@ def test_config_describes_a_whole_experiment(name):
     assert c.survey.source.format in FORMATS
     assert set(c.survey.labels["columns"]) <= set(c.label_names)
     assert all(0 <= fold < c.split.folds for fold in c.split.run)
+    models = {v.name: v for v in plan(c)}
+    assert models.keys() == {"full", *c.ablate.variants}
+    assert {v for v in models if models[v].same} >= {f"{c.finetune.layer_rates}_rates"}
+    assert {"no_triplet", "single_task"} <= {v for v in models if not models[v].same}  # the paper's own
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +157,9 @@ def test_shared_values_are_those_of_the_design():
     assert (c.continuum.degree, c.continuum.sigma) == (6, 15.0)
     assert (c.augment.noise_low, c.augment.noise_high) == (0.005, 0.02)
     assert 3 * c.augment.levels * c.augment.draws == 45  # spectra per node of the paper's set
-    assert c.loss.to_dict() == {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2}
+    loss = {"gamma": 2.0, "cost_weight": 1.0, "triplet_weight": 0.001, "margin": 0.2, "label_weights": ()}
+    assert c.loss.to_dict() == loss
+    assert (c.model.temperature, c.pretrain.average, c.finetune.average) == (True, "swa", "swa")
     for stage in (c.pretrain, c.finetune):
         assert (stage.cycles, stage.epochs_per_cycle) == (4, 30)
         assert (stage.rate_high, stage.rate_low) == (1e-3, 1e-5)

@@ -69,6 +69,11 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
         ),
         ("pretrain", ["--config=tests/tiny.py", "--workdir={tmp}"], "expected the preprocess stage's output"),
         (
+            "ablate",
+            ["--config=tests/tiny.py", "--config.ablate.run=('no_star',)", "--workdir={tmp}"],
+            "ablate.run: unknown variants ['no_star']; the config has ['average_pooling'",
+        ),
+        (
             "preprocess",
             ["--config=tests/tiny.py", "--config.data_root={tmp}", "--workdir={tmp}/w"],
             "library.npz: not found; tried",

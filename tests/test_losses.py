@@ -19,7 +19,7 @@ from remap.losses import (
 
 LABELS, STARS, BINS, FEATURES = 2, 9, 6, 4
 REAL = np.array([[True] * 6, [True] * 4 + [False] * 2])  # the second label has two padded bins
-WEIGHTS = {"gamma": 2.0, "cost_weight": 0.7, "triplet_weight": 0.3, "margin": 0.2}
+WEIGHTS = {"gamma": 2.0, "cost_weight": 0.7, "triplet_weight": 0.3, "margin": 0.2, "label_weights": ()}
 
 jit_multitask = jax.jit(functools.partial(multitask_loss, **WEIGHTS))
 jit_triplet = jax.jit(functools.partial(triplet_loss, margin=0.2))
@@ -53,8 +53,11 @@ def make_case(seed=0, missing=((0, 3), (1, 0), (1, 8))):
     return (*as32, jnp.asarray(classes, jnp.int32))
 
 
-def reference_terms(logits, embedding, target, classes, *, gamma, cost_weight, triplet_weight, margin):
+def reference_terms(
+    logits, embedding, target, classes, *, gamma, cost_weight, triplet_weight, margin, label_weights
+):
     """Eq. 7 by loops over labels, stars and bins, in float64."""
+    weights = label_weights or [1.0] * LABELS
     logits, embedding, target = (np.asarray(a, np.float64) for a in (logits, embedding, target))
     classes = np.asarray(classes)
     terms = {name: [] for name in ("focal", "cost", "triplet", "nll")}
@@ -76,7 +79,8 @@ def reference_terms(logits, embedding, target, classes, *, gamma, cost_weight, t
         terms["nll"].append(np.mean(nll) if nll else 0.0)
         terms["triplet"].append(np.mean(losses[usable]) if usable.any() else 0.0)
     terms = {k: np.array(v) for k, v in terms.items()}
-    total = np.sum(terms["focal"] + cost_weight * terms["cost"] + triplet_weight * terms["triplet"])
+    per_label = terms["focal"] + cost_weight * terms["cost"] + triplet_weight * terms["triplet"]
+    total = sum(w * value for w, value in zip(weights, per_label, strict=True))
     return {"total": total, **terms}
 
 
@@ -219,6 +223,30 @@ def test_multitask_loss_equals_a_loop(missing):
     expected = reference_terms(*case, **WEIGHTS)
     for name, value in terms._asdict().items():
         np.testing.assert_allclose(value, expected[name], rtol=5e-6, atol=1e-6, err_msg=name)  # float32
+
+
+def test_label_weights_multiply_the_labels_in_the_total_alone():
+    """Weight 0: neither logits nor embedding of the label have a gradient, as if it had no head at all."""
+    logits, embedding, target, classes = make_case()
+    (_, plain), plain_grads = value_and_grads(logits, embedding, target, classes)
+    for weights in ((1.0, 0.0), (0.5, 2.0)):
+        change = WEIGHTS | {"label_weights": weights}
+
+        def loss(u, e, change=change):
+            terms = multitask_loss(u, e, target, classes, **change)
+            return terms.total, terms
+
+        (_, terms), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(logits, embedding)
+        expected = reference_terms(logits, embedding, target, classes, **change)["total"]
+        np.testing.assert_allclose(terms.total, expected, rtol=5e-6)  # float32
+        for a, b in zip(terms[1:], plain[1:], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        for grad, unweighted in zip(grads, plain_grads, strict=True):
+            scaled = np.asarray(unweighted) * np.array(weights)[:, None, None]
+            np.testing.assert_allclose(grad, scaled, rtol=1e-5, atol=1e-9)
+        assert weights[1] or not (grads[0][1].any() or grads[1][1].any())
+    with pytest.raises(ValueError, match=r"one weight for each of 2 labels, or none, found \(1.0,\)"):
+        multitask_loss(logits, embedding, target, classes, **WEIGHTS | {"label_weights": (1.0,)})
 
 
 def test_multitask_gradient_equals_finite_differences_of_the_loop():

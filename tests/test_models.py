@@ -40,6 +40,7 @@ TINY = ModelSettings(
     activation="mish",
     pooling="avg_max",
     validity_channel=True,
+    temperature=True,
     batch_norm_momentum=0.9,
 )
 # Of experiments: synthesize.py describes a library alone.
@@ -170,8 +171,20 @@ def test_temperature_is_positive_divides_the_logits_of_its_label_and_leaves_the_
         assert (np.argsort(frozen.logits[j]) == np.argsort(plain.logits[j])).all()
 
 
+def test_without_a_temperature_the_logits_are_those_of_temperature_1():
+    _, variables, apply = tiny()
+    model = make_model(dataclasses.replace(TINY, temperature=False), MASK)
+    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    assert flat.pop("heads/log_temperature").tolist() == [0, 0]
+    assert set(flat) == set(traverse_util.flatten_dict(abstract_variables(model, PIXELS)["params"], sep="/"))
+    bare = {**variables, "params": traverse_util.unflatten_dict(flat, sep="/")}
+    out = jax.jit(lambda v, flux, valid: model.apply(v, flux, valid, False, True))(bare, *spectra())
+    for a, b in zip(out, apply(variables, *spectra()), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_zero_features_give_a_finite_embedding_and_gradient():
-    head = Head(bins=3, embedding=4)
+    head = Head(bins=3, embedding=4, temperature=True)
     params = {
         "embedding": {"kernel": jnp.ones((5, 4)), "bias": jnp.zeros(4)},
         "logits": {"kernel": jnp.ones((5, 3)), "bias": jnp.zeros(3)},
@@ -284,4 +297,7 @@ def test_model_settings_come_from_the_config_and_are_hashable():
     config = common.get_config()
     settings = model_settings(config)
     assert settings.filters == (16, 32, 64, 128)
+    plain = config.to_dict()  # of a network that was trained before the switch existed
+    del plain["model"]["temperature"]
+    assert model_settings(plain) == settings
     assert hash(make_model(settings, bin_mask(make_preprocessing(config).labels)))

@@ -27,7 +27,7 @@ MODULES = 11  # enough that module_1 and module_10 could be confused
 @functools.cache
 def network_params():
     """Ones in the shape of a real network of eleven modules."""
-    settings = ModelSettings(2, 3, 1, (2, 3) * 5 + (2,), 3, 0.0, 2, "mish", "avg", False, 0.9)
+    settings = ModelSettings(2, 3, 1, (2, 3) * 5 + (2,), 3, 0.0, 2, "mish", "avg", False, True, 0.9)
     model = make_model(settings, np.ones((2, 3), bool))
     shapes = jax.eval_shape(lambda key: init_variables(model, key, 64), jax.random.key(0))["params"]
     return jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes)

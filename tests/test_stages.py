@@ -399,6 +399,36 @@ def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     assert mean == pytest.approx(values.mean(), abs=(b.edges[1] - b.edges[0]) / 2)
 
 
+def test_nodes_alone_are_rehearsed_with_a_correction_fitted_between_them(
+    tiny_data, tiny_workdir, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    change = {"split__folds": 4, "split__run": (0,), "split__validation": 0.0, "finetune__rehearsal": 0.75}
+    change["finetune__correction"] = "linear"
+    _, cells = finetuned_batches(monkeypatch, tiny.config(tiny_data, **change), workdir)[0]
+    shutil.rmtree(workdir / "finetune")
+    config = tiny.config(tiny_data, library__interpolate=False, **change)
+    batch, nodes = finetuned_batches(monkeypatch, config, workdir)[0]
+    np.testing.assert_array_equal(nodes.library.log_flux, cells.library.log_flux)  # the same correction
+    np.testing.assert_array_equal(nodes.library.cells[:, 0], np.arange(27))
+    assert (nodes.library.cells.shape[1], cells.library.cells.shape[1]) == (1, 8)
+    # Three library spectra of the batch: nodes at 4500, 5250 or 6000 K, in the bin of 80 K that holds each.
+    assert set(np.asarray(batch.classes[0, 1:])) <= {18, 28, 37}
+
+
+def test_an_epoch_of_size_0_is_the_fixed_set_of_the_paper(tiny_data, tiny_prepared):
+    """27 nodes less a quarter, two line spreads, five noise values, three draws, in batches of eight."""
+    steps = {}
+    for size in (0, 48):
+        change = {"library__interpolate": False, "augment__kind": "paper", "pretrain__epoch_size": size}
+        config = tiny.config(tiny_data, **change)
+        preprocessing = stages.check_prepared(config, tiny_prepared)
+        steps[size] = stages.pretraining(config, tiny_prepared, preprocessing, "A").steps
+    assert steps == {0: 20 * 2 * 5 * 3 // 8, 48: 6}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

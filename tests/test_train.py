@@ -1,5 +1,6 @@
 """The training loop by itself, on batches that need no normaliser: what it records, keeps, resumes and refuses."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from remap.train import DivergedError, FitSettings, LossSettings, Preempted, fit
 from remap.writers import read_records
 
 PIXELS, STARS, BINS = 48, 4, 5
-LOSS = LossSettings(gamma=2.0, cost_weight=1.0, triplet_weight=0.001, margin=0.2)
+LOSS = LossSettings(gamma=2.0, cost_weight=1.0, triplet_weight=0.001, margin=0.2, label_weights=())
 SETTINGS = FitSettings(
     cycles=2,
     epochs_per_cycle=2,
@@ -26,6 +27,7 @@ SETTINGS = FitSettings(
     keep=2,
     stats_batches=3,
     freeze_stats=False,
+    average="swa",
 )
 MODEL = make_model(
     ModelSettings(
@@ -39,6 +41,7 @@ MODEL = make_model(
         activation="mish",
         pooling="avg_max",
         validity_channel=True,
+        temperature=True,
         batch_norm_momentum=0.9,
     ),
     np.ones((2, BINS), bool),
@@ -151,6 +154,25 @@ def test_statistics_are_the_mean_over_batches_of_each_batchs_own(variables):
         y = jax.lax.conv_general_dilated(x, kernel, (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
         means.append(y.mean(axis=(0, 1)))
     np.testing.assert_allclose(found["stem_norm"]["mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_without_averaging_the_result_is_the_last_step_with_its_running_statistics(
+    run, whole, tmp_path, monkeypatch
+):
+    last = {}
+    save = checkpoint.save_state
+
+    def catch(manager, state, *rest):
+        last["params"], last["batch_stats"] = jax.tree.map(np.array, (state.params, state.batch_stats))
+        save(manager, state, *rest)
+
+    monkeypatch.setattr(checkpoint, "save_state", catch)
+    found = run(tmp_path, settings=dataclasses.replace(SETTINGS, average="last"))
+    assert same(found, last)
+    assert not same(found["params"], whole[1]["params"])
+    assert not same(found["batch_stats"], whole[1]["batch_stats"])
+    with pytest.raises(ValueError, match="average must be 'swa' or 'last', found 'mean'"):
+        dataclasses.replace(SETTINGS, average="mean")
 
 
 def test_frozen_statistics_stay_as_given(run, variables, tmp_path):

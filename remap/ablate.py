@@ -1,0 +1,315 @@
+"""What each piece of the method is worth (paper §6.4): the full model against variants that lack one.
+
+Every variant is the config with a few fields changed (config section `ablate`), trained for the same seeds, and
+so with the same folds. Held-out stars are compared one by one: residual, CRPS and NLL of the combined PMFs,
+before calibration, which would hide what a variant does to the widths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from astropy.table import Table
+
+from remap import prepare, stages
+from remap import workdir as layout
+from remap.ablate_report import compare, markdown
+from remap.checkpoint import check_equal
+from remap.evaluate import predict_held_out
+from remap.metrics import crps, nll
+from remap.train import DivergedError
+
+logger = logging.getLogger(__name__)
+
+FULL = "full"  # the name of the model that the others are compared with
+PER_LABEL = "per_label"
+# What decides the prepared data (of `library` all but `interpolate`), a pre-training, and the scores.
+DATA_SECTIONS = (
+    "grid_medium",
+    "arm_names",
+    "arms",
+    "lsf",
+    "continuum",
+    "label_names",
+    "labels",
+    "library",
+    "survey",
+)
+PRETRAIN_SECTIONS = (*DATA_SECTIONS, *stages.NETWORK_SECTIONS, "pretrain")
+SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "finetune", "split", "predict")
+# A variant that changed these would change nothing, or what it is compared by.
+FIXED = ("ablate", "calibrate", "data_root", "evaluate", "find_lr", "label_names", "name", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Networks that are trained together, and the labels that are taken from them."""
+
+    name: str  # of its folder; "" = that of the variant
+    labels: tuple[str, ...]
+    config: ml_collections.ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A model to train.
+
+    Attributes:
+      name: its key in `ablate.variants`, or "full".
+      changes: what differs from the full model, each as "field: value there → value here".
+      parts: one, or one per label.
+      same: the config has these values anyway, so that this is the full model itself.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    same: bool
+
+
+def plan(config: ml_collections.ConfigDict) -> list[Variant]:
+    """The full model and the variants in `ablate.run` (all of them: in alphabetical order), as configs.
+
+    Raises:
+      ValueError: an unknown variant, field, or type of a value (names the variant and the field), or a field
+        that a variant cannot change.
+    """
+    section = config.ablate
+    base, shared = override(config, section.overrides, "ablate.overrides")
+    labels = tuple(base.label_names)
+    out = [Variant(FULL, shared, (Part("", labels, base),), False)]
+    unknown = [name for name in section.run if name not in section.variants]
+    if unknown:
+        raise ValueError(f"ablate.run: unknown variants {unknown}; the config has {sorted(section.variants)}")
+    for name in section.run or section.variants:
+        if name == FULL or not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(
+                f"ablate.variants: {name!r} is no name for a variant; use letters, digits, _ and -"
+            )
+        changes = section.variants[name].to_dict()
+        per_label = changes.pop(PER_LABEL, False)
+        changed, told = override(base, changes, f"ablate.variants.{name}")
+        if per_label and len(labels) > 1:
+            told = ("one network per label, on its loss alone", *told)
+            parts = tuple(Part(label, (label,), _one_label(changed, label)) for label in labels)
+        else:
+            parts = (Part("", labels, changed),)
+        out.append(Variant(name, told or _named(base, changes), parts, not told))
+    return out
+
+
+def override(
+    config: ml_collections.ConfigDict, changes: Mapping[str, Any], where: str
+) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
+    """A copy of `config` with the fields of `changes` (nested as the config is), and what differs.
+
+    Raises:
+      ValueError: a field that the config does not have or that is fixed, or a value of another type.
+    """
+    out = config.copy_and_resolve_references()
+    told = []
+    for path, value in _leaves(changes):
+        name, section = ".".join(path), out
+        if path[0] in FIXED:
+            raise ValueError(f"{where}: {name} is not for a variant to change")
+        for key in path[:-1]:
+            section = section[key] if _is_section(section) and key in section else None
+        if not _is_section(section) or path[-1] not in section or _is_section(section[path[-1]]):
+            known = sorted(section) if _is_section(section) else "no such section"
+            raise ValueError(f"{where}: the config has no field {name}; in that place it has {known}")
+        before = section[path[-1]]
+        try:
+            section[path[-1]] = value
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {name}: {error}") from error
+        if section[path[-1]] != before:
+            told.append(f"{name}: {before} → {section[path[-1]]}")
+    return out, tuple(told)
+
+
+def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
+    """Trains and compares; a finished training is left as it is, an interrupted one is continued.
+
+    Writes ablate/VARIANT/seed_K.json (scores per star), ablate/summary.ecsv and ablate/summary.md, the last two
+    again after every seed. The data are prepared once, and a pre-training serves all variants that share it.
+
+    Returns:
+      One row per group, label, metric and variant (see `ablate_report.compare`).
+
+    Raises:
+      ValueError: a variant that the config cannot make, or results in the folder that were made by other settings.
+    """
+    workdir = Path(workdir)
+    variants = plan(config)
+    base = variants[0].parts[0].config
+    seeds = tuple(config.ablate.seeds)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"ablate.seeds: expected different seeds, at least one, found {seeds}")
+    if (workdir / "data" / "preprocessing.json").exists():
+        stages.check_prepared(base, workdir)
+    else:
+        prepare.preprocess(base, workdir)
+    stars = prepare.readable_stars(workdir)
+    trained = [v for v in variants if not v.same]
+    logger.info(
+        "ablate: %d models (%s), %d seeds", len(trained), ", ".join(v.name for v in trained), len(seeds)
+    )
+    results: dict[str, list[dict]] = {v.name: [] for v in trained}
+    pretrained: dict[str, Path] = {}
+    for i, seed in enumerate(seeds):
+        for variant in trained:
+            results[variant.name].append(_scores_of(variant, seed, base, workdir, pretrained))
+        table = compare(
+            results,
+            stars,
+            labels=tuple(base.label_names),
+            groups=base.evaluate.groups,
+            resamples=config.ablate.resamples,
+            level=config.ablate.level,
+        )
+        table.meta |= {"seeds": list(seeds[: i + 1]), "changes": {v.name: list(v.changes) for v in variants}}
+        table.write(workdir / "ablate" / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+        text = markdown(
+            table,
+            {v.name: (v.changes, v.same) for v in variants},
+            {v: [r["diverged"] for r in found] for v, found in results.items()},
+            units={label: base.labels[label].unit for label in base.label_names},
+            seeds=seeds[: i + 1],
+            level=config.ablate.level,
+        )
+        (workdir / "ablate" / "summary.md").write_text(text)
+        logger.info("ablate: %d of %d seeds compared", i + 1, len(seeds))
+    return table
+
+
+def _scores_of(
+    variant: Variant,
+    seed: int,
+    base: ml_collections.ConfigDict,
+    workdir: Path,
+    pretrained: dict[str, Path],
+) -> dict[str, Any]:
+    """The scores of one variant and seed: read, or made. `pretrained` collects who has which pre-training."""
+    path = workdir / "ablate" / variant.name / f"seed_{seed}.json"
+    parts = [dataclasses.replace(part, config=_with_seed(part.config, seed)) for part in variant.parts]
+    settings = {part.name or "all": _sections(part.config, SCORE_SECTIONS) for part in parts}
+    owners = {}
+    for part in parts:
+        key = json.dumps(_sections(part.config, PRETRAIN_SECTIONS), sort_keys=True)
+        owners[part.name] = pretrained.setdefault(key, path.with_suffix("") / part.name)
+    if path.exists():
+        found = json.loads(path.read_text())
+        check_equal(found["settings"], settings, f"{path}: made with other settings")
+        return found
+    result: dict[str, Any] = {"settings": settings, "diverged": "", "file": [], "labels": {}}
+    for part in parts:
+        folder = path.with_suffix("") / part.name
+        logger.info("ablate: %s, seed %d%s", variant.name, seed, part.name and f", {part.name} alone")
+        layout.share(folder, "data", _data_folder(variant.name, part.config, base, workdir))
+        if owners[part.name] != folder:
+            layout.share(folder, "pretrain", owners[part.name])
+        try:
+            stages.pretrain(part.config, folder)
+            stages.finetune(part.config, folder)
+        except DivergedError as error:  # a finding about this variant, with which the others go on
+            if variant.name == FULL:
+                raise
+            logger.warning("ablate: %s, seed %d: %s", variant.name, seed, error)
+            result |= {"diverged": str(error), "file": [], "labels": {}}
+            break
+        result["file"] = [str(file) for file in prepare.readable_stars(folder)["file"]]
+        result["labels"] |= score(part.config, folder, part.labels)
+    layout.write_json(path, result)
+    jax.clear_caches()  # compiled programs of dozens of trainings would fill the memory
+    return result
+
+
+def score(
+    config: ml_collections.ConfigDict, workdir: Path, labels: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Per label the residual (median of the PMF minus known label), CRPS and NLL of every readable spectrum.
+
+    Args:
+      workdir: a folder in which the stages have run.
+
+    Returns:
+      label -> {"residual", "crps", "nll"} -> [S], in the order of `prepare.readable_stars`; NaN for spectra
+      without that label, without a PMF, or not predicted by networks that never saw their star.
+    """
+    stars = prepare.readable_stars(workdir)
+    found, tested = predict_held_out(config, workdir, stars, "finetune", calibrated=False)
+    out = {}
+    for label in labels:
+        truth = np.where(tested, np.asarray(stars[label], float), np.nan)
+        pmf, edges = found.pmfs[label], found.edges[label]
+        out[label] = {
+            "residual": (np.asarray(found.table[label], float) - truth).tolist(),
+            "crps": crps(pmf, edges, truth).tolist(),
+            "nll": nll(pmf, edges, truth).tolist(),
+        }
+    return out
+
+
+def _data_folder(
+    name: str, config: ml_collections.ConfigDict, base: ml_collections.ConfigDict, workdir: Path
+) -> Path:
+    """The folder with the prepared data of a variant, which are made here if they are not those of the full one."""
+
+    def data(plain: Mapping[str, Any]) -> dict[str, Any]:
+        library = {k: v for k, v in plain["library"].items() if k != "interpolate"}
+        return {k: plain[k] for k in DATA_SECTIONS} | {"library": library}
+
+    own = data(layout.config_to_json(config))
+    if own == data(layout.config_to_json(base)):
+        return workdir
+    folder = workdir / "ablate" / name
+    if (folder / "data" / "preprocessing.json").exists():
+        check_equal(data(layout.read_config(folder)), own, f"{folder / 'data'}: prepared with other settings")
+    else:
+        prepare.preprocess(config, folder)
+    return folder
+
+
+def _with_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.ConfigDict:
+    out = config.copy_and_resolve_references()
+    out.seed = seed
+    return out
+
+
+def _sections(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Any]:
+    plain = layout.config_to_json(config)
+    return {name: plain[name] for name in names}
+
+
+def _one_label(config: ml_collections.ConfigDict, label: str) -> ml_collections.ConfigDict:
+    """The config with the loss of one label alone: heads of the others get no gradient and give none."""
+    out = config.copy_and_resolve_references()
+    out.loss.label_weights = tuple(float(name == label) for name in config.label_names)
+    return out
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, ml_collections.ConfigDict)
+
+
+def _leaves(changes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every field of nested sections, with its path."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) or _is_section(value):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _named(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that `changes` names with the value that the config has anyway."""
+    return tuple(f"{'.'.join(path)}: {value}" for path, value in _leaves(changes))
