@@ -461,9 +461,9 @@ def spy_on_draws(monkeypatch):
     def wrap(name):
         function = getattr(stages, name)
 
-        def wrapped(key, step, source, wave, *, batch, settings):
+        def wrapped(key, step, source, wave, *, settings, **rest):
             seen[name] = np.asarray(wave), settings.effects, settings.noise_high
-            return function(key, step, source, wave, batch=batch, settings=settings)
+            return function(key, step, source, wave, settings=settings, **rest)
 
         monkeypatch.setattr(stages, name, wrapped)
 
