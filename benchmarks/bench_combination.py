@@ -1,0 +1,109 @@
+"""How the arms combine and how the result is calibrated: every form on the same networks of `bench_miles`.
+
+    python -m benchmarks.bench_combination --workdir=workdirs/bench_miles --seeds=0,1,2
+
+Combination: conflation (paper eq. 6), the same with the distribution of the labels in training counted once, and the
+mean of the arms. Calibration: none, temperature (§4.5), power and outliers by likelihood, the same by coverage. They are
+to be compared on the validation stars (each predicted with a calibration fitted to the others, in ten parts); the
+test stars (calibrated without their fold's own) are for the record. Writes combination.md into the working folder.
+"""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from remap import cli
+from remap.calibration import KINDS, CalibrationSettings, fit_widening
+from remap.evaluate import HeldOut, held_out, in_group
+from remap.metrics import COMBINATIONS, combine_arms, coverage, crps, nll
+from remap.prepare import readable_stars
+
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of bench_miles to use.")
+PARTS = 10
+COLUMNS = ("nll", "crps", "cover68", "cover95")
+
+
+def main() -> None:
+    root = Path(cli.WORKDIR.value)
+    found: dict[tuple[str, str, str, str], list[np.ndarray]] = {}
+    for seed in (int(s) for s in SEEDS.value):
+        for key, numbers in one_seed(root / f"seed_{seed}", seed).items():
+            found.setdefault(key, []).append(numbers)
+    text = markdown({key: np.mean(numbers, axis=0) for key, numbers in found.items()})
+    (root / "combination.md").write_text(text)
+    print(text)
+
+
+def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.ndarray]:
+    """(part, label, combination, calibration) -> numbers of `COLUMNS` for the dwarfs."""
+    config = importlib.import_module("configs.miles").get_config()
+    with config.unlocked():
+        config.seed = seed
+    settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
+    stars = readable_stars(workdir)
+    dwarfs = in_group(stars, config.evaluate.groups["dwarfs"])
+    ids = np.asarray(stars["star_id"])
+    val, test = (held_out(config, workdir, stars, "finetune", p, calibrated=False) for p in ("val", "test"))
+    fitted_to = np.flatnonzero(val.tested & in_group(stars, config.calibrate.select))
+    part = np.random.default_rng(seed).permutation(len(fitted_to)) % PARTS
+    out = {}
+    for j, bins in enumerate(val.predictor.preprocessing.labels):
+        truth = np.asarray(stars[bins.name], float)
+        for combination in COMBINATIONS:
+            pmf = {p: _combined(h, j, bins.bins, combination) for p, h in (("val", val), ("test", test))}
+            for kind in KINDS:
+                rule = dataclasses.replace(settings, kind=kind)
+
+                def fit(rows: np.ndarray, pmf=pmf["val"], rule=rule, truth=truth, bins=bins):
+                    return fit_widening(pmf[rows], bins.edges, truth[rows], rule)
+
+                held = np.full(pmf["val"].shape, np.nan)
+                for k in range(PARTS):
+                    mine = fitted_to[part == k]
+                    others = ~np.isin(ids[fitted_to], ids[mine])
+                    held[mine] = fit(fitted_to[others])(pmf["val"][mine])
+                tested = np.full(pmf["test"].shape, np.nan)
+                for fold in np.unique(test.fold[test.fold >= 0]):
+                    mine = test.fold == fold
+                    tested[mine] = fit(fitted_to[~np.isin(ids[fitted_to], ids[mine])])(pmf["test"][mine])
+                for name, wide, rows in (
+                    ("validation", held, fitted_to[dwarfs[fitted_to]]),
+                    ("test", tested, np.flatnonzero(dwarfs & (test.fold >= 0))),
+                ):
+                    given = wide[rows], bins.edges, truth[rows]
+                    out[name, bins.name, combination, kind] = np.array(
+                        [np.mean(nll(*given)), np.mean(crps(*given)), *coverage(*given, [0.68, 0.95])]
+                    )
+    return out
+
+
+def _combined(held: HeldOut, label: int, bins: int, combination: str) -> np.ndarray:
+    """float[S, K]: the arms' PMFs of one label as one."""
+    pmfs = np.stack([arm.pmf[label][:, :bins] for arm in held.arms.values()])
+    used = np.stack([arm.used for arm in held.arms.values()])
+    prior = held.predictor.prior(label, bins)
+    return combine_arms(np.where(used[..., None], pmfs, np.nan), used, method=combination, prior=prior)
+
+
+def markdown(found: dict[tuple[str, str, str, str], np.ndarray]) -> str:
+    """One table per part, mean over the seeds."""
+    lines = []
+    for part in ("validation", "test"):
+        labels = list(dict.fromkeys(label for p, label, *_ in found if p == part))
+        lines += ["", f"**{part} dwarfs**: {', '.join(COLUMNS)}", ""]
+        lines += [f"| combination | calibration | {' | '.join(labels)} |", "|" + "---|" * (2 + len(labels))]
+        for combination in COMBINATIONS:
+            for kind in KINDS:
+                cells = []
+                for label in labels:
+                    likelihood, score, *held = found[part, label, combination, kind]
+                    cells.append(f"{likelihood:.2f}, {score:.3g}, {held[0]:.2f}, {held[1]:.2f}")
+                lines.append(f"| {combination} | {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir",))
