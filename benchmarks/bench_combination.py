@@ -3,7 +3,7 @@
     python -m benchmarks.bench_combination --workdir=workdirs/bench_miles --seeds=0,1,2
 
 Combination: conflation (paper eq. 6), the same with the distribution of the labels in training counted once, and the
-mean of the arms. Calibration: none, temperature (§4.5), power and outliers by likelihood, the same by coverage. They are
+mean of the arms. Calibration: none, temperature (§4.5), power and outliers by likelihood, both by coverage. They are
 to be compared on the validation stars (each predicted with a calibration fitted to the others, in ten parts); the
 test stars (calibrated without their fold's own) are for the record. Writes combination.md into the working folder.
 """
