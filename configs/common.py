@@ -123,6 +123,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "validation_size": 512,  # spectra in the fixed validation batch
     }
 
+    # For figs. 2 and 3 (launch.visualize): after which epochs of pre-training the embeddings of `size` training and
+    # as many held-out spectra are saved (paper: 0, 25, 50), and t-SNE's perplexity. Not part of what a network
+    # is: a finished one is left as it is, whatever is asked for here.
+    c.embeddings = {"epochs": (), "size": 500, "perplexity": 30.0}
+
     # The range test of §4.6: the rate rises from `low` to `high`; limits are margin × the rate of least loss, and
     # that over `span` (paper: two orders of magnitude).
     c.find_lr = {

@@ -59,6 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Here the full model has the fixed set, and the variants leave it.
     c.ablate.variants.online_noise = {"augment": {"kind": "online"}}
     c.ablate.variants.online_cells = {"augment": {"kind": "online"}, "library": {"interpolate": True}}
+    c.embeddings.epochs = (0, 25, 50)  # figs. 2 and 3
     # §5: fine-tune on all labelled dwarfs; the 30 calibration stars are kept apart as one fold would be.
     c.split.update({"folds": 78, "run": (0,)})
     c.lock()

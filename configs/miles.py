@@ -86,8 +86,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.calibrate.select = {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 1.0)}
     # A third of the training for all models, the full one too: what matters shows before the last percent.
     c.ablate.overrides = {"pretrain": {"epochs_per_cycle": 10}, "finetune": {"epochs_per_cycle": 5}}
+    c.embeddings.epochs = (0, 25, 50)
     if options["short"]:
         c.ablate.overrides = {}
+        c.embeddings.epochs = (0, 2, 4)
         c.pretrain.update({"epoch_size": 256, "cycles": 2, "epochs_per_cycle": 2})
         c.finetune.update({"cycles": 2, "epochs_per_cycle": 2})
         c.split.run = (0,)

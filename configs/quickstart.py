@@ -123,6 +123,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.pretrain.update({"rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 10, "checkpoint_epochs": 10})
     c.split.update({"folds": 3, "run": (0, 1, 2)})
+    c.embeddings.update({"epochs": (0, 6, 24), "size": 250})
+    c.evaluate.snr_edges = (80.0, 120.0, 160.0)
     c.evaluate.groups = {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.4999)}}
     if options["short"]:
         c.synthetic.library.update(
@@ -132,6 +134,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         c.synthetic.survey.update({"calibration_dwarfs": 3, "calibration_giants": 1})
         c.model.filters = (16, 32)
         c.pretrain.update({"epoch_size": 512, "cycles": 2, "epochs_per_cycle": 2})
+        c.embeddings.epochs = (0, 2, 4)
         c.finetune.update({"cycles": 2, "epochs_per_cycle": 3})
         c.split.update({"run": (0,)})
     c.lock()

@@ -47,7 +47,17 @@ DATA_SECTIONS = (
 PRETRAIN_SECTIONS = (*DATA_SECTIONS, *stages.NETWORK_SECTIONS, "pretrain")
 SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "finetune", "split", "predict")
 # A variant that changed these would change nothing, or what it is compared by.
-FIXED = ("ablate", "calibrate", "data_root", "evaluate", "find_lr", "label_names", "name", "seed")
+FIXED = (
+    "ablate",
+    "calibrate",
+    "data_root",
+    "embeddings",
+    "evaluate",
+    "find_lr",
+    "label_names",
+    "name",
+    "seed",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +95,8 @@ def plan(config: ml_collections.ConfigDict) -> list[Variant]:
     """
     section = config.ablate
     base, shared = override(config, section.overrides, "ablate.overrides")
+    with base.unlocked():
+        base.embeddings.epochs = ()  # nobody looks at those of a variant
     labels = tuple(base.label_names)
     out = [Variant(FULL, shared, (Part("", labels, base),), False)]
     unknown = [name for name in section.run if name not in section.variants]

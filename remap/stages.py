@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from remap.augment import (
 )
 from remap.correction import add_residuals, apply_correction, fit_correction
 from remap.data import Draw, Library, Survey, node_cells, random_labels, split_stars, stream_indices
+from remap.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
 from remap.labels import bin_mask, label_prior, padded_edges, soft_labels
 from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
 from remap.optim import Rule, layer_rules, make_optimizer, sgdr
@@ -43,7 +44,7 @@ from remap.preprocess import (
     make_preprocessing,
     usable,
 )
-from remap.train import BatchFn, FitSettings, LossSettings, fit
+from remap.train import BatchFn, FitSettings, LossSettings, OnEpoch, fit, run_keys
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ def train_network(
     folder: Path,
     meta: Mapping[str, Any],
     name: str,
+    on_epoch: OnEpoch | None = None,
 ) -> dict:
     """Trains as the config's section `stage` says and resumes in `folder`: the averaged network, see `train.fit`."""
     section = config[stage]
@@ -183,6 +185,7 @@ def train_network(
         folder=folder,
         meta=meta,
         name=name,
+        on_epoch=on_epoch,
     )
     return network | {"prior": start.prior}
 
@@ -203,6 +206,7 @@ class Pretraining(NamedTuple):
     model: ResNet1D
     variables: dict
     batch_fn: BatchFn
+    draw_fn: Callable[[jax.Array, jax.Array, Library], Draw]  # what batch_fn finishes
     library: Library  # with the cells that are trained on
     held_out: np.ndarray  # the other cells
     steps: int  # per epoch
@@ -241,14 +245,17 @@ def pretraining(
     library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
     size = section.epoch_size or paper_set_size(library, augment)
 
+    def draw_fn(key: jax.Array, step: jax.Array, data: Library) -> Draw:
+        return library_draw(key, step, data, arm.wave, batch=section.batch_size, settings=augment)
+
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:
-        draw = library_draw(key, step, data, arm.wave, batch=section.batch_size, settings=augment)
-        return arm.finish(draw)
+        return arm.finish(draw_fn(key, step, data))
 
     return Pretraining(
         arm.model,
         init_variables(arm.model, init_key, len(arm.wave)),
         batch_fn,
+        draw_fn,
         library,
         held_out,
         max(1, size // section.batch_size),
@@ -260,12 +267,9 @@ def pretraining(
 
 def held_out_batch(start: Pretraining, section: ml_collections.ConfigDict) -> Batch:
     """The fixed spectra of held-out cells that give the validation loss."""
-    # As many cells as are trained on (repeated), so that the same compiled program serves.
-    repeated = np.resize(start.held_out, start.library.cells.shape)
-    held_library = start.library._replace(cells=jnp.asarray(repeated))
-    make = jax.jit(start.batch_fn)
+    make, held = jax.jit(start.batch_fn), _held_library(start)
     count = max(1, section.validation_size // section.batch_size)
-    parts = [make(start.validation_key, jnp.asarray(i, jnp.int32), held_library) for i in range(count)]
+    parts = [make(start.validation_key, jnp.asarray(i, jnp.int32), held) for i in range(count)]
     return functools.reduce(join, parts)
 
 
@@ -287,10 +291,41 @@ def _pretrain_arm(
     )
     training = start.training(held_out_batch(start, section) if len(start.held_out) else None)
     averaged = train_network(
-        training, config, "pretrain", folder=folder, meta=arm.meta, name=f"pretrain {name}"
+        training,
+        config,
+        "pretrain",
+        folder=folder,
+        meta=arm.meta,
+        name=f"pretrain {name}",
+        on_epoch=_embedding_recorder(config, start, folder, f"pretrain {name}"),
     )
     total = section.cycles * section.epochs_per_cycle * start.steps
     checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": total})
+
+
+def _held_library(start: Pretraining) -> Library:
+    """The held-out cells, repeated to as many as are trained on, so that the same compiled programs serve."""
+    return start.library._replace(cells=jnp.asarray(np.resize(start.held_out, start.library.cells.shape)))
+
+
+def _embedding_recorder(
+    config: ml_collections.ConfigDict, start: Pretraining, folder: Path, name: str
+) -> OnEpoch | None:
+    """Saves the embeddings of the first spectra that are trained on, and of held-out ones; None if not wanted."""
+    settings = EmbeddingSettings(**config.embeddings)
+    if not settings.epochs:
+        return None
+    last = config.pretrain.cycles * config.pretrain.epochs_per_cycle
+    if beyond := [epoch for epoch in settings.epochs if epoch > last]:
+        logger.warning("%s: no embeddings after the epochs %s, the run has %d", name, beyond, last)
+    sources = {"train": (run_keys(start.fit_key).batches, start.library)}
+    if len(start.held_out):
+        sources["val"] = (start.validation_key, _held_library(start))
+    spectra = {
+        part: fixed_spectra(start.batch_fn, start.draw_fn, key, library, settings.size)
+        for part, (key, library) in sources.items()
+    }
+    return make_recorder(start.model, spectra, folder, settings.epochs)
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 BatchFn = Callable[[Array, Array, Any], Batch]  # (key, step, data) -> batch; pure
 Terms = TypeVar("Terms", bound=NamedTuple)  # parts of a loss, of which `total` is made small
+OnEpoch = Callable[[int, TrainState], None]  # (epochs done, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,19 @@ class Preempted(Exception):
 
 class DivergedError(FloatingPointError):
     """A loss or a parameter is not finite."""
+
+
+class RunKeys(NamedTuple):
+    """The keys of one run: of the batches it trains on, of dropout, of the batches for the statistics."""
+
+    batches: Array
+    dropout: Array
+    stats: Array
+
+
+def run_keys(key: Array) -> RunKeys:
+    """The keys of a run from its root key."""
+    return RunKeys(*jax.random.split(key, 3))
 
 
 def batch_loss(outputs: Outputs, batch: Batch, settings: LossSettings) -> LossTerms:
@@ -184,6 +198,7 @@ def fit(
     folder: str | Path,
     meta: Mapping[str, Any],
     name: str,
+    on_epoch: OnEpoch | None = None,
 ) -> dict:
     """Trains, checkpoints, resumes; returns the network that `settings.average` names.
 
@@ -197,6 +212,9 @@ def fit(
         the same losses as if it had not been interrupted.
       meta: what must agree for a run to be continued (config, preprocessing); kept with each checkpoint.
       name: of the run, for the log.
+      on_epoch: called with 0 before the first step, and after every epoch with the number of epochs done,
+        before a checkpoint: a resumed run calls it again for the epochs that it repeats, so none is left out.
+        It must not keep the state, whose buffers the next step takes over.
 
     Returns:
       {"params", "batch_stats"} of the stochastic weight average, or of the last step.
@@ -206,7 +224,7 @@ def fit(
       DivergedError: a loss is not finite (names step and term).
       ValueError: `folder` holds a run with other settings.
     """
-    batch_key, dropout_key, stats_key = jax.random.split(key, 3)
+    batch_key, dropout_key, stats_key = run_keys(key)
     # Compiled apart from the training step: the normaliser in it takes long to compile, and this way the
     # statistics of the averaged weights use the same program.
     make_batch = jax.jit(batch_fn)
@@ -223,6 +241,7 @@ def fit(
         folder=folder,
         meta=meta,
         name=name,
+        on_epoch=on_epoch,
     )
     if settings.average == "last":
         return {"params": state.params, "batch_stats": state.batch_stats}
@@ -300,6 +319,7 @@ def run(
     folder: str | Path,
     meta: Mapping[str, Any],
     name: str,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainState:
     """The loop itself: steps, records, checkpoints, resuming and stopping, whatever is trained.
 
@@ -309,7 +329,7 @@ def run(
       train_step: (state, batch) -> (state, loss terms).
       evaluate: variables -> loss terms of the validation batch, or None.
       terms: the type of the loss terms, a NamedTuple with a field `total`.
-      settings, schedule, folder, meta, name: as for `fit`, and so are the errors.
+      settings, schedule, folder, meta, name, on_epoch: as for `fit`, and so are the errors.
 
     Returns:
       The state after the last step.
@@ -328,6 +348,8 @@ def run(
         writer = stack.enter_context(
             contextlib.closing(writers.open_records(folder / "metrics.jsonl", step=step))
         )
+        if on_epoch is not None and step == 0:
+            on_epoch(0, state)
         total = settings.epochs * settings.steps_per_epoch
         began = time.monotonic()
         while step < total:
@@ -343,6 +365,8 @@ def run(
                     variables = {"params": state.params, "batch_stats": state.batch_stats}
                     record |= _prefixed("val_", evaluate(variables))
                 writer.write(record)
+                if on_epoch is not None:
+                    on_epoch(epoch, state)
                 if epoch % settings.checkpoint_epochs == 0 or step == total:
                     checkpoint.save_state(manager, state, meta, [])
                 if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:

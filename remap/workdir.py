@@ -5,10 +5,11 @@ workdir/data/preprocessing.json         the description of the inputs
 workdir/data/library_ARM.npz            library on the arm's grid, before noise and normalisation
 workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
-workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/
+workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/finetune/ARM/fold_K/            the same, for every fold
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
+workdir/visualize/                      maps of the embeddings
 workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working
                                         folder, whose data/ and pretrain/ may be links to those of another
 """

@@ -14,9 +14,11 @@ from configs import common
 from remap.ablate import plan
 from remap.augment import AugmentSettings
 from remap.continuum import MIN_PIXELS
+from remap.embeddings import EmbeddingSettings
 from remap.io import FORMATS
 from remap.optim import layer_rules
 from remap.preprocess import make_preprocessing
+from remap.report import by_snr
 from remap.stages import build_model
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import make_survey
@@ -68,6 +70,9 @@ def test_config_describes_a_whole_experiment(name):
     # Off, so that batches are those of the results that are quoted; for stars every field but noise is given.
     assert augment.effects == stars.effects == {}
     assert set(c.augment) - set(c.finetune.augment) == {"kind", "noise_low", "noise_high", "levels", "draws"}
+    assert max(EmbeddingSettings(**c.embeddings).epochs) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
+    assert by_snr(*np.zeros((4, 1)), c.evaluate.snr_edges)
+    assert set(c.evaluate.quoted) <= set(c.label_names)
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
     assert c.library.source.format in FORMATS
     assert c.survey.source.format in FORMATS
@@ -101,6 +106,7 @@ def test_short_variant_is_the_same_experiment_with_less_work(name):
     for stage in ("pretrain", "finetune"):
         epochs = [c[stage].cycles * c[stage].epochs_per_cycle for c in (full, short)]
         assert epochs[1] <= epochs[0] / 2
+        assert max(short.embeddings.epochs) <= short.pretrain.cycles * short.pretrain.epochs_per_cycle
     assert len(short.split.run) == 1
     # What decides the pixels is the same, so that a short run shows the same steps.
     assert make_preprocessing(short) == make_preprocessing(full)

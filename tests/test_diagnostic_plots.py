@@ -70,3 +70,53 @@ def test_calibration_curves_need_a_group_and_a_label(tmp_path):
         with pytest.raises(ValueError, match="at least one group and label"):
             diagnostic_plots.calibration_curves(tmp_path / "a.png", nothing, LEVELS, bins=10, confidence=0.9)
     assert not list(tmp_path.iterdir())
+
+
+def maps(places, values):
+    """What a figure of one column and one row needs."""
+    note = {"epoch 0": {"training": "a note"}}
+    return {"maps": {"epoch 0": {"training": places}}, "values": {"training": values}, "notes": note}
+
+
+def test_embedding_maps_share_colours_and_limits_and_mark_unknown_labels(tmp_path, figures):
+    rng = np.random.default_rng(0)
+    rows = {
+        "training": np.append(rng.uniform(4000, 6000, 30), np.nan),
+        "validation": rng.uniform(5000, 7000, 20),
+    }
+    columns = {
+        name: {row: scale * rng.normal(size=(len(v), 2)) for row, v in rows.items()}
+        for name, scale in (("epoch 0", 1.0), ("epoch 25", 50.0))
+    }
+    notes = {name: {row: f"{name} {row}" for row in rows} for name in columns}
+    diagnostic_plots.embedding_maps(
+        tmp_path / "a.png", columns, rows, label="teff", unit="K", notes=notes, title="T"
+    )
+    (figure,) = figures
+    panels = [axis for axis in figure.axes if axis.collections and axis.get_label() != "<colorbar>"]
+    assert [axis.get_title() for axis in panels] == [f"{c} {r}" for r in rows for c in columns]
+    known = np.concatenate(list(rows.values()))
+    for axis, (row, column) in zip(panels, [(r, c) for r in rows for c in columns], strict=True):
+        (points,) = axis.collections
+        assert points.get_clim() == (np.nanmin(known), np.nanmax(known))
+        places, values = columns[column][row], rows[row]
+        drawn = sorted(zip(points.get_array(), *points.get_offsets().T, strict=True))
+        expected = sorted(v for v in zip(values, *places.T, strict=True) if np.isfinite(v[0]))
+        np.testing.assert_allclose(drawn, expected)
+        np.testing.assert_array_equal(axis.lines[0].get_xydata(), places[np.isnan(values)])
+    assert panels[0].get_xlim() == panels[2].get_xlim() != panels[1].get_xlim()
+    assert figure.axes[-1].get_ylabel() == r"$T_\mathrm{eff}$ [K]"
+
+
+@pytest.mark.parametrize(
+    ("places", "values", "message"),
+    [
+        (np.zeros((3, 2)), np.full(3, np.nan), "expected maps of spectra with a known teff, found none"),
+        (np.zeros((3, 2)), np.ones(4), r"epoch 0: expected places \[S, 2\].*found .*\(3, 2\)"),
+        (np.zeros((3, 3)), np.ones(3), r"epoch 0: expected places \[S, 2\].*found .*\(3, 3\)"),
+    ],
+)
+def test_embedding_maps_refuse_what_does_not_fit(tmp_path, places, values, message):
+    with pytest.raises(ValueError, match=message):
+        diagnostic_plots.embedding_maps(tmp_path / "a.png", **maps(places, values), label="teff", unit="K")
+    assert not list(tmp_path.iterdir())

@@ -159,7 +159,7 @@ def test_distance_of_the_pit_from_uniform_is_that_of_the_written_pmfs(report):
 
 
 def test_rows_by_snr_are_those_of_the_stars_in_each_bin(tiny_data, report):
-    """The tiny survey has one signal-to-noise of about 100 for all: the edges part it in two."""
+    """The tiny survey has one signal-to-noise of about 100 for all; one edge lies among them."""
     workdir = report[0]
     written = Table.read(workdir / "evaluate" / "by_snr.ecsv")
     edges = tiny.config(tiny_data).evaluate.snr_edges

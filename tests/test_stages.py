@@ -10,6 +10,7 @@ import tiny
 
 from remap import checkpoint, load, prepare, stages
 from remap import workdir as layout
+from remap.embeddings import read_embeddings
 from remap.predict import ArmInputs
 from remap.spectra import SpectrumError
 from remap.writers import read_records
@@ -129,6 +130,15 @@ def test_killed_run_is_refused_with_other_settings_and_resumes_to_the_same_bits(
     stages.pretrain(one_arm(tiny_data), workdir)
     assert losses(workdir) == losses(tiny_workdir)
     assert same_networks(workdir / "pretrain" / "A", tiny_workdir / "pretrain" / "A")
+
+
+@CPU
+def test_interrupted_run_ends_with_the_same_embeddings(interrupted, tiny_workdir):
+    """Those of epoch 0 are from before SIGTERM; SIGKILL came after those of the last epoch had been written."""
+    ours, theirs = (read_embeddings(w / "pretrain" / "A") for w in (interrupted[0], tiny_workdir))
+    assert [e.epoch for e in ours] == [e.epoch for e in theirs] == [0, 2, 4]
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_another_seed_gives_another_network(tiny_data, prepared_arm, tiny_workdir, tmp_path):

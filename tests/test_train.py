@@ -1,6 +1,7 @@
 """The training loop by itself, on batches that need no normaliser: what it records, keeps, resumes and refuses."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -69,7 +70,7 @@ def variables():
 def run(variables):
     """fit() with everything but what the test changes."""
 
-    def call(folder, *, settings=SETTINGS, nan_at=-1, meta=None, validation=None, seed=0):
+    def call(folder, *, settings=SETTINGS, nan_at=-1, meta=None, validation=None, seed=0, on_epoch=None):
         return fit(
             MODEL,
             variables,
@@ -84,6 +85,7 @@ def run(variables):
             folder=folder,
             meta={"rate": 0.01} if meta is None else meta,
             name="tiny",
+            on_epoch=on_epoch,
         )
 
     return call
@@ -215,6 +217,35 @@ def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_l
     assert same(run(tmp_path), whole[1])
     losses = [[r["loss"] for r in read_records(f / "metrics.jsonl")] for f in (tmp_path, whole[0])]
     assert losses[0] == losses[1]
+
+
+def test_on_epoch_sees_every_epoch_before_its_checkpoint_and_changes_nothing(run, whole, variables, tmp_path):
+    seen = []
+
+    def watch(epoch, state):
+        steps = saved_steps(tmp_path) if (tmp_path / "checkpoints").is_dir() else []
+        seen.append((epoch, int(state.step), steps, jax.tree.map(np.array, state.params)))
+
+    assert same(run(tmp_path, on_epoch=watch), whole[1])
+    assert [s[:3] for s in seen] == [(0, 0, []), (1, 2, []), (2, 4, []), (3, 6, [4]), (4, 8, [4])]
+    assert same(seen[0][3], variables["params"])
+    assert not any(same(a[3], b[3]) for a, b in itertools.pairwise(seen))
+
+
+def test_a_resumed_run_calls_on_epoch_for_what_it_repeats(run, tmp_path):
+    seen = []
+
+    def die(epoch, state):
+        seen.append(epoch)
+        if len(seen) == 4:  # epoch 3; the last checkpoint is that of epoch 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, on_epoch=die)
+    run(tmp_path, on_epoch=die)
+    assert seen == [0, 1, 2, 3, 3, 4]
+    run(tmp_path, on_epoch=die)  # finished
+    assert len(seen) == 6
 
 
 def test_a_run_with_other_settings_is_refused_with_both_values(run, whole):

@@ -105,7 +105,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.update({"batch_size": 4, "cycles": 1, "epochs_per_cycle": 2, "checkpoint_epochs": 2})
     c.finetune.update({"stats_batches": 2, "rate_high": 1e-1})
     c.split.update({"folds": 2, "run": (0, 1), "validation": 0.25})
+    c.embeddings.update({"epochs": (0, 2, 4), "size": 12, "perplexity": 4.0})
     c.predict.update({"batch_size": 4, "small_batch_size": 4})
+    c.evaluate.snr_edges = (95.0, 100.1)
     c.evaluate.groups = {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.4999)}}
     c.lock()
     return c

@@ -1,0 +1,132 @@
+"""Embeddings of fixed training and validation spectra, saved while a network trains (paper §6.1, figs. 2, 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from remap.augment import Batch
+from remap.data import Draw
+from remap.models import ResNet1D
+from remap.state import TrainState
+from remap.workdir import save_arrays
+
+PARTS = ("train", "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingSettings:
+    """What is saved for the maps of the embeddings, and how they are drawn (config section `embeddings`).
+
+    Attributes:
+      epochs: after which the embeddings are saved; 0 is the untrained network; () saves nothing.
+      size: spectra of each part (training, validation).
+      perplexity: of t-SNE, about the number of neighbours that each spectrum should have.
+    """
+
+    epochs: tuple[int, ...]
+    size: int
+    perplexity: float
+
+    def __post_init__(self) -> None:
+        if any(epoch != int(epoch) or epoch < 0 for epoch in self.epochs):
+            raise ValueError(f"embeddings.epochs must be whole numbers from 0, found {self.epochs}")
+        if self.size < 2 or self.perplexity <= 0:
+            raise ValueError(
+                f"embeddings: expected a size of 2 or more and a positive perplexity, found {self.size} and "
+                f"{self.perplexity}"
+            )
+
+
+class FixedSpectra(NamedTuple):
+    """Spectra that are embedded again and again."""
+
+    batches: Sequence[Batch]  # all of one shape; together at least `labels` has rows
+    labels: np.ndarray  # float[S, L], NaN = unknown
+
+
+class Embedded(NamedTuple):
+    """Embeddings of a set of spectra."""
+
+    embedding: np.ndarray  # float32[L, S, F]
+    labels: np.ndarray  # float32[S, L]
+
+
+class EpochEmbeddings(NamedTuple):
+    """What one file holds."""
+
+    epoch: int
+    parts: dict[str, Embedded]  # "train", and "val" where there are held-out spectra
+
+
+def fixed_spectra(
+    batch_fn: Callable[[Array, Array, Any], Batch],
+    draw_fn: Callable[[Array, Array, Any], Draw],
+    key: Array,
+    data: Any,
+    size: int,
+) -> FixedSpectra:
+    """The first `size` spectra of a stream of batches.
+
+    Args:
+      batch_fn, draw_fn: (key, step, data) -> batch, and what it was made from, with the labels' values.
+    """
+    make, labels_of = jax.jit(batch_fn), jax.jit(lambda *args: draw_fn(*args).labels)
+    batches, labels = [], []
+    while sum(map(len, labels)) < size:
+        step = jnp.asarray(len(batches), jnp.int32)
+        batches.append(make(key, step, data))
+        labels.append(np.asarray(labels_of(key, step, data)))
+    return FixedSpectra(batches, np.concatenate(labels)[:size])
+
+
+def make_recorder(
+    model: ResNet1D, spectra: Mapping[str, FixedSpectra], folder: str | Path, epochs: Sequence[int]
+) -> Callable[[int, TrainState], None]:
+    """An `on_epoch` for `train.fit` that writes `embeddings_epoch_EEEE.npz` after each of the given epochs.
+
+    The network is the one of that epoch (not the average over the cycles), without dropout, with its running
+    batch statistics.
+
+    Args:
+      spectra: part ("train", "val") -> spectra.
+      folder: receives the files, each whole or not at all.
+    """
+
+    @jax.jit
+    def embed(variables: dict, batch: Batch) -> Array:
+        return model.apply(variables, batch.flux, batch.valid, False, True).embedding
+
+    def record(epoch: int, state: TrainState) -> None:
+        if epoch not in epochs:
+            return
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        arrays = {}
+        for part, (batches, labels) in spectra.items():
+            found = np.concatenate([np.asarray(embed(variables, batch)) for batch in batches], axis=1)
+            arrays[f"{part}_embedding"] = found[:, : len(labels)]
+            arrays[f"{part}_labels"] = labels
+        save_arrays(Path(folder) / f"embeddings_epoch_{epoch:04d}.npz", epoch=np.asarray(epoch), **arrays)
+
+    return record
+
+
+def read_embeddings(folder: str | Path) -> list[EpochEmbeddings]:
+    """What `make_recorder` has written into a folder, by epoch; [] for nothing."""
+    found = []
+    for path in Path(folder).glob("embeddings_epoch_*.npz"):
+        with np.load(path) as a:
+            parts = {
+                part: Embedded(a[f"{part}_embedding"], a[f"{part}_labels"])
+                for part in PARTS
+                if f"{part}_labels" in a
+            }
+            found.append(EpochEmbeddings(int(a["epoch"]), parts))
+    return sorted(found, key=lambda each: each.epoch)

@@ -1,0 +1,167 @@
+"""Saved embeddings: those of the network of that epoch, for fixed spectra, at no cost to the training."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from configs import common
+from remap import checkpoint, embeddings, stages
+from remap.embeddings import EmbeddingSettings, read_embeddings
+from remap.labels import bin_index, padded_edges
+from remap.optim import make_optimizer, sgdr
+from remap.state import init_state
+from remap.writers import read_records
+
+SIZE = 12  # of each part; not a multiple of the batch of 8
+
+
+@pytest.fixture(scope="module")
+def start(tiny_data, tiny_workdir):
+    """Where the pre-training of arm A began."""
+    config = tiny.config(tiny_data)
+    return stages.pretraining(config, tiny_workdir, stages.check_prepared(config, tiny_workdir), "A")
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_workdir):
+    return read_embeddings(tiny_workdir / "pretrain" / "A")
+
+
+def batches(start, part):
+    """The spectra, by their definition: the first that are trained on, or as many from held-out cells."""
+    if part == "train":
+        key, library = jax.random.split(start.fit_key, 3)[0], start.library
+    else:
+        held = np.resize(start.held_out, start.library.cells.shape)
+        key, library = start.validation_key, start.library._replace(cells=jnp.asarray(held))
+    make = jax.jit(start.batch_fn)
+    return [make(key, jnp.asarray(i, jnp.int32), library) for i in range(2)]
+
+
+def variables_at(workdir, start, epoch):
+    """The network after an epoch: the fresh one, or that of a checkpoint."""
+    if epoch == 0:
+        return start.variables
+    section = tiny.get_config().pretrain
+    schedule = sgdr(peak=1.0, end=1.0, cycles=section.cycles, steps_per_cycle=section.epochs_per_cycle)
+    params = start.variables["params"]
+    optimizer = make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm)
+    template = jax.tree.map(np.asarray, init_state(start.variables, optimizer))
+    with checkpoint.open_manager(workdir / "pretrain" / "A" / "checkpoints", keep=2) as manager:
+        args = checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore(template))
+        state = manager.restore(epoch * start.steps, args=args)["state"]
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def test_files_are_there_for_the_epochs_that_were_asked_for(tiny_workdir, saved):
+    for arm in "AB":
+        found = sorted(p.name for p in (tiny_workdir / "pretrain" / arm).glob("*.npz"))
+        assert found == [f"embeddings_epoch_{epoch:04d}.npz" for epoch in (0, 2, 4)]
+    assert [each.epoch for each in saved] == [0, 2, 4]
+    for each in saved:
+        assert list(each.parts) == ["train", "val"]
+        for part in each.parts.values():
+            assert part.embedding.shape == (3, SIZE, 4)
+            assert part.labels.shape == (SIZE, 3)
+
+
+@pytest.mark.parametrize("epoch", [0, 2, 4])
+def test_saved_embeddings_are_what_the_network_of_that_epoch_gives(tiny_workdir, start, saved, epoch):
+    variables = variables_at(tiny_workdir, start, epoch)
+    apply = jax.jit(lambda b: start.model.apply(variables, b.flux, b.valid, False, True).embedding)
+    (each,) = [e for e in saved if e.epoch == epoch]
+    for part, found in each.parts.items():
+        expected = [apply(b) for b in batches(start, part)]
+        np.testing.assert_allclose(found.embedding, np.concatenate(expected, axis=1)[:, :SIZE], atol=1e-5)
+
+
+def test_the_network_moves_and_the_spectra_do_not(saved):
+    for part in ("train", "val"):
+        found = [each.parts[part] for each in saved]
+        assert np.abs(found[0].embedding - found[1].embedding).max() > 1e-2
+        assert np.abs(found[1].embedding - found[2].embedding).max() > 1e-3
+        for other in found[1:]:
+            np.testing.assert_array_equal(other.labels, found[0].labels)
+
+
+def test_labels_are_those_of_the_spectra(tiny_data, start, saved):
+    """Their bins are the classes of the batches; validation spectra come from held-out cells, others do not."""
+    preprocessing = stages.make_preprocessing(tiny.config(tiny_data))
+    edges = jnp.asarray(padded_edges(preprocessing.labels), jnp.float32)
+    nodes = np.asarray(start.library.labels)
+    for part, cells in (("train", np.asarray(start.library.cells)), ("val", start.held_out)):
+        labels = saved[0].parts[part].labels
+        classes = np.concatenate([b.classes for b in batches(start, part)], axis=1)[:, :SIZE]
+        np.testing.assert_array_equal(bin_index(jnp.asarray(labels), edges), classes)
+        low, high = nodes[cells].min(axis=1), nodes[cells].max(axis=1)  # [cells, labels]
+        inside = (labels[:, None] >= low - 1e-3) & (labels[:, None] <= high + 1e-3)
+        assert inside.all(axis=2).any(axis=1).all()
+    assert len(start.held_out) == 2  # of eight cells: the two lists share no inner point
+
+
+def test_saving_nothing_is_the_default_and_trains_the_same_network(
+    tiny_data, tiny_prepared, tiny_workdir, tmp_path, monkeypatch
+):
+    assert common.get_config().embeddings.epochs == ()
+    shutil.copytree(tiny_prepared, tmp_path / "work")
+    config = tiny.config(tiny_data, embeddings__epochs=())
+    with monkeypatch.context() as patch:
+        for name in ("fixed_spectra", "make_recorder"):
+            patch.setattr(stages, name, lambda *_: pytest.fail("spectra were made for nothing"))
+        stages._pretrain_arm(config, tmp_path / "work", stages.check_prepared(config, tmp_path / "work"), "A")
+    folders = [w / "pretrain" / "A" for w in (tmp_path / "work", tiny_workdir)]
+    assert not list(folders[0].glob("*.npz"))
+    records = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_records(f / "metrics.jsonl")]
+        for f in folders
+    ]
+    assert records[0] == records[1]
+    ours, theirs = (jax.tree.leaves(checkpoint.load_final(f / "final")[0]) for f in folders)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_finished_network_is_not_refused_for_other_embeddings(tiny_data, tiny_workdir, monkeypatch):
+    monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
+    stages.pretrain(tiny.config(tiny_data, embeddings__epochs=(1,), embeddings__size=5), tiny_workdir)
+
+
+def test_epochs_beyond_the_run_are_told(tiny_data, start, tmp_path, caplog):
+    config = tiny.config(tiny_data, embeddings__epochs=(4, 5, 50))
+    with caplog.at_level("WARNING"):
+        assert stages._embedding_recorder(config, start, tmp_path, "pretrain A") is not None
+    assert "pretrain A: no embeddings after the epochs [5, 50], the run has 4" in caplog.text
+
+
+def test_without_held_out_spectra_there_is_one_part(tiny_data, start, tmp_path):
+    config = tiny.config(tiny_data, embeddings__epochs=(3,))
+    alone = start._replace(held_out=start.held_out[:0])
+    record = stages._embedding_recorder(config, alone, tmp_path, "pretrain A")
+    optimizer = make_optimizer(start.variables["params"], ((".*", 1.0),), lambda _: 0.0, clip_norm=None)
+    state = init_state(start.variables, optimizer)
+    record(2, state)
+    assert not list(tmp_path.iterdir())  # nobody asked for this epoch
+    record(3, state)
+    (found,) = read_embeddings(tmp_path)
+    assert (found.epoch, list(found.parts)) == (3, ["train"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": (0, -1)}, "embeddings.epochs must be whole numbers from 0"),
+        ({"epochs": (0.5,)}, "embeddings.epochs must be whole numbers from 0"),
+        ({"size": 1}, "expected a size of 2 or more"),
+        ({"perplexity": 0.0}, "a positive perplexity"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EmbeddingSettings(**{"epochs": (0,), "size": 10, "perplexity": 5.0} | settings)
+
+
+def test_nothing_saved_reads_as_nothing(tmp_path):
+    assert embeddings.read_embeddings(tmp_path) == []
