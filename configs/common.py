@@ -106,7 +106,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
 
     # Pre-training (§5): 4 cycles of 30 epochs, 1e-3 to 1e-5. `epoch_size` = spectra drawn per epoch; 0 = as
-    # many as the paper's fixed set has (`augment`). `average` = "swa" (eq. 5) or "last" (no averaging).
+    # many as the paper's fixed set has (`augment`). `average`: "swa" (eq. 5), "last" (none), "best" (mean over
+    # as many cycles as the validation loss asks for) or "snapshots" (the cycles' ends as an ensemble).
     c.pretrain = {
         "batch_size": 128,
         "epoch_size": 110000,

@@ -19,6 +19,7 @@ from remap import checkpoint, io
 from remap import workdir as layout
 from remap.calibration import Calibrates, Calibration
 from remap.catalogue import Catalogue, build_catalogue, provenance
+from remap.cycles import unstack
 from remap.flags import Flag
 from remap.metrics import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.models import ResNet1D
@@ -331,7 +332,8 @@ def load(
             layout.check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
             model = build_model(meta["config"], expected)
             priors.append(variables.pop("prior", None))
-            members.append(variables)
+            kept = meta["config"][stage].get("average") == "snapshots"
+            members += unstack(variables) if kept else [variables]
             steps.append(int(meta["step"]))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
         prior = None if any(p is None for p in priors) else np.mean(priors, axis=0)

@@ -422,6 +422,10 @@ def finetuning(
         start = layout.stage_folder(workdir, "pretrain", name) / "final"
         variables, found = checkpoint.load_final(start)
         variables.pop("prior", None)
+        if found["config"]["pretrain"].get("average") == "snapshots":
+            raise ValueError(
+                f"{start}: fine-tuning starts from one network, found pretrain.average 'snapshots'"
+            )
         layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
         _check_network(found, arm, str(start))
     else:

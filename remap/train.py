@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from remap import checkpoint, writers
+from remap import checkpoint, cycles, writers
 from remap.augment import Batch
 from remap.losses import LossTerms, multitask_loss
 from remap.models import Outputs, ResNet1D
@@ -49,6 +49,9 @@ class LossSettings:
             )
 
 
+AVERAGES = ("swa", "last", *cycles.KEPT)
+
+
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
     """Length and bookkeeping of one run (config sections `pretrain` and `finetune`).
@@ -60,7 +63,9 @@ class FitSettings:
       stats_batches: batches over which batch statistics are re-estimated for the averaged parameters.
       freeze_stats: True leaves the running batch statistics as they were given and trains with them.
       average: "swa" (eq. 5) returns the mean of the parameters at the ends of the cycles, with statistics
-        of its own; "last" those at the end of the last cycle, with their running statistics.
+        of its own; "last" those at the end of the last cycle, with their running statistics; "best" the mean
+        over as many cycles as give the least validation loss (early stopping by whole cycles); "snapshots"
+        those of all cycles, as an ensemble with a leading axis.
     """
 
     cycles: int
@@ -73,8 +78,8 @@ class FitSettings:
     average: str
 
     def __post_init__(self) -> None:
-        if self.average not in ("swa", "last"):
-            raise ValueError(f"average must be 'swa' or 'last', found {self.average!r}")
+        if self.average not in AVERAGES:
+            raise ValueError(f"average must be one of {AVERAGES}, found {self.average!r}")
 
     @property
     def epochs(self) -> int:
@@ -217,19 +222,24 @@ def fit(
         It must not keep the state, whose buffers the next step takes over.
 
     Returns:
-      {"params", "batch_stats"} of the stochastic weight average, or of the last step.
+      {"params", "batch_stats"} of the stochastic weight average, or what `settings.average` asks for instead.
 
     Raises:
       Preempted: SIGTERM arrived; the state is saved.
       DivergedError: a loss is not finite (names step and term).
-      ValueError: `folder` holds a run with other settings.
+      ValueError: `folder` holds a run with other settings; or "best" is asked for without validation.
     """
+    if settings.average == "best" and validation is None:
+        raise ValueError(f"{name}: average 'best' needs validation spectra, found none")
     batch_key, dropout_key, stats_key = run_keys(key)
     # Compiled apart from the training step: the normaliser in it takes long to compile, and this way the
     # statistics of the averaged weights use the same program.
     make_batch = jax.jit(batch_fn)
     train_step = make_train_step(model, optimizer, loss, settings)
     eval_step = make_eval_step(model, loss)
+    keep = None
+    if settings.average in cycles.KEPT:
+        keep = cycles.make_recorder(folder, settings.epochs_per_cycle)
     state = run(
         init_state(jax.tree.map(jnp.array, variables), optimizer),  # a copy: the state is donated
         lambda step: make_batch(batch_key, jnp.asarray(step, jnp.int32), data),
@@ -241,16 +251,42 @@ def fit(
         folder=folder,
         meta=meta,
         name=name,
-        on_epoch=on_epoch,
+        on_epoch=_both(on_epoch, keep),
     )
+
+    def with_stats(params: Any) -> dict:
+        stats = state.batch_stats
+        if not settings.freeze_stats:
+            steps = range(settings.stats_batches)
+            batches = (make_batch(stats_key, jnp.asarray(i, jnp.int32), data) for i in steps)
+            stats = reestimate_stats(model, params, stats, batches, stats_key)
+        return {"params": params, "batch_stats": stats}
+
     if settings.average == "last":
         return {"params": state.params, "batch_stats": state.batch_stats}
-    params, stats = state.swa.params, state.batch_stats
-    if not settings.freeze_stats:
-        steps = range(settings.stats_batches)
-        batches = (make_batch(stats_key, jnp.asarray(i, jnp.int32), data) for i in steps)
-        stats = reestimate_stats(model, params, stats, batches, stats_key)
-    return {"params": params, "batch_stats": stats}
+    if settings.average == "swa":
+        return with_stats(state.swa.params)
+    ends = cycles.read_cycles(folder, settings.cycles)
+    if settings.average == "snapshots":
+        return cycles.stack(ends)
+    candidates = [with_stats(params) for params in cycles.running_means([end["params"] for end in ends])]
+    losses = [float(eval_step(network, validation).total) for network in candidates]
+    best = int(np.argmin(losses))
+    logger.info("%s: mean over %d cycles; validation losses %s", name, best + 1, np.round(losses, 3).tolist())
+    return candidates[best]
+
+
+def _both(first: OnEpoch | None, second: OnEpoch | None) -> OnEpoch | None:
+    """One call for two; None stays None."""
+    wanted = [call for call in (first, second) if call is not None]
+    if not wanted:
+        return None
+
+    def call_all(epoch: int, state: TrainState) -> None:
+        for call in wanted:
+            call(epoch, state)
+
+    return call_all
 
 
 def fit_function(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap import checkpoint, train
+from remap import checkpoint, cycles, train
 from remap.augment import Batch
 from remap.models import ModelSettings, init_variables, make_model
 from remap.optim import make_optimizer, sgdr
@@ -158,6 +158,48 @@ def test_statistics_are_the_mean_over_batches_of_each_batchs_own(variables):
     np.testing.assert_allclose(found["stem_norm"]["mean"], np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
 
 
+def test_snapshots_are_the_ends_of_the_cycles_and_their_mean_is_the_average(run, whole, tmp_path):
+    found = run(tmp_path, settings=dataclasses.replace(SETTINGS, average="snapshots"))
+    ends = cycles.unstack(found)
+    assert len(ends) == 2
+    last = run(tmp_path / "last", settings=dataclasses.replace(SETTINGS, average="last"))
+    assert same(ends[1], last)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, ends[0]["params"], ends[1]["params"])
+    for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(whole[1]["params"]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_best_average_is_that_of_the_least_validation_loss(run, whole, tmp_path):
+    """Once with labels that the first cycle knows better, once with labels that the average does."""
+    settings = dataclasses.replace(SETTINGS, average="best")
+    validation = batch_fn(jax.random.key(9), jnp.asarray(0), jnp.asarray(-1))
+    snapshots = run(tmp_path / "s", settings=dataclasses.replace(SETTINGS, average="snapshots"))
+    first = cycles.unstack(snapshots)[0]["params"]
+    # Either network has statistics of its own, from the same batches.
+    one = {"params": first, "batch_stats": _statistics(first, whole[1]["batch_stats"])}
+    p_one, p_mean = (
+        jax.nn.softmax(MODEL.apply(n, validation.flux, validation.valid, False, True).logits)
+        for n in (one, whole[1])
+    )
+    for name, ratio, expected in (
+        ("first", p_one / p_mean, first),
+        ("mean", p_mean / p_one, whole[1]["params"]),
+    ):
+        classes = jnp.argmax(ratio, axis=-1)
+        labelled = validation._replace(target=jax.nn.one_hot(classes, BINS), classes=classes)
+        found = run(tmp_path / name, settings=settings, validation=labelled)
+        for a, b in zip(jax.tree.leaves(found["params"]), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(ValueError, match="'best' needs validation spectra"):
+        run(tmp_path / "none", settings=settings)
+
+
+def _statistics(params, like):
+    keys = train.run_keys(jax.random.key(0))
+    batches = [batch_fn(keys.stats, jnp.asarray(i), jnp.asarray(-1)) for i in range(SETTINGS.stats_batches)]
+    return reestimate_stats(MODEL, params, like, batches, keys.stats)
+
+
 def test_without_averaging_the_result_is_the_last_step_with_its_running_statistics(
     run, whole, tmp_path, monkeypatch
 ):
@@ -173,7 +215,7 @@ def test_without_averaging_the_result_is_the_last_step_with_its_running_statisti
     assert same(found, last)
     assert not same(found["params"], whole[1]["params"])
     assert not same(found["batch_stats"], whole[1]["batch_stats"])
-    with pytest.raises(ValueError, match="average must be 'swa' or 'last', found 'mean'"):
+    with pytest.raises(ValueError, match=r"average must be one of .*'best', 'snapshots'.*found 'mean'"):
         dataclasses.replace(SETTINGS, average="mean")
 
 

@@ -1,0 +1,60 @@
+"""The parameters at the ends of the cycles, kept beside a run, and what can be made of them besides their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from remap.state import TrainState
+from remap.workdir import save_arrays
+
+KEPT = ("best", "snapshots")  # values of `FitSettings.average` that need the cycles one by one
+
+
+def _path(folder: Path, cycle: int) -> Path:
+    return folder / f"cycle_{cycle}.npz"
+
+
+def make_recorder(folder: str | Path, epochs_per_cycle: int) -> Callable[[int, TrainState], None]:
+    """An `on_epoch` for `train.fit` that writes `cycle_K.npz` at the end of cycle K, whole or not at all."""
+
+    def record(epoch: int, state: TrainState) -> None:
+        if epoch == 0 or epoch % epochs_per_cycle:
+            return
+        kept = {"params": state.params, "batch_stats": state.batch_stats}
+        flat = traverse_util.flatten_dict(kept, sep="/")
+        arrays = {name: np.asarray(value) for name, value in flat.items()}
+        save_arrays(_path(Path(folder), epoch // epochs_per_cycle), **arrays)
+
+    return record
+
+
+def read_cycles(folder: str | Path, cycles: int) -> list[dict[str, Any]]:
+    """{"params", "batch_stats"} at the end of each cycle, in order."""
+    found = []
+    for cycle in range(1, cycles + 1):
+        with np.load(_path(Path(folder), cycle)) as arrays:
+            found.append(traverse_util.unflatten_dict(dict(arrays), sep="/"))
+    return found
+
+
+def running_means(params: list[Any]) -> list[Any]:
+    """Mean of the first, of the first two, ... parameters: the stochastic average had the run stopped there."""
+    return [jax.tree.map(lambda *x: np.mean(x, axis=0), *params[: k + 1]) for k in range(len(params))]
+
+
+def stack(networks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Networks as one whose arrays have a leading axis."""
+    return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *networks)
+
+
+def unstack(network: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inverse of `stack`."""
+    count = jax.tree.leaves(network)[0].shape[0]
+    return [jax.tree.map(lambda x, i=i: x[i], network) for i in range(count)]
