@@ -93,7 +93,7 @@ class AugmentSettings:
             )
 
     @property
-    def effects(self) -> dict[str, float]:
+    def effects(self) -> dict[str, int | float]:
         """The fields that are on, noise aside."""
         names = ("velocity", "scattered", "tilt", "gaps")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
