@@ -7,6 +7,7 @@ obey, so that it can be refused when the two do not fit.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from remap.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 STATE, META, VARIABLES = "state", "meta", "variables"
 
@@ -88,6 +91,22 @@ def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[s
 def has_final(folder: str | Path) -> bool:
     """True if `save_final` has finished once in `folder`."""
     return Path(folder).is_dir() and bool(ocp.utils.checkpoint_steps(Path(folder).absolute()))
+
+
+def is_finished(folder: str | Path, meta: Mapping[str, Any]) -> bool:
+    """True if `folder`/final holds a finished network of this description; its `step` may be any.
+
+    Raises:
+      ValueError: it holds one of another description (both values of each difference are named).
+    """
+    folder = Path(folder)
+    if not has_final(folder / "final"):
+        return False
+    _, found = load_final(folder / "final")
+    found = {k: v for k, v in found.items() if k != "step"}
+    check_equal(found, plain(meta), f"{folder}: trained with other settings")
+    logger.info("%s: already trained", folder)
+    return True
 
 
 def load_final(folder: str | Path) -> tuple[dict, dict]:

@@ -24,6 +24,7 @@ from remap.preprocess import (
     snr_estimate,
 )
 from remap.resample import LineSpread
+from remap.rotation import rotate
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError, make_spectra
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessin
     root = config.data_root or None
     # Cropped file by file: a PHOENIX spectrum has 1.5 million pixels, of which an arm needs a few thousand.
     parts = [crop(io.read(f, source=library.source, data_root=root), preprocessing) for f in files]
+    if any(b.name == "vsini" for b in bins):  # few libraries have it, and none needs to
+        parts = [p if "vsini" in p.labels else rotate(p, config.labels.vsini.library_values) for p in parts]
     for part in parts:
         missing = [b.name for b in bins if b.name not in part.labels]
         if missing:

@@ -278,7 +278,7 @@ def _pretrain_arm(
 ) -> None:
     folder = layout.stage_folder(workdir, "pretrain", name)
     arm = _open_arm(config, preprocessing, name, "pretrain")
-    if _already_done(folder, arm.meta):
+    if checkpoint.is_finished(folder, arm.meta):
         return
     section = config.pretrain
     start = pretraining(config, workdir, preprocessing, name)
@@ -379,7 +379,7 @@ def _finetune_arm(
     folder = layout.stage_folder(workdir, "finetune", name, fold)
     arm = _open_arm(config, preprocessing, name, "finetune")
     meta = arm.meta | {"fold": fold, "split": layout.config_to_json(config)["split"]}
-    if _already_done(folder, meta):
+    if checkpoint.is_finished(folder, meta):
         return
     section = config.finetune
     start = finetuning(config, workdir, preprocessing, name, fold, split)
@@ -581,18 +581,3 @@ def _corrected(
         found.residuals.std(),
     )
     return apply_correction(library, found), found.residuals if max(section.residual_weight) > 0 else None
-
-
-def _already_done(folder: Path, meta: Mapping[str, Any]) -> bool:
-    """True if `folder` holds a finished network of this description.
-
-    Raises:
-      ValueError: it holds one of another description (both values are named).
-    """
-    if not checkpoint.has_final(folder / "final"):
-        return False
-    _, found = checkpoint.load_final(folder / "final")
-    found = {k: v for k, v in found.items() if k != "step"}
-    checkpoint.check_equal(found, checkpoint.plain(meta), f"{folder}: trained with other settings")
-    logger.info("%s: already trained", folder)
-    return True

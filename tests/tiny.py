@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from configs import common
+from configs import carmenes, common
 from remap import io, make_spectra
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -116,6 +116,33 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 def config(data: Path | str, **changes: object) -> ml_collections.ConfigDict:
     """The config for data in a folder; `changes` are values of fields, dots written as two underscores."""
     c = get_config()
+    c.data_root = str(data)
+    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return c
+
+
+def route_config(data: Path | str, **changes: object) -> ml_collections.ConfigDict:
+    """The autoencoder route on the same data: all 240 pixels, a normaliser that compiles fast, tiny networks."""
+    c = get_config()
+    with c.unlocked():
+        c.name = "tiny_route"
+        carmenes.add_route(c)
+        c.continuum = {"name": "chebyshev", "degree": 2, "low": 1.2, "high": 3.0, "iterations": 5}
+        c.autoencoder.members = ((16, 1e-7, 1e-2), (24, 1e-7, 1e-2))
+        c.autoencoder.update(
+            {"latent": 4, "examples": 32, "chunk": 16, "batch_size": 8, "epochs_per_cycle": 2}
+        )
+        c.autoencoder.update({"cycles": 3, "checkpoint_epochs": 1, "validation": 0.25, "validation_size": 16})
+        c.autoencoder.update({"noise_low": 0.005, "noise_high": 0.02, "denoise": True, "rate_fall": 0.1})
+        c.adapt.update({"trains": "bottleneck", "cycles": 3, "epochs_per_cycle": 1, "batch_size": 8})
+        c.adapt.update({"checkpoint_epochs": 1})
+        c.regressor.update({"networks": 2, "filters": (3, 2), "dense": (8, 6, 4), "batch_size": 16})
+        c.regressor.update({"cycles": 1, "epochs_per_cycle": 2, "checkpoint_epochs": 1})
+        c.estimate.refine = 2
+        c.gap.update({"folds": 2, "repeats": 1, "permutations": 20, "resamples": 20, "perplexity": 5.0})
+        c.search.update(
+            {"widths": (8, 16), "l1": (1e-7,), "rates": (1e-2,), "folds": 2, "epochs": 1, "best": 1}
+        )
     c.data_root = str(data)
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return c

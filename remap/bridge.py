@@ -1,0 +1,247 @@
+"""The stages of the autoencoder route: a bridge from library to survey that needs no labelled star.
+
+    train_autoencoders   every member of the ensemble learns the library's spectra
+    adapt                each is fine-tuned on the survey's spectra, without labels
+    regress              networks learn the labels from the library's latent features
+
+Each takes a config and a working folder in which `prepare.preprocess` has run, and resumes what was interrupted.
+`ensemble.estimate` then applies the regressors to the survey's latent features. DESIGN §8, Mas-Buitrago et al. 2024.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array
+
+from remap import checkpoint
+from remap import workdir as layout
+from remap.autoencoder import AutoencoderTerms, Pixels, adapt_rules, autoencoder_loss, init_params
+from remap.data import split_stars, stream_indices
+from remap.members import (
+    ADAPT,
+    AUTOENCODER,
+    TRAIN,
+    TUNE,
+    build_autoencoder,
+    held_pool,
+    load_members,
+    loss_settings,
+    member_folder,
+    member_meta,
+    member_settings,
+    open_source,
+    open_window,
+    stage_key,
+    training_pool,
+)
+from remap.models import count_parameters
+from remap.optim import make_optimizer, sgdr
+from remap.prepare import readable_stars
+from remap.preprocess import Preprocessing, usable
+from remap.stages import check_prepared
+from remap.train import FitSettings, fit_function
+from remap.window import load_surveys, survey_pixels, take
+
+logger = logging.getLogger(__name__)
+
+
+def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
+    """Length of a run of `steps` per epoch; there are no batch statistics here."""
+    return FitSettings(
+        cycles=section.cycles,
+        epochs_per_cycle=section.epochs_per_cycle,
+        steps_per_epoch=steps,
+        checkpoint_epochs=section.checkpoint_epochs,
+        keep=section.keep,
+        stats_batches=0,
+        freeze_stats=True,
+    )
+
+
+def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Trains every member of `autoencoder.members` on library spectra; finished ones are left as they are."""
+    workdir = Path(workdir)
+    preprocessing = check_prepared(config, workdir)
+    todo = []
+    for i in range(len(config.autoencoder.members)):
+        meta = member_meta(config, preprocessing, AUTOENCODER, i)
+        if not checkpoint.is_finished(member_folder(workdir, AUTOENCODER, i), meta):
+            todo.append((i, meta))
+    if todo:
+        source = open_source(config, workdir, preprocessing)
+        pool, held = training_pool(config, source).pixels, held_pool(config, source).pixels
+    for i, meta in todo:
+        folder = member_folder(workdir, AUTOENCODER, i)
+        settings = fit_settings(config.autoencoder, max(1, len(pool.flux) // config.autoencoder.batch_size))
+        params = fit_autoencoder(
+            config,
+            pool,
+            held,
+            **member_settings(config, i),
+            settings=settings,
+            key=stage_key(config, TRAIN, i),
+            folder=folder,
+            meta=meta,
+            name=f"autoencoder {i}",
+        )
+        total = settings.epochs * settings.steps_per_epoch
+        checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": total})
+    layout.write_config(workdir, config)
+
+
+def fit_autoencoder(
+    config: ml_collections.ConfigDict,
+    pool: Pixels,
+    held: Pixels,
+    *,
+    width: int,
+    l1: float,
+    rate: float,
+    settings: FitSettings,
+    key: Array,
+    folder: Path,
+    meta: dict[str, Any],
+    name: str,
+) -> Any:
+    """Trains one autoencoder on fixed library spectra; returns its parameters, averaged over the ends of cycles."""
+    section = config.autoencoder
+    model = build_autoencoder(config, width, pool.flux.shape[1])
+    init_key, fit_key = jax.random.split(key)
+    params = init_params(model, init_key)
+    schedule = sgdr(
+        peak=rate,
+        end=rate * section.rate_fall,
+        cycles=settings.cycles,
+        steps_per_cycle=settings.steps_per_cycle,
+    )
+    loss = loss_settings(config, l1)
+    logger.info(
+        "%s: width %d, %d parameters, %d steps of %d spectra per epoch",
+        name,
+        width,
+        count_parameters(params),
+        settings.steps_per_epoch,
+        section.batch_size,
+    )
+    return fit_function(
+        lambda params, batch: autoencoder_loss(model, params, batch, loss),
+        params,
+        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
+        lambda key, step, data: take(data, stream_indices(key, step, data.flux.shape[0], section.batch_size)),
+        pool,
+        held,
+        terms=AutoencoderTerms,
+        settings=settings,
+        key=fit_key,
+        schedule=schedule,
+        folder=folder,
+        meta=meta,
+        name=name,
+    )
+
+
+class Sky(NamedTuple):
+    """The survey's spectra as the autoencoders take them, in the order of `prepare.readable_stars`."""
+
+    pixels: Pixels  # of all S rows
+    usable: np.ndarray  # bool[S], every arm is covered well enough
+    held: np.ndarray  # bool[S], kept aside from the fine-tuning, by star
+    coverage: np.ndarray  # float[A, S], valid fraction of each arm
+    snr: np.ndarray  # float[A, S]
+
+
+def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Sky:
+    """The survey of a working folder. Its labels are not looked at.
+
+    Raises:
+      ValueError: no spectrum covers every arm, or the split leaves none to train on.
+    """
+    stars = readable_stars(workdir)
+    surveys, snr = load_surveys(workdir, preprocessing)
+    good = np.all(
+        [usable(s.flux, s.valid, min_coverage=config.predict.min_coverage) for s in surveys], axis=0
+    )
+    ids = np.asarray(stars["star_id"])
+    split = split_stars(
+        ids, folds=2, fold=-1, validation=config.adapt.validation, seed=config.seed
+    )  # fold -1: no test stars
+    held = split == "val"
+    if not (good & ~held).any():
+        raise ValueError(
+            f"adapt: expected survey spectra to train on, found {np.count_nonzero(good)} of {len(good)} that "
+            f"cover every arm, all kept aside"
+        )
+    pixels = survey_pixels(open_window(config, preprocessing), surveys)
+    return Sky(pixels, good, held, np.stack([s.valid.mean(axis=1) for s in surveys]), snr)
+
+
+def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Fine-tunes every autoencoder on the survey's spectra, without labels; `adapt.trains` says which part."""
+    workdir = Path(workdir)
+    preprocessing = check_prepared(config, workdir)
+    members = load_members(config, workdir, "library")
+    section = config.adapt
+    metas = [member_meta(config, preprocessing, ADAPT, i) for i in range(len(members))]
+    folders = [member_folder(workdir, ADAPT, i) for i in range(len(members))]
+    todo = [i for i, meta in enumerate(metas) if not checkpoint.is_finished(folders[i], meta)]
+    replayed = round(section.rehearsal * section.batch_size)
+    observed = section.batch_size - replayed
+    if observed < 1:
+        raise ValueError(
+            f"adapt.rehearsal {section.rehearsal} leaves no room for stars in a batch of {section.batch_size}"
+        )
+    if todo:
+        sky = open_sky(config, workdir, preprocessing)
+        stars = take(sky.pixels, jnp.flatnonzero(sky.usable & ~sky.held))
+        aside = take(sky.pixels, jnp.flatnonzero(sky.usable & sky.held))
+        library = (
+            training_pool(config, open_source(config, workdir, preprocessing)).pixels if replayed else None
+        )
+        count = stars.flux.shape[0]
+        logger.info("adapt: %d spectra to train on, %d kept aside", count, aside.flux.shape[0])
+        settings = fit_settings(section, max(1, round(count / observed)))
+
+    def batch_fn(key: Array, step: Array, data: tuple[Pixels, Pixels | None]) -> Pixels:
+        star_key, library_key = jax.random.split(key)
+        observed_data, library_data = data
+        batch = take(observed_data, stream_indices(star_key, step, observed_data.flux.shape[0], observed))
+        if library_data is None:
+            return batch
+        index = stream_indices(library_key, step, library_data.flux.shape[0], replayed)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, take(library_data, index))
+
+    for i in todo:
+        model, start, _ = members[i]
+        own = member_settings(config, i)
+        schedule = sgdr(
+            peak=own["rate"] * section.rate_factor,
+            end=own["rate"] * section.rate_factor * section.rate_fall,
+            cycles=section.cycles,
+            steps_per_cycle=settings.steps_per_cycle,
+        )
+        loss = loss_settings(config, own["l1"])
+        params = fit_function(
+            lambda params, batch, model=model, loss=loss: autoencoder_loss(model, params, batch, loss),
+            start,
+            make_optimizer(start, adapt_rules(section.trains), schedule, clip_norm=section.clip_norm),
+            batch_fn,
+            (stars, library),
+            aside if len(aside.flux) else None,
+            terms=AutoencoderTerms,
+            settings=settings,
+            key=stage_key(config, TUNE, i),
+            schedule=schedule,
+            folder=folders[i],
+            meta=metas[i],
+            name=f"adapt {i}",
+        )
+        total = settings.epochs * settings.steps_per_epoch
+        checkpoint.save_final(folders[i] / "final", {"params": params}, metas[i] | {"step": total})
+    layout.write_config(workdir, config)

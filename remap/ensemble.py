@@ -1,0 +1,176 @@
+"""What the ensemble of autoencoders and regressors says of spectra: estimates with an asymmetric spread."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtr
+
+from remap import workdir as layout
+from remap.bridge import Sky, open_sky
+from remap.catalogue import Catalogue, build_catalogue, provenance
+from remap.flags import Flag
+from remap.labels import LabelBins
+from remap.members import encode, load_members
+from remap.metrics import count_modes, is_edge
+from remap.prepare import readable_stars
+from remap.regress import Regressors, load_regressors
+from remap.regressor import predict_labels
+from remap.stages import check_prepared
+
+KERNELS = ("spread", "residual")
+
+
+class Estimates(NamedTuple):
+    """What every network of the ensemble says of S spectra."""
+
+    values: np.ndarray  # float[A, C, L, S], units of the labels
+    residual: np.ndarray  # float[A, C, L], rms error of each network on library spectra
+
+
+def estimate_labels(
+    regressors: Regressors, latent: Float[np.ndarray, "autoencoders stars features"]
+) -> Estimates:
+    """Labels from latent features, by every network."""
+    run = jax.jit(lambda p, s, x: predict_labels(regressors.model, p, s, x))
+    values = np.asarray(run(regressors.params, regressors.scaling, jnp.asarray(latent)), np.float64)
+    return Estimates(values, regressors.residual)
+
+
+def kernel_width(values: np.ndarray, residual: np.ndarray, *, kernel: str) -> np.ndarray:
+    """Standard deviation of the Gaussian that stands for each member's value.
+
+    Args:
+      values: float[M, S], of one label.
+      residual: float[M], rms error of each member on library spectra.
+      kernel: "spread", Silverman's width for M values of their standard deviation, so that the spread of the
+        ensemble is the uncertainty (published); "residual", the members' own errors on the library, on top of which
+        the spread comes by itself.
+
+    Returns:
+      float[M, S], positive where the members do not all agree.
+    """
+    if kernel == "spread":
+        count = len(values)
+        width = np.std(values, axis=0, ddof=1 if count > 1 else 0) * (0.75 * count) ** -0.2
+        return np.broadcast_to(width, values.shape)
+    if kernel == "residual":
+        return np.broadcast_to(np.asarray(residual)[:, None], values.shape)
+    raise ValueError(f"estimate.kernel must be one of {KERNELS}, found {kernel!r}")
+
+
+def mixture_pmf(values: np.ndarray, width: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Probability of each bin for a mixture of Gaussians with equal weights.
+
+    Args:
+      values, width: float[M, S], centres and standard deviations; a width below a tenth of a bin counts as that.
+      edges: float[K + 1]; what lies beyond the range goes to the outermost bin, where it can be seen.
+
+    Returns:
+      float32[S, K]; NaN where a value is not finite.
+    """
+    width = np.maximum(width, 0.1 * (edges[1] - edges[0]))
+    bound = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
+    cumulative = np.mean(ndtr((bound[None, None] - values[..., None]) / width[..., None]), axis=0)
+    return np.diff(cumulative, axis=-1).astype(np.float32)
+
+
+def fine_bins(label: LabelBins, refine: int) -> LabelBins:
+    """The label's bins, each divided by `refine`: the ensemble's spread may be far smaller than a bin."""
+    return LabelBins(label.name, label.low, label.high, label.bins * refine, label.unit)
+
+
+def make_catalogue(
+    config: ml_collections.ConfigDict,
+    labels: tuple[LabelBins, ...],
+    arms: tuple[str, ...],
+    estimates: Estimates,
+    sky: Sky,
+    *,
+    files: list[str],
+    star_ids: list[str],
+    steps: list[int],
+    date: str | None,
+) -> Catalogue:
+    """Medians, percentiles and PMFs of the ensemble, with flags.
+
+    Args:
+      estimates: of the S spectra of `sky`.
+      steps: training steps of each autoencoder.
+      date: ISO 8601; None = now.
+    """
+    limits = config.predict
+    members = estimates.values.shape[0] * estimates.values.shape[1]
+    flags = np.zeros(len(files), np.int32)
+    pmfs, edges, units = {}, {}, {}
+    for j, label in enumerate(labels):
+        fine = fine_bins(label, config.estimate.refine)
+        values = estimates.values[:, :, j].reshape(members, -1)
+        width = kernel_width(
+            values, estimates.residual[:, :, j].reshape(members), kernel=config.estimate.kernel
+        )
+        pmf = np.where(sky.usable[:, None], mixture_pmf(values, width, fine.edges), np.nan)
+        pmfs[label.name], edges[label.name], units[label.name] = pmf, fine.edges, fine.unit
+        flags[is_edge(pmf, bins=2 * config.estimate.refine, mass=limits.edge_mass)] |= Flag.EDGE
+        flags[count_modes(pmf, prominence=limits.mode_prominence) > 1] |= Flag.MULTIMODAL
+    with np.errstate(invalid="ignore"):
+        flags[np.mean(sky.snr, axis=0) < limits.min_snr] |= Flag.LOW_SNR
+    flags[np.any(sky.coverage < limits.full_coverage, axis=0)] |= Flag.BAD_PIXELS
+    flags[~sky.usable] = Flag.UNREADABLE
+    table = build_catalogue(
+        files,
+        pmfs,
+        edges,
+        units=units,
+        flags=flags,
+        snr=np.mean(sky.snr, axis=0),
+        arms={arm: sky.usable for arm in arms},
+        messages=[
+            "" if good else "the autoencoder needs every arm; one is not covered" for good in sky.usable
+        ],
+        star_ids=star_ids,
+    )
+    meta = provenance(
+        config=layout.config_to_json(config),
+        checkpoint_step=steps,
+        date=date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        inputs=len(files),
+    )
+    return Catalogue(table, pmfs, edges, meta)
+
+
+def estimate(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, adapted: bool = True, date: str | None = None
+) -> Catalogue:
+    """The catalogue of the survey of a working folder.
+
+    Args:
+      adapted: False takes the stars' features, too, from the encoders before their fine-tuning: what the route
+        says without the bridge.
+      date: of the catalogue, ISO 8601; None = now.
+    """
+    workdir = Path(workdir)
+    preprocessing = check_prepared(config, workdir)
+    members = load_members(config, workdir, "adapted" if adapted else "library")
+    regressors = load_regressors(config, workdir, config.regressor.encoder if adapted else "library")
+    sky = open_sky(config, workdir, preprocessing)
+    stars = readable_stars(workdir)
+    latent = encode(members, sky.pixels.flux, chunk=config.autoencoder.chunk)
+    return make_catalogue(
+        config,
+        preprocessing.labels,
+        tuple(preprocessing.arms),
+        estimate_labels(regressors, latent),
+        sky,
+        files=list(stars["file"]),
+        star_ids=list(stars["star_id"]),
+        steps=[m.step for m in members],
+        date=date,
+    )

@@ -1,0 +1,422 @@
+"""The report of the autoencoder route: is the gap between library and survey smaller, and are the labels better?
+
+Known labels of survey stars serve here alone, never for training. Features are compared on equal labels: to every
+star whose labels lie inside the library belongs a library spectrum drawn at just these labels, so that a classifier
+that tells the two apart sees the gap and not the sample.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from astropy.table import Table
+from jaxtyping import Float
+
+from remap.autoencoder import Pixels, reconstruction_error
+from remap.bridge import Sky, open_sky
+from remap.catalogue import Catalogue, write_catalogue
+from remap.correction import locate
+from remap.domain import classifier_auc, feature_tests, median_distance, mmd_test
+from remap.ensemble import estimate, estimate_labels
+from remap.evaluate import held_out, in_group
+from remap.latent_plots import latent_maps
+from remap.members import (
+    ADAPT,
+    AUTOENCODER,
+    MATCH,
+    REGRESSOR,
+    Member,
+    Source,
+    encode,
+    held_pool,
+    load_members,
+    noise_settings,
+    open_source,
+    stage_key,
+)
+from remap.metrics import coverage, crps, residual_table
+from remap.plots import one_to_one, training_curves
+from remap.prepare import readable_stars
+from remap.regress import load_regressors
+from remap.stages import check_prepared
+from remap.window import Pool, pool_at
+from remap.writers import read_records
+
+logger = logging.getLogger(__name__)
+
+LEVELS = (0.68, 0.95)
+WIDTHS = (0.5, 1.0, 2.0)  # of the kernels of the MMD, in median distances of the library's features
+
+
+class Report(NamedTuple):
+    """The tables of `report`."""
+
+    domains: Table  # how well the two domains can be told apart, before and after
+    reconstruction: Table  # error of the reconstructed flux in both domains, before and after
+    labels: Table  # estimates against known labels
+
+
+def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str | None = None) -> Report:
+    """Diagnostics and label errors of a finished route; writes them to `workdir`/bridge.
+
+    domains.ecsv, reconstruction.ecsv, labels.ecsv, estimates.fits (the survey's catalogue) and before.fits (the
+    same without the fine-tuning) and, where matplotlib and scikit-learn are there, figures.
+
+    Args:
+      date: of the catalogues, ISO 8601; None = now.
+    """
+    workdir = Path(workdir)
+    out = workdir / "bridge"
+    preprocessing = check_prepared(config, workdir)
+    stars = readable_stars(workdir)
+    source = open_source(config, workdir, preprocessing)
+    sky = open_sky(config, workdir, preprocessing)
+    members = {name: load_members(config, workdir, name) for name in ("library", "adapted")}
+    held = held_pool(config, source)
+
+    catalogues = {
+        "before": estimate(config, workdir, adapted=False, date=date),
+        "after": estimate(config, workdir, adapted=True, date=date),
+    }
+    for name, found in catalogues.items():
+        write_catalogue(
+            out / ("estimates.fits" if name == "after" else "before.fits"),
+            found.table,
+            found.pmfs,
+            found.edges,
+            found.meta,
+            overwrite=True,
+        )
+    rows = _label_rows(config, workdir, stars, sky, catalogues)
+    labels = Table(
+        rows + _library_rows(config, workdir, members, held, [b.name for b in preprocessing.labels])
+    )
+    reconstruction = Table(_reconstruction_rows(config, members, sky, held.pixels))
+    matched = match(config, source, stars, sky, [b.name for b in preprocessing.labels])
+    features = _features(config, members, sky, matched)
+    domains = Table(_domain_rows(config, stars, sky, matched, features))
+    for name, table in (("labels", labels), ("reconstruction", reconstruction), ("domains", domains)):
+        for column in table.itercols():
+            if column.dtype.kind == "f":
+                column.info.format = ".4g"
+        table.write(out / f"{name}.ecsv", format="ascii.ecsv", overwrite=True)
+    try:
+        _plot(config, workdir, out, stars, matched, features, catalogues["after"])
+    except ImportError as error:
+        logger.warning("report: figures are missing: %s", error)
+    return Report(domains, reconstruction, labels)
+
+
+class Matched(NamedTuple):
+    """Library spectra at the labels of stars."""
+
+    stars: np.ndarray  # int[M], rows of the survey
+    first: Pool  # one library spectrum for each
+    second: Pool  # another, with other noise and line spread
+
+
+def match(
+    config: ml_collections.ConfigDict, source: Source, stars: Table, sky: Sky, names: list[str]
+) -> Matched:
+    """Draws the library at the labels of every usable star whose labels are all known and inside the library.
+
+    Raises:
+      ValueError: there are fewer such stars than folds of the classifier.
+    """
+    values = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
+    cell, place = locate(source.libraries[0], values)
+    chosen = np.flatnonzero((cell >= 0) & sky.usable)
+    if len(chosen) < config.gap.folds:
+        raise ValueError(
+            f"the report needs at least {config.gap.folds} stars with known labels inside the library to compare "
+            f"features at equal labels, found {len(chosen)}"
+        )
+    pools = [
+        pool_at(
+            stage_key(config, MATCH, i),
+            source.libraries,
+            cell[chosen],
+            place[chosen],
+            chunk=config.autoencoder.chunk,
+            window=source.window,
+            noise=noise_settings(config),
+        )
+        for i in range(2)
+    ]
+    return Matched(chosen, *pools)
+
+
+class Features(NamedTuple):
+    """Latent features float[A, M, F] of matched stars and library spectra."""
+
+    library: np.ndarray  # library spectra, encoder before the fine-tuning
+    second: np.ndarray  # the second library spectra, the same encoder
+    library_adapted: np.ndarray  # library spectra, fine-tuned encoder
+    before: np.ndarray  # stars, encoder before the fine-tuning
+    after: np.ndarray  # stars, fine-tuned encoder
+
+
+def _features(
+    config: ml_collections.ConfigDict, members: Mapping[str, list[Member]], sky: Sky, matched: Matched
+) -> Features:
+    stars = sky.pixels.flux[matched.stars]
+    chunk = config.autoencoder.chunk
+    return Features(
+        encode(members["library"], matched.first.pixels.flux, chunk=chunk),
+        encode(members["library"], matched.second.pixels.flux, chunk=chunk),
+        encode(members["adapted"], matched.first.pixels.flux, chunk=chunk),
+        encode(members["library"], stars, chunk=chunk),
+        encode(members["adapted"], stars, chunk=chunk),
+    )
+
+
+def pairs(config: ml_collections.ConfigDict, features: Features) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is compared with what: name -> features of stars, features of library spectra.
+
+    "control" are two library spectra of each star's labels, which differ by noise and line spread alone; "after"
+    are the features that the estimates rest on; "after, one encoder" sends both through the fine-tuned one.
+    """
+    library = features.library if config.regressor.encoder == "library" else features.library_adapted
+    return {
+        "control": (features.second, features.library),
+        "before": (features.before, features.library),
+        "after": (features.after, library),
+        "after, one encoder": (features.after, features.library_adapted),
+    }
+
+
+def _domain_rows(
+    config: ml_collections.ConfigDict, stars: Table, sky: Sky, matched: Matched, features: Features
+) -> list[dict[str, Any]]:
+    """One row per comparison for each autoencoder, and for all together by groups of stars."""
+    everyone = np.ones(len(matched.stars), bool)
+    groups = {"all": everyone, "kept aside": sky.held[matched.stars]}
+    for name, limits in config.evaluate.groups.items():
+        groups.setdefault(name, in_group(stars, limits)[matched.stars])
+    rows = []
+    for comparison, (observed, library) in pairs(config, features).items():
+        for i in range(len(observed)):
+            row = {"comparison": comparison, "group": "all", "member": str(i)}
+            rows.append(row | compare(config, observed[i], library[i]))
+        joined = [np.concatenate(list(x), axis=1) for x in (observed, library)]
+        for group, mask in groups.items():
+            if np.count_nonzero(mask) < 2 * config.gap.folds:
+                logger.warning("report: %d stars in group %s, too few", np.count_nonzero(mask), group)
+                continue
+            row = {"comparison": comparison, "group": group, "member": "all"}
+            rows.append(row | compare(config, joined[0][mask], joined[1][mask]))
+    return rows
+
+
+def compare(
+    config: ml_collections.ConfigDict,
+    observed: Float[np.ndarray, "stars features"],
+    library: Float[np.ndarray, "stars features"],
+) -> dict[str, float]:
+    """All tests of paired features, in units of the library's standard deviations.
+
+    Returns:
+      n; auc with auc_low and auc_high; mmd2 and its permutation p-value mmd_p; features (that change at all), ks
+      (their median Kolmogorov-Smirnov distance), ks_differ (those with p < 0.05 / features).
+    """
+    section = config.gap
+    std = library.std(axis=0)
+    scale = np.where(std > 0, std, np.where(observed.std(axis=0) > 0, observed.std(axis=0), 1.0))
+    x, y = ((z - library.mean(axis=0)) / scale for z in (observed, library))
+    width = float(median_distance(jnp.asarray(y[::2]), jnp.asarray(y[1::2])))
+    found = classifier_auc(
+        x,
+        y,
+        folds=section.folds,
+        repeats=section.repeats,
+        ridge=section.ridge,
+        resamples=section.resamples,
+        level=section.level,
+        seed=config.seed,
+        paired=True,
+    )
+    mmd2, p_value = mmd_test(
+        x,
+        y,
+        widths=np.array(WIDTHS) * max(width, 1e-6),
+        permutations=section.permutations,
+        seed=config.seed,
+        paired=True,
+    )
+    tests = feature_tests(x, y)
+    live = np.isfinite(tests.statistic)
+    differ = np.count_nonzero(tests.p_value[live] < 0.05 / max(1, np.count_nonzero(live)))
+    return {
+        "n": len(x),
+        "auc": found.value,
+        "auc_low": found.low,
+        "auc_high": found.high,
+        "mmd2": mmd2,
+        "mmd_p": p_value,
+        "features": int(np.count_nonzero(live)),
+        "ks": float(np.median(tests.statistic[live])) if live.any() else np.nan,
+        "ks_differ": int(differ),
+    }
+
+
+def _reconstruction_rows(
+    config: ml_collections.ConfigDict, members: Mapping[str, list[Member]], sky: Sky, held: Pixels
+) -> list[dict[str, Any]]:
+    """Root mean square of output minus input in both domains, in units of the continuum."""
+    scale = config.autoencoder.scale_high - config.autoencoder.scale_low
+    parts = {
+        "library": (held, np.ones(len(held.flux), bool)),
+        "survey, trained on": (sky.pixels, sky.usable & ~sky.held),
+        "survey, kept aside": (sky.pixels, sky.usable & sky.held),
+    }
+    rows = []
+    for stage, name in (("before", "library"), ("after", "adapted")):
+        for domain, (pixels, mask) in parts.items():
+            if not mask.any():
+                continue
+            flux, valid = pixels.flux[mask], pixels.valid[mask]
+            square = np.mean([_square_errors(m, flux, valid) for m in members[name]], axis=0)
+            rms = lambda x: scale * float(np.sqrt(np.mean(x)))  # noqa: E731
+            low, high = bootstrap(config, square, rms)
+            rows.append(
+                {"stage": stage, "domain": domain, "n": len(square), "rms": rms(square)}
+                | {"rms_low": low, "rms_high": high}
+            )
+    return rows
+
+
+def _square_errors(member: Member, flux: jnp.ndarray, valid: jnp.ndarray) -> np.ndarray:
+    output = member.model.apply({"params": member.params}, flux).output
+    return np.asarray(reconstruction_error(output, flux, valid))
+
+
+def bootstrap(
+    config: ml_collections.ConfigDict, values: np.ndarray, statistic: Callable[[np.ndarray], float]
+) -> tuple[float, float]:
+    """Ends of the bootstrap interval of a statistic of values[S, ...], S resampled; NaN without values."""
+    if not len(values):
+        return np.nan, np.nan
+    rng = np.random.default_rng(config.seed)
+    draws = [
+        statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(config.gap.resamples)
+    ]
+    low, high = np.percentile(draws, [50 * (1 - config.gap.level), 50 * (1 + config.gap.level)])
+    return float(low), float(high)
+
+
+def _label_rows(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stars: Table,
+    sky: Sky,
+    catalogues: Mapping[str, Catalogue],
+) -> list[dict[str, Any]]:
+    """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
+    routes = dict(catalogues)
+    try:
+        routes = {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)} | routes
+    except FileNotFoundError as error:
+        logger.info("report: no comparison with zero-shot deep-REMAP: %s", error)
+    rows = []
+    for route, found in routes.items():
+        for group, limits in config.evaluate.groups.items():
+            member = in_group(stars, limits) & sky.usable
+            for label, edges in found.edges.items():
+                truth = np.asarray(stars[label], float)
+                known = member & np.isfinite(truth)
+                error = np.asarray(found.table[label], float)[known] - truth[known]
+                row = {"route": route, "group": group, "label": label} | _errors(config, error)
+                pmf = found.pmfs[label][known]
+                held = coverage(pmf, edges, truth[known], LEVELS)
+                row |= {f"cover{round(100 * x)}": float(c) for x, c in zip(LEVELS, held, strict=True)}
+                row["crps"] = float(np.mean(crps(pmf, edges, truth[known])))
+                # How much smaller the absolute error is than zero-shot's, of the same stars.
+                row |= {"gain": np.nan, "gain_low": np.nan, "gain_high": np.nan}
+                if "zero-shot" in routes and route != "zero-shot":
+                    other = np.asarray(routes["zero-shot"].table[label], float)[known] - truth[known]
+                    gain = np.abs(other) - np.abs(error)
+                    low, high = bootstrap(config, gain, lambda x: float(np.mean(x)))
+                    row |= {"gain": float(np.mean(gain)), "gain_low": low, "gain_high": high}
+                rows.append(row)
+    return rows
+
+
+def _library_rows(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    members: Mapping[str, list[Member]],
+    held: Pool,
+    names: list[str],
+) -> list[dict[str, Any]]:
+    """Library spectra of cells kept aside: what the regressors can do, and what moving the encoder does to labels."""
+    regressors = load_regressors(config, workdir, config.regressor.encoder)
+    rows = []
+    for encoder in ("library", "adapted"):
+        latent = encode(members[encoder], held.pixels.flux, chunk=config.autoencoder.chunk)
+        values = np.median(estimate_labels(regressors, latent).values, axis=(0, 1))
+        for j, label in enumerate(names):
+            error = values[j] - np.asarray(held.labels[:, j])
+            nothing = dict.fromkeys(("cover68", "cover95", "crps", "gain", "gain_low", "gain_high"), np.nan)
+            row = {"route": f"{encoder} encoder", "group": "library", "label": label}
+            rows.append(row | _errors(config, error) | nothing)
+    return rows
+
+
+def _errors(config: ml_collections.ConfigDict, error: np.ndarray) -> dict[str, float]:
+    """n, mean and robust scatter of errors with their intervals, and the mean absolute error."""
+    table = residual_table(error, np.zeros(len(error)))
+    error = error[np.isfinite(error)]
+    robust = lambda x: residual_table(x, np.zeros(len(x)))["robust"]  # noqa: E731
+    bias, scatter = bootstrap(config, error, lambda x: float(np.mean(x))), bootstrap(config, error, robust)
+    row = {"n": table["n"], "bias": table["bias"], "bias_low": bias[0], "bias_high": bias[1]}
+    row |= {"robust": table["robust"], "robust_low": scatter[0], "robust_high": scatter[1]}
+    return row | {"std": table["std"], "mae": float(np.mean(np.abs(error))) if len(error) else np.nan}
+
+
+def _plot(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    out: Path,
+    stars: Table,
+    matched: Matched,
+    features: Features,
+    catalogue: Catalogue,
+) -> None:
+    groups = np.full(len(stars), "", dtype=object)
+    for name, limits in config.evaluate.groups.items():
+        groups[in_group(stars, limits)] = name
+    keep = groups != ""
+    if keep.any():
+        labels = list(catalogue.edges)
+        column = lambda suffix: {k: np.asarray(catalogue.table[k + suffix], float)[keep] for k in labels}  # noqa: E731
+        one_to_one(
+            out / "one_to_one.png",
+            {k: np.asarray(stars[k], float)[keep] for k in labels},
+            column(""),
+            column("_p16"),
+            column("_p84"),
+            labels=labels,
+            units={k: str(catalogue.table[k].unit or "") for k in labels},
+            groups=list(groups[keep]),
+            title="autoencoder route: no label of these stars was used",
+        )
+    for stage in (AUTOENCODER, ADAPT, REGRESSOR):
+        for path in sorted((workdir / stage).glob("*/metrics.jsonl")):
+            if records := read_records(path):
+                training_curves(out / f"training_{stage}_{path.parent.name}.png", records)
+    first = next(iter(catalogue.edges))
+    chosen = pairs(config, features)
+    latent_maps(
+        out / "latents.png",
+        {name: tuple(np.concatenate(list(z), axis=1) for z in chosen[name]) for name in ("before", "after")},
+        colour=np.asarray(stars[first], float)[matched.stars],
+        colour_name=first,
+        perplexity=config.gap.perplexity,
+        seed=config.seed,
+    )

@@ -1,0 +1,152 @@
+"""Grid search over the autoencoder's width, L1 weight and rate, by cross-validation on library cells.
+
+Every combination trains on all folds of the cells but one, for a few epochs, and is judged by the mean squared error
+of the fold left out. A finished run is one line of `search/results.jsonl`, so that an interrupted search goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from astropy.table import Table
+from jaxtyping import Int
+
+from remap import checkpoint
+from remap import workdir as layout
+from remap.autoencoder import Pixels, autoencoder_loss
+from remap.bridge import fit_autoencoder, fit_settings
+from remap.members import (
+    SEARCH,
+    build_autoencoder,
+    loss_settings,
+    noise_settings,
+    open_source,
+    stage_key,
+    stage_meta,
+)
+from remap.stages import check_prepared
+from remap.window import draw_pool
+from remap.writers import read_records
+
+logger = logging.getLogger(__name__)
+
+
+def combinations(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+    """All widths × L1 weights × rates of the config section `search`."""
+    section = config.search
+    return [
+        {"width": int(w), "l1": float(a), "rate": float(r)}
+        for w, a, r in itertools.product(section.widths, section.l1, section.rates)
+    ]
+
+
+def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
+    """Runs what is left of the grid; writes search/results.jsonl and search/summary.ecsv.
+
+    Returns:
+      One row per combination, the best first: width, l1, rate, parameters' own mean squared error (mean over the
+      folds, scaled flux) and its standard deviation over them.
+
+    Raises:
+      ValueError: the folder holds a search with other settings (both values of each difference are named).
+    """
+    workdir = Path(workdir)
+    preprocessing = check_prepared(config, workdir)
+    folder = workdir / "search"
+    grid = ("widths", "l1", "rates", "best")  # may grow without making what is done worthless
+    meta = stage_meta(config, preprocessing, "search", ("search",))
+    meta["config"]["search"] = {k: v for k, v in meta["config"]["search"].items() if k not in grid}
+    record = folder / "settings.json"
+    if record.exists():
+        checkpoint.check_equal(
+            json.loads(record.read_text()), checkpoint.plain(meta), f"{folder}: searched with other settings"
+        )
+    else:
+        layout.write_json(record, meta)
+    results = folder / "results.jsonl"
+    done = {_name(r): r["error"] for r in read_records(results)}
+    runs = [c | {"fold": k} for c in combinations(config) for k in range(config.search.folds)]
+    todo = [r for r in runs if _name(r) not in done]
+    logger.info("search: %d runs, %d of them done already", len(runs), len(runs) - len(todo))
+    if todo:
+        folds = _pools(config, workdir, preprocessing)
+    for run in todo:
+        done[_name(run)] = _one(config, folder / _name(run), folds, meta, run)
+        with results.open("a") as file:
+            file.write(json.dumps(run | {"step": 0, "error": done[_name(run)]}) + "\n")
+        shutil.rmtree(folder / _name(run))  # its checkpoints are large, and it is in the record now
+    rows = []
+    for c in combinations(config):
+        errors = [done[_name(c | {"fold": k})] for k in range(config.search.folds)]
+        rows.append(c | {"error": float(np.mean(errors)), "scatter": float(np.std(errors, ddof=1))})
+    table = Table(sorted(rows, key=lambda row: row["error"]))
+    table.write(folder / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+    return table
+
+
+def _name(run: dict[str, Any]) -> str:
+    return f"width{run['width']}_l1{run['l1']:g}_rate{run['rate']:g}_fold{run['fold']}"
+
+
+def _pools(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Any) -> list[Pixels]:
+    """Library spectra of the cells of each fold, equally many."""
+    section = config.autoencoder
+    source = open_source(config, workdir, preprocessing)
+    count = config.search.folds
+    if not 2 <= count <= len(source.cells):
+        raise ValueError(f"search.folds: expected 2 to {len(source.cells)} (library cells), found {count}")
+    fold: Int[np.ndarray, " cells"] = np.arange(len(source.cells)) % count  # the cells are shuffled
+    return [
+        draw_pool(
+            stage_key(config, SEARCH, k),
+            source.libraries,
+            source.cells[fold == k],
+            jax.tree.map(lambda a, k=k: a[fold == k], source.ranges),
+            count=max(1, section.examples // count),
+            chunk=section.chunk,
+            window=source.window,
+            noise=noise_settings(config),
+        ).pixels
+        for k in range(count)
+    ]
+
+
+def _one(
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    folds: list[Pixels],
+    meta: dict[str, Any],
+    run: dict[str, Any],
+) -> float:
+    """Mean squared error on a fold of an autoencoder that was trained on the others."""
+    settings = {k: run[k] for k in ("width", "l1", "rate")}
+    train = jax.tree.map(lambda *a: jnp.concatenate(a), *(p for k, p in enumerate(folds) if k != run["fold"]))
+    held = folds[run["fold"]]
+    steps = max(1, len(train.flux) // config.autoencoder.batch_size)
+    length = dataclasses.replace(
+        fit_settings(config.autoencoder, steps), cycles=1, epochs_per_cycle=config.search.epochs
+    )
+    params = fit_autoencoder(
+        config,
+        train,
+        held,
+        **settings,
+        settings=length,
+        key=stage_key(config, SEARCH, run["fold"]),
+        folder=folder,
+        meta=meta | run,
+        name=_name(run),
+    )
+    model = build_autoencoder(config, run["width"], held.flux.shape[1])
+    error = jax.jit(lambda p, x: autoencoder_loss(model, p, x, loss_settings(config, 0.0)).reconstruction)
+    return float(error(params, held))

@@ -1,0 +1,138 @@
+"""Small convolutional networks from latent features to one label each, many at once under `vmap`.
+
+Mas-Buitrago et al. 2024: two convolutions of width 2, three dense layers, one linear output; ReLU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Examples(NamedTuple):
+    """Latent features of A autoencoders for the same spectra, with their labels."""
+
+    latent: Float[Array, "autoencoders stars features"]
+    labels: Float[Array, "stars labels"]
+
+
+class Scaling(NamedTuple):
+    """Mean and standard deviation that inputs and labels are given before the networks see them."""
+
+    latent_mean: Float[Array, "autoencoders features"]
+    latent_std: Float[Array, "autoencoders features"]  # 1 where a feature never changes
+    label_mean: Float[Array, " labels"]
+    label_std: Float[Array, " labels"]
+
+
+class RegressorTerms(NamedTuple):
+    """Parts of the loss, in units of the labels' variance."""
+
+    total: Float[Array, ""]  # sum over the networks: each depends on its own parameters alone
+    error: Float[Array, " labels"]  # mean squared error, mean over the networks of a label
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressorSettings:
+    """Shape of one network (config section `regressor`).
+
+    Attributes:
+      filters: of the two convolutions (published, for Teff: 64, 32).
+      dense: units of the three dense layers (published, for Teff: 256, 128, 64).
+    """
+
+    filters: tuple[int, ...]
+    dense: tuple[int, ...]
+
+
+class PairConvolution(nn.Module):
+    """A convolution of width 2, stride 1, padded at the end: y_i = W_0 x_i + W_1 x_(i+1) + b.
+
+    The same numbers as `nn.Conv(filters, (2,))` with "SAME" padding, as one matrix product: under `vmap` over
+    networks XLA turns convolutions into grouped ones, which are slow on CPU.
+    """
+
+    filters: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "stars places channels"]) -> Float[Array, "stars places filters"]:
+        ahead = jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+        return nn.Dense(self.filters)(jnp.concatenate([x, ahead], axis=-1))
+
+
+class Regressor(nn.Module):
+    """One label from the latent features, both standardised."""
+
+    settings: RegressorSettings
+
+    @nn.compact
+    def __call__(self, latent: Float[Array, "stars features"]) -> Float[Array, " stars"]:
+        x = latent[..., None]
+        for filters in self.settings.filters:
+            x = nn.relu(PairConvolution(filters)(x))
+        x = x.reshape(x.shape[0], -1)
+        for units in self.settings.dense:
+            x = nn.relu(nn.Dense(units)(x))
+        return nn.Dense(1)(x)[:, 0]
+
+
+def init_networks(
+    model: Regressor, key: Array, *, autoencoders: int, networks: int, labels: int, features: int
+) -> Any:
+    """Fresh parameters with leading axes [A, C, L]: `networks` per autoencoder and label, each with its own key."""
+    keys = jax.random.split(key, (autoencoders, networks, labels))
+    latent = jnp.zeros((1, features))
+
+    def one(key: Array) -> Any:
+        return model.init(key, latent)["params"]
+
+    return jax.jit(jax.vmap(jax.vmap(jax.vmap(one))))(keys)
+
+
+def apply_networks(
+    model: Regressor, params: Any, latent: Float[Array, "autoencoders stars features"]
+) -> Float[Array, "autoencoders networks labels stars"]:
+    """All networks on standardised features; the labels come out standardised, too."""
+
+    def one(params: Any, latent: Array) -> Array:
+        return model.apply({"params": params}, latent)
+
+    by_label = jax.vmap(one, in_axes=(0, None))
+    by_network = jax.vmap(by_label, in_axes=(0, None))
+    return jax.vmap(by_network)(params, latent)
+
+
+def find_scaling(examples: Examples) -> Scaling:
+    """Means and standard deviations of the examples."""
+    std = jnp.std(examples.latent, axis=1)
+    return Scaling(
+        jnp.mean(examples.latent, axis=1),
+        jnp.where(std > 0, std, 1.0),  # a unit of the bottleneck may be silent for all spectra
+        jnp.mean(examples.labels, axis=0),
+        jnp.std(examples.labels, axis=0),
+    )
+
+
+def standardise(latent: Float[Array, "autoencoders stars features"], scaling: Scaling) -> Array:
+    """Latent features as the networks take them."""
+    return (latent - scaling.latent_mean[:, None]) / scaling.latent_std[:, None]
+
+
+def predict_labels(
+    model: Regressor, params: Any, scaling: Scaling, latent: Float[Array, "autoencoders stars features"]
+) -> Float[Array, "autoencoders networks labels stars"]:
+    """What every network says, in the units of the labels."""
+    out = apply_networks(model, params, standardise(latent, scaling))
+    return scaling.label_mean[None, None, :, None] + scaling.label_std[None, None, :, None] * out
+
+
+def regressor_loss(model: Regressor, params: Any, batch: Examples) -> RegressorTerms:
+    """Mean squared error of every network; features and labels standardised."""
+    out = apply_networks(model, params, batch.latent)
+    error = jnp.mean((out - batch.labels.T[None, None]) ** 2, axis=-1)
+    return RegressorTerms(jnp.sum(error), jnp.mean(error, axis=(0, 1)))

@@ -1,0 +1,62 @@
+"""Libraries of slowly rotating models, broadened to several v sin i, which becomes one more label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra
+from remap.synth.survey import broaden
+
+_END = 20  # pixels whose median says where a spectrum ends
+
+
+def rotate(spectra: Spectra, vsini: Sequence[float]) -> Spectra:
+    """Every spectrum at every projected rotational velocity.
+
+    Linear limb darkening of 0.6, as in the mock survey (`synth.survey.broaden`; Gray, eq. 18.14). A straight line
+    between the ends, which rotation does not change, is taken out before, since the transform is periodic.
+
+    Args:
+      spectra: S spectra without rotation.
+      vsini: V velocities, km/s; 0 leaves a spectrum as it is.
+
+    Returns:
+      S·V spectra, velocity fastest, with the label `vsini` [km/s]; pixels within v sin i of either end, and
+      within it of an invalid pixel, are invalid. Inverse variances are not kept.
+
+    Raises:
+      ValueError: no velocity, or one that is negative or not finite.
+    """
+    speeds = np.asarray(vsini, float)
+    if speeds.size == 0 or not np.all(np.isfinite(speeds) & (speeds >= 0)):
+        raise ValueError(f"vsini: expected velocities >= 0 km/s, found {tuple(vsini)}")
+    wave = spectra.wave
+    log_wave = np.log(wave)
+    fluxes, valids = [], []
+    for flux, valid in zip(spectra.flux, spectra.valid, strict=True):
+        flux = flux.astype(np.float64)
+        if valid.any() and not valid.all():
+            flux = np.interp(wave, wave[valid], flux[valid])
+        ends = np.median(flux[:_END]), np.median(flux[-_END:])
+        line = np.interp(log_wave, log_wave[[0, -1]], ends)
+        holes = np.flatnonzero(~valid)
+        for speed in speeds:
+            reach = speed / SPEED_OF_LIGHT
+            turned = broaden(wave, flux - line, vsini=speed, macroturbulence=0.0, velocity=0.0) + line
+            fluxes.append((turned if speed > 0 else flux).astype(spectra.flux.dtype))
+            good = valid & (log_wave - log_wave[0] >= reach) & (log_wave[-1] - log_wave >= reach)
+            for hole in holes:
+                good &= np.abs(log_wave - log_wave[hole]) > reach
+            valids.append(good)
+    count = len(speeds)
+    return make_spectra(
+        wave,
+        np.stack(fluxes),
+        medium=spectra.medium,
+        valid=np.stack(valids),
+        names=[f"{n}, vsini {v:g}" for n in spectra.names for v in speeds],
+        labels={k: np.repeat(v, count) for k, v in spectra.labels.items()}
+        | {"vsini": np.tile(speeds, len(spectra))},
+    )

@@ -1,0 +1,260 @@
+"""The autoencoder route from prepared data to estimates, on the tiny experiment: what moves, resumes and refuses."""
+
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from astropy.table import Table
+
+from remap import bridge, checkpoint, prepare, regress, train
+from remap import workdir as layout
+from remap.catalogue import read_catalogue
+from remap.ensemble import estimate, estimate_labels
+from remap.flags import Flag
+from remap.gap import report
+from remap.members import encode, held_pool, load_members, member_folder, open_source, training_pool
+from remap.train import Preempted
+from remap.writers import read_records
+
+
+def same(a, b):
+    return all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def final(workdir, stage, member=0):
+    return checkpoint.load_final(member_folder(workdir, stage, member) / "final")[0]["params"]
+
+
+@pytest.fixture(scope="session")
+def route_prepared(tiny_data, tmp_path_factory):
+    """A working folder of the tiny route in which `preprocess` has run; tests must not change it."""
+    workdir = tmp_path_factory.mktemp("route_prepared")
+    prepare.preprocess(tiny.route_config(tiny_data), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def route(tiny_data, route_prepared, tmp_path_factory):
+    """A working folder in which the whole route has run; tests must not change it."""
+    workdir = tmp_path_factory.mktemp("route") / "work"
+    shutil.copytree(route_prepared, workdir)
+    config = tiny.route_config(tiny_data)
+    bridge.train_autoencoders(config, workdir)
+    bridge.adapt(config, workdir)
+    regress.regress(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(tmp_path):
+    def call(folder, *, without=()):
+        workdir = tmp_path / "copy"
+        shutil.copytree(folder, workdir, ignore=shutil.ignore_patterns(*without))
+        return workdir
+
+    return call
+
+
+def test_training_learns_and_records_every_epoch(route):
+    for member in range(2):
+        records = read_records(route / "autoencoder" / f"member_{member}" / "metrics.jsonl")
+        assert [r["step"] for r in records] == [4, 8, 12, 16, 20, 24]
+        assert records[-1]["val_reconstruction"] < 0.8 * records[0]["val_reconstruction"]
+    assert final(route, "autoencoder", 0)["encoder_0"]["kernel"].shape == (240, 16)
+    assert final(route, "autoencoder", 1)["encoder_0"]["kernel"].shape == (240, 24)
+
+
+def test_all_but_the_bottleneck_is_bit_identical_after_the_fine_tuning(route):
+    for member in range(2):
+        before, after = final(route, "autoencoder", member), final(route, "adapt", member)
+        for name in before:
+            assert same(before[name], after[name]) == (name != "bottleneck"), name
+        assert not same(before["bottleneck"]["kernel"], after["bottleneck"]["kernel"])
+
+
+@pytest.mark.parametrize("trains", ["decoder", "code"])
+def test_frozen_layers_are_bit_identical_whatever_else_trains(route, copy, tiny_data, trains):
+    workdir = copy(route, without=("adapt",))
+    config = tiny.route_config(tiny_data, adapt__trains=trains, adapt__rehearsal=0.25)
+    bridge.adapt(config, workdir)
+    before, after = final(workdir, "autoencoder"), final(workdir, "adapt")
+    frozen = {f"encoder_{i}" for i in range(4 if trains == "code" else 5)}
+    for name in before:
+        assert same(before[name], after[name]) == (name in frozen), name
+
+
+def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_data):
+    workdir = copy(route, without=("adapt",))
+    config = tiny.route_config(tiny_data)
+    sky = bridge.open_sky(config, workdir, layout.read_preprocessing(workdir))
+    assert sky.held.any()
+    for arm in ("A", "B"):
+        path = workdir / "data" / f"survey_{arm}.npz"
+        with np.load(path) as old:
+            arrays = dict(old)
+        arrays["labels"] = arrays["labels"][::-1] + 1
+        arrays["flux"] = np.where(sky.held[:, None], arrays["flux"][::-1], arrays["flux"])
+        layout.save_arrays(path, **arrays)
+    bridge.adapt(config, workdir)
+    assert same(final(route, "adapt"), final(workdir, "adapt"))
+
+
+def test_an_arm_that_is_not_covered_keeps_a_star_out(route, tiny_data):
+    config = tiny.route_config(tiny_data)
+    sky = bridge.open_sky(config, route, layout.read_preprocessing(route))
+    files = list(prepare.readable_stars(route)["file"])
+    assert [f for f, good in zip(files, sky.usable, strict=True) if not good] == ["one_arm.fits"]
+    row = estimate(config, route, date="2024-01-01").table[files.index("one_arm.fits")]
+    assert row["flags"] == Flag.UNREADABLE
+    assert np.isnan(row["teff"])
+    assert "one is not covered" in row["message"]
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "adapt", "regressor"])
+def test_an_interrupted_stage_ends_as_if_it_had_not_been(route, copy, tiny_data, stage, monkeypatch):
+    config = tiny.route_config(tiny_data)
+    run = {"autoencoder": bridge.train_autoencoders, "adapt": bridge.adapt, "regressor": regress.regress}[
+        stage
+    ]
+    workdir = copy(route, without=("final",) if stage == "autoencoder" else ())
+    shutil.rmtree(workdir / stage)
+    save, calls = checkpoint.save_state, []
+
+    def save_and_terminate(manager, *arguments):
+        save(manager, *arguments)
+        calls.append(manager.directory)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train.checkpoint, "save_state", save_and_terminate)
+    with pytest.raises(Preempted):
+        run(config, workdir)
+    assert not list((workdir / stage).glob("*/final"))
+    run(config, workdir)
+    for folder in sorted((route / stage).iterdir()):
+        expected = checkpoint.load_final(folder / "final")
+        found = checkpoint.load_final(workdir / stage / folder.name / "final")
+        assert same(expected[0], found[0])
+        assert read_records(folder / "metrics.jsonl") == read_records(
+            workdir / stage / folder.name / "metrics.jsonl"
+        )
+
+
+def test_a_new_member_leaves_the_others_as_they_are(route, copy, tiny_data):
+    workdir = copy(route, without=("adapt", "regressor"))
+    newest = {p: p.stat().st_mtime_ns for p in (workdir / "autoencoder").rglob("*") if p.is_file()}
+    config = tiny.route_config(tiny_data)
+    config.autoencoder.members = (*config.autoencoder.members, (8, 1e-7, 1e-2))
+    bridge.train_autoencoders(config, workdir)
+    assert {p: p.stat().st_mtime_ns for p in newest} == newest
+    assert len(load_members(config, workdir, "library")) == 3
+
+
+def test_other_settings_are_refused_with_both_values(route, tiny_data):
+    config = tiny.route_config(tiny_data, autoencoder__contractive=1.0)
+    with pytest.raises(ValueError, match=r"config\.autoencoder\.contractive: expected 1\.0, found 0\.0001"):
+        bridge.train_autoencoders(config, route)
+    with pytest.raises(ValueError, match=r"config\.autoencoder\.contractive: expected 1\.0, found 0\.0001"):
+        load_members(config, route, "library")
+    config = tiny.route_config(tiny_data, adapt__trains="all")
+    with pytest.raises(ValueError, match=r"config\.adapt\.trains: expected 'all', found 'bottleneck'"):
+        estimate(config, route)
+    config = tiny.route_config(tiny_data, regressor__networks=3)
+    with pytest.raises(ValueError, match=r"config\.regressor\.networks: expected 3, found 2"):
+        estimate(config, route)
+
+
+def test_a_stage_that_misses_the_one_before_says_so(route_prepared, tiny_data):
+    with pytest.raises(FileNotFoundError, match=r"autoencoder/member_0/final: expected a finished network"):
+        bridge.adapt(tiny.route_config(tiny_data), route_prepared)
+
+
+def test_regressors_come_back_with_their_scaling_and_their_errors_on_unseen_cells(route, tiny_data):
+    config = tiny.route_config(tiny_data)
+    found = regress.load_regressors(config, route, "library")
+    source = open_source(config, route, layout.read_preprocessing(route))
+    members = load_members(config, route, "library")
+    pool = training_pool(config, source)
+    latent = encode(members, pool.pixels.flux, chunk=16)
+    np.testing.assert_allclose(found.scaling.label_mean, np.asarray(pool.labels).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.scaling.latent_mean, latent.mean(axis=1), rtol=1e-4, atol=1e-6)
+    held = held_pool(config, source)
+    values = estimate_labels(found, encode(members, held.pixels.flux, chunk=16)).values
+    error = values - np.asarray(held.labels).T[None, None]
+    np.testing.assert_allclose(found.residual, np.sqrt((error**2).mean(axis=-1)), rtol=1e-4)
+    assert found.residual.shape == (2, 2, 3)
+    records = read_records(route / "regressor" / "library" / "metrics.jsonl")
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_one_encoder_for_both_domains_trains_a_second_set_of_regressors(route, copy, tiny_data):
+    workdir = copy(route)
+    config = tiny.route_config(tiny_data, regressor__encoder="adapted")
+    regress.regress(config, workdir)
+    library, adapted = (regress.load_regressors(config, workdir, e) for e in ("library", "adapted"))
+    assert not np.allclose(library.scaling.latent_mean, adapted.scaling.latent_mean)
+    found = estimate(config, workdir, date="2024-01-01")
+    assert not np.allclose(found.table["teff"], estimate(config, workdir, adapted=False).table["teff"])
+
+
+def test_report_writes_tables_catalogues_and_figures(route, copy, tiny_data):
+    workdir = copy(route)
+    config = tiny.route_config(tiny_data)
+    found = report(config, workdir, date="2024-01-01")
+    out = workdir / "bridge"
+    names = {"domains.ecsv", "reconstruction.ecsv", "labels.ecsv", "estimates.fits", "before.fits"}
+    names |= {"one_to_one.png", "latents.png", "training_autoencoder_member_0.png"}
+    assert names <= {p.name for p in out.iterdir()}
+
+    assert set(found.domains["comparison"]) == {"control", "before", "after", "after, one encoder"}
+    everyone = found.domains[(found.domains["group"] == "all") & (found.domains["member"] == "all")]
+    # Whole stars with all labels inside the library (4500-6000 K, log g 3-5, [Fe/H] -1-0).
+    stars = Table.read(workdir / "data" / "stars.ecsv")
+    inside = (stars["status"] == "ok") & (stars["teff"] <= 6000) & np.isfinite(stars["feh"])
+    inside &= (stars["feh"] <= 0) & (stars["file"] != "one_arm.fits")
+    assert set(everyone["n"]) == {np.count_nonzero(inside)}
+    assert np.all((everyone["auc_low"] <= everyone["auc"]) & (everyone["auc"] <= everyone["auc_high"]))
+    assert np.all((everyone["mmd_p"] > 0) & (everyone["mmd_p"] <= 1))
+    assert np.all(everyone["features"] <= 8)
+
+    assert set(found.reconstruction["stage"]) == {"before", "after"}
+    assert np.all(found.reconstruction["rms_low"] <= found.reconstruction["rms"])
+    tuned = found.reconstruction[found.reconstruction["domain"] == "survey, trained on"]
+    assert tuned["rms"][1] < tuned["rms"][0]  # what the fine-tuning was for
+
+    routes = {"before", "after", "library encoder", "adapted encoder"}  # and no zero-shot: it was not trained
+    assert set(found.labels["route"]) == routes
+    catalogue = read_catalogue(out / "estimates.fits")
+    row = found.labels[(found.labels["route"] == "after") & (found.labels["group"] == "dwarfs")]
+    truth = Table.read(workdir / "data" / "stars.ecsv")
+    truth = truth[[s != "unreadable" for s in truth["status"]]]
+    dwarfs = (truth["status"] == "ok") & (truth["logg"] >= 3.5) & (truth["file"] != "one_arm.fits")
+    error = np.asarray(catalogue.table["teff"] - truth["teff"])[np.asarray(dwarfs)]
+    assert row["n"][0] == len(error)
+    assert row["bias"][0] == pytest.approx(error.mean(), rel=1e-6)
+    assert row["mae"][0] == pytest.approx(np.abs(error).mean(), rel=1e-6)
+    assert row["bias_low"][0] < row["bias"][0] < row["bias_high"][0]
+    assert catalogue.edges["teff"].size == 2 * 50 + 1
+    good = catalogue.table["flags"] != Flag.UNREADABLE
+    assert np.all(catalogue.table["teff_p16"][good] <= catalogue.table["teff_p84"][good])
+
+
+def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data):
+    from remap import stages
+
+    workdir = copy(route)
+    config = tiny.route_config(tiny_data)
+    stages.pretrain(config, workdir)
+    found = report(config, workdir, date="2024-01-01").labels
+    after = found[(found["route"] == "after") & (found["group"] == "dwarfs") & (found["label"] == "teff")]
+    zero = found[(found["route"] == "zero-shot") & (found["group"] == "dwarfs") & (found["label"] == "teff")]
+    assert after["n"][0] == zero["n"][0]
+    assert after["gain"][0] == pytest.approx(zero["mae"][0] - after["mae"][0], rel=1e-6)
+    assert after["gain_low"][0] <= after["gain"][0] <= after["gain_high"][0]
