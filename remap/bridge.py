@@ -62,6 +62,7 @@ def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
         keep=section.keep,
         stats_batches=0,
         freeze_stats=True,
+        average="swa",
     )
 
 
