@@ -214,9 +214,11 @@ def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, model__pooling="max", model__filters=(8, 4), model__dropout=0.0)
-    with pytest.raises(ValueError, match="another network than that of config.model") as error:
+    with pytest.raises(ValueError, match=r"another network than that of config\.model") as error:
         stages.finetune(config, workdir)
-    assert "filters: expected [8, 4], found [4, 8]; pooling: expected 'max', found 'avg_max'" in str(error.value)
+    assert "filters: expected [8, 4], found [4, 8]; pooling: expected 'max', found 'avg_max'" in str(
+        error.value
+    )
     assert "dropout" not in str(error.value)
 
 
