@@ -141,6 +141,43 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "span": 100.0,
     }
 
+    # Cross-validation of settings (remap.cross_validate); what follows compares widths and depths of the network.
+    c.cross_validate = {
+        "stage": "pretrain",  # folds of the library's cells; or "finetune": folds of the labelled stars
+        "folds": 10,
+        "fold": 0,  # in "finetune": the test stars of this fold of `split` have no part; -1 = all stars have
+        "cycles": 2,  # the length of every training
+        "epochs_per_cycle": 5,
+        "choose": "best",  # or "smallest": fewest parameters within one standard error of the best
+        "search": "candidates",  # or "optuna"
+        "candidates": (
+            {"name": "8x3", "model.stem_filters": 8, "model.filters": (8, 16, 32)},
+            {"name": "16x3", "model.stem_filters": 16, "model.filters": (16, 32, 64)},
+            {"name": "16x4", "model.stem_filters": 16, "model.filters": (16, 32, 64, 128)},
+            {"name": "16x8", "model.stem_filters": 16, "model.filters": (16, 16, 32, 32, 64, 64, 128, 128)},
+            {"name": "32x4", "model.stem_filters": 32, "model.filters": (32, 64, 128, 256)},
+        ),
+        "optuna": {
+            "trials": 30,
+            "startup": 10,  # drawn at random
+            # A trial is stopped after `stop_folds` or more folds if it is worse than the best one by more than
+            # `stop_errors` standard errors of their difference, paired by fold.
+            "stop_folds": 3,
+            "stop_errors": 3.0,
+            "space": (
+                {
+                    "field": "model.filters",
+                    "kind": "choice",
+                    "values": ((8, 16, 32), (16, 32, 64), (16, 32, 64, 128), (32, 64, 128, 256)),
+                },
+                {"field": "model.stem_filters", "kind": "int", "low": 8, "high": 32, "log": True},
+                {"field": "model.kernel", "kind": "choice", "values": (3, 5, 7)},
+                {"field": "model.dropout", "kind": "float", "low": 0.0, "high": 0.3, "log": False},
+                {"field": "pretrain.rate_high", "kind": "float", "low": 3e-4, "high": 3e-2, "log": True},
+            ),
+        },
+    }
+
     # Fine-tuning (§5 i-ii): both limits of the rate × 1/10 for the heads, graded below them.
     c.finetune = {
         "init": "pretrained",  # or "scratch"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from remap.overrides import apply_overrides, read_overrides
 from remap.spectra import SpectrumError
 from remap.train import DivergedError, Preempted
 
@@ -23,9 +26,35 @@ CACHE = flags.DEFINE_string(
 )
 
 
-def define_config(*, default: str | None = None) -> flags.FlagHolder:
-    """The `--config=configs/NAME.py` flag, with `--config.field=value` overrides."""
-    return config_flags.DEFINE_config_file("config", default, "Settings, for example configs/miles.py.")
+class ConfigFlag:
+    """The config of a launch script: its file, then the files of `--override`, then `--config.field=value`."""
+
+    def __init__(self, default: str | None, values: flags.FlagValues) -> None:
+        self._values = values
+        self._config = config_flags.DEFINE_config_file(
+            "config", default, "Settings, for example configs/miles.py.", flag_values=values
+        )
+        self._files = flags.DEFINE_multi_string(
+            "override",
+            [],
+            'JSON file of settings that differ from the config\'s, {"section.field": value}, for example '
+            "cross_validate/chosen.json; may be given again, and --config.section.field=value has the last word.",
+            flag_values=values,
+        )
+
+    @functools.cached_property
+    def value(self) -> ml_collections.ConfigDict:
+        config = self._config.value
+        for path in self._files.value:
+            config = apply_overrides(config, read_overrides(path), path)
+        if self._files.value:
+            config.update_from_flattened_dict(config_flags.get_override_values(self._values["config"]))
+        return config
+
+
+def define_config(*, default: str | None = None, values: flags.FlagValues = flags.FLAGS) -> ConfigFlag:
+    """The flags `--config=configs/NAME.py`, `--config.field=value` and `--override=FILE`."""
+    return ConfigFlag(default, values)
 
 
 def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ workdir/data/survey_ARM.npz             survey on the arm's grid, before normali
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/finetune/ARM/fold_K/            the same, for every fold
+workdir/cross_validate/STAGE/           what `remap.cross_validate` lists
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings

@@ -14,11 +14,13 @@ from configs import common
 from remap.ablate import plan
 from remap.augment import AugmentSettings
 from remap.continuum import MIN_PIXELS
+from remap.cross_validate import CrossValidationSettings, candidate_config, read_candidates
 from remap.embeddings import EmbeddingSettings
 from remap.io import FORMATS
 from remap.optim import layer_rules
 from remap.preprocess import make_preprocessing
 from remap.report import by_snr
+from remap.search import SearchSettings
 from remap.stages import build_model
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import make_survey
@@ -74,6 +76,9 @@ def test_config_describes_a_whole_experiment(name):
     assert by_snr(*np.zeros((4, 1)), c.evaluate.snr_edges)
     assert set(c.evaluate.quoted) <= set(c.label_names)
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
+    compared = CrossValidationSettings(**c.cross_validate)
+    for candidate in (*read_candidates(compared.candidates), SearchSettings(**compared.optuna).corner):
+        build_model(candidate_config(c, candidate, compared.stage), preprocessing)
     assert c.library.source.format in FORMATS
     assert c.survey.source.format in FORMATS
     assert set(c.survey.labels["columns"]) <= set(c.label_names)
