@@ -171,7 +171,7 @@ def train_network(
         steps_per_cycle=section.epochs_per_cycle * start.steps,
     )
     freeze_stats = stage == "finetune" and section.freeze_stats
-    network = fit(
+    return fit(
         start.model,
         start.variables,
         make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=section.clip_norm),
@@ -187,7 +187,6 @@ def train_network(
         name=name,
         on_epoch=on_epoch,
     )
-    return network | {"prior": start.prior}
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -300,6 +299,8 @@ def _pretrain_arm(
         on_epoch=_embedding_recorder(config, start, folder, f"pretrain {name}"),
     )
     total = section.cycles * section.epochs_per_cycle * start.steps
+    # With the distribution of the labels, for `predict.combine`.
+    averaged |= {"prior": start.prior}
     checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": total})
 
 
@@ -386,6 +387,8 @@ def _finetune_arm(
     label = f"finetune {name} fold {fold}"
     averaged = train_network(start, config, "finetune", folder=folder, meta=meta, name=label)
     total = section.cycles * section.epochs_per_cycle * start.steps
+    # With the distribution of the labels, for `predict.combine`.
+    averaged |= {"prior": start.prior}
     checkpoint.save_final(folder / "final", averaged, meta | {"step": total})
 
 

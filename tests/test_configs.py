@@ -72,7 +72,8 @@ def test_config_describes_a_whole_experiment(name):
     # Off, so that batches are those of the results that are quoted; for stars every field but noise is given.
     assert augment.effects == stars.effects == {}
     assert set(c.augment) - set(c.finetune.augment) == {"kind", "noise_low", "noise_high", "levels", "draws"}
-    assert max(EmbeddingSettings(**c.embeddings).epochs) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
+    epochs = EmbeddingSettings(**c.embeddings).epochs
+    assert max(epochs, default=0) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
     assert by_snr(*np.zeros((4, 1)), c.evaluate.snr_edges)
     assert set(c.evaluate.quoted) <= set(c.label_names)
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
