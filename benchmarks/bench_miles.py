@@ -146,6 +146,8 @@ def markdown(results: list[dict]) -> str:
                 rows = [r for s in results for r in s["rows"] if key.items() <= r.items()]
                 cells = [_cell([r.get(c) for r in rows], label, c) for c in COLUMNS]
                 lines.append(f"| {method} | {label} | {rows[0]['n']} | {' | '.join(cells)} |")
+        if "fine-tuned" not in methods:
+            continue
         lines += [
             "",
             f"Robust scatter of the fine-tuned network over that of the others on {group}, the same stars resampled "
