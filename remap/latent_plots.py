@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from remap.plots import _SYMBOLS, COLOURS, _page
+from remap.figure import COLOURS, SYMBOLS, page
 
 
 def latent_maps(
@@ -36,7 +36,7 @@ def latent_maps(
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise ImportError("maps of latent features need scikit-learn: pip install scikit-learn") from error
-    with _page(path, 4.5 * len(panels), 8.5) as figure:
+    with page(path, 4.5 * len(panels), 8.5) as figure:
         axes = figure.subplots(2, len(panels), squeeze=False)
         for (title, (stars, library)), (above, below) in zip(panels.items(), axes.T, strict=True):
             std = library.std(axis=0)
@@ -54,4 +54,4 @@ def latent_maps(
             for axis in (above, below):
                 axis.set(xticks=[], yticks=[])
         axes[0, 0].legend(markerscale=2)
-        figure.colorbar(shown, ax=list(axes[1]), label=_SYMBOLS.get(colour_name, colour_name))
+        figure.colorbar(shown, ax=list(axes[1]), label=SYMBOLS.get(colour_name, colour_name))
