@@ -514,7 +514,8 @@ def _check_network(found: Mapping[str, Any], arm: _Arm, where: str) -> None:
     """Raises ValueError if a pre-trained network is not that of the config's section `model`."""
     free = {"dropout", "batch_norm_momentum"}  # of training alone: another value may be fine-tuned with
     models = [
-        {k: v for k, v in meta["config"]["model"].items() if k not in free} for meta in (found, arm.meta)
+        checkpoint.plain({k: v for k, v in settings.items() if k not in free})
+        for settings in (dataclasses.asdict(model_settings(meta["config"])) for meta in (found, arm.meta))
     ]
     checkpoint.check_equal(*models, f"{where}: another network than that of config.model")
 

@@ -1,0 +1,120 @@
+"""What each piece costs: a batch of MILES with and without it, and the training step beside it.
+
+    python -m benchmarks.bench_pieces --workdir=workdirs/bench_miles/seed_0
+
+The folder needs the stages preprocess and pretrain. Every piece is timed in turn, again and again, in one process:
+medians of processor time, and their ratio to the first of the same table. Prints Markdown.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+
+from remap import cli, prepare, stages
+from remap.optim import make_optimizer, sgdr
+from remap.state import init_state
+from remap.train import FitSettings, LossSettings, make_train_step
+
+ROUNDS = flags.DEFINE_integer("rounds", 60, "Times that each piece is timed.")
+# Values as one would choose them; the cost does not depend on them.
+AUGMENT = {
+    "noise": {},
+    "+ velocity": {"velocity": 10.0},
+    "+ scattered light": {"scattered": 0.05},
+    "+ tilt": {"tilt": 0.1},
+    "+ gaps": {"gaps": 3, "gap_pixels": 20},
+    "+ all four": {"velocity": 10.0, "scattered": 0.05, "tilt": 0.1, "gaps": 3, "gap_pixels": 20},
+}
+ALONE = {"rehearsal": 0.0, "unlabelled": 0.0, "correction": "none", "residual_weight": (0.0, 0.0)}
+FINETUNE = {
+    "stars alone": ALONE,
+    "stars in pairs": ALONE | {"batches": "paired"},
+    "+ library spectra": ALONE | {"rehearsal": 0.625},
+    "+ corrected, with residuals": {"unlabelled": 0.0},
+    "+ anchored spectra (configs/miles.py)": {},
+}
+
+
+def main() -> None:
+    workdir = Path(cli.WORKDIR.value)
+    config = importlib.import_module("configs.miles").get_config()
+    preprocessing = stages.check_prepared(config, workdir)
+    arm = next(iter(preprocessing.arms))
+    stars = prepare.readable_stars(workdir)
+
+    pretraining = {}
+    for name, change in AUGMENT.items():
+        start = stages.pretraining(_changed(config, "augment", change), workdir, preprocessing, arm)
+        pretraining[name] = _batches(start.batch_fn, start.library)
+    report("pre-training, a batch of 32", pretraining)
+
+    finetuning, steps = {}, {}
+    for name, change in FINETUNE.items():
+        changed = _changed(config, "finetune", change)
+        split = stages.fold_split(stars, changed, 0)
+        start = stages.finetuning(changed, workdir, preprocessing, arm, 0, split)
+        finetuning[name] = _batches(start.batch_fn, start.data)
+    report("fine-tuning, a batch of 32", finetuning)
+    for name, freeze in (("batch statistics of its own", False), ("frozen statistics", True)):
+        steps[name] = _steps(config, start, freeze)
+    report("a training step on a batch of 32", steps)
+
+
+def _changed(
+    config: ml_collections.ConfigDict, section: str, change: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    out = config.copy_and_resolve_references()
+    out[section].update(change)
+    return out
+
+
+def _batches(batch_fn: Callable, data: Any) -> Callable[[int], Any]:
+    make = jax.jit(batch_fn)
+    return lambda step: make(jax.random.key(0), jnp.asarray(step, jnp.int32), data)
+
+
+def _steps(
+    config: ml_collections.ConfigDict, start: stages.Training, freeze_stats: bool
+) -> Callable[[int], Any]:
+    schedule = sgdr(peak=1e-3, end=1e-5, cycles=1, steps_per_cycle=1000)
+    optimizer = make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=1.0)
+    settings = FitSettings(1, 1, 1000, 1, 1, 0, freeze_stats, "swa")
+    step = make_train_step(start.model, optimizer, LossSettings(**config.loss), settings)
+    batch = _batches(start.batch_fn, start.data)(0)
+    state = init_state(jax.tree.map(jnp.array, start.variables), optimizer)
+
+    def call(_: int) -> Any:
+        nonlocal state
+        state, terms = step(state, batch, jax.random.key(1))
+        return terms
+
+    return call
+
+
+def report(title: str, calls: Mapping[str, Callable[[int], Any]]) -> None:
+    """Times the calls in turn and prints a table."""
+    for call in calls.values():
+        jax.block_until_ready(call(0))
+    seconds = {name: [] for name in calls}
+    for i in range(ROUNDS.value):
+        for name, call in calls.items():
+            began = time.process_time()
+            jax.block_until_ready(call(i + 1))
+            seconds[name].append(time.process_time() - began)
+    median = {name: float(np.median(s)) for name, s in seconds.items()}
+    first = next(iter(median.values()))
+    print(f"\n| {title} | ms | ratio |\n|---|---|---|")
+    for name, value in median.items():
+        print(f"| {name} | {1e3 * value:.1f} | {value / first:.2f} |")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir",))
