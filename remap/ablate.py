@@ -152,7 +152,8 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     """Trains and compares; a finished training is left as it is, an interrupted one is continued.
 
     Writes ablate/VARIANT/seed_K.json (scores per star), ablate/summary.ecsv and ablate/summary.md, the last two
-    again after every seed. The data are prepared once, and a pre-training serves all variants that share it.
+    again after every seed that was trained. The data are prepared once, and a pre-training serves all variants
+    that share it.
 
     Returns:
       One row per group, label, metric and variant (see `ablate_report.compare`).
@@ -178,8 +179,11 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     results: dict[str, list[dict]] = {v.name: [] for v in trained}
     pretrained: dict[str, Path] = {}
     for i, seed in enumerate(seeds):
+        known = all((workdir / "ablate" / v.name / f"seed_{seed}.json").exists() for v in trained)
         for variant in trained:
             results[variant.name].append(_scores_of(variant, seed, base, workdir, pretrained))
+        if known and i + 1 < len(seeds):
+            continue
         table = compare(
             results,
             stars,
