@@ -253,6 +253,8 @@ def test_plan_states_each_change_relative_to_the_config_that_is_used(tiny_data):
     weights = {part.labels: part.config.loss.label_weights for part in models["alone"].parts}
     assert weights == {("teff",): (1, 0, 0), ("logg",): (0, 1, 0), ("feh",): (0, 0, 1)}
     assert c.loss.label_weights == ()  # the config itself is left alone
+    assert c.embeddings.epochs  # asked for, but not of what is only compared
+    assert not any(part.config.embeddings.epochs for v in models.values() for part in v.parts)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +265,7 @@ def test_plan_states_each_change_relative_to_the_config_that_is_used(tiny_data):
         ({"loss": 1.0}, r"no field loss; .*'ablate'"),
         ({"loss": {"gamma": "high"}}, r"bad: loss\.gamma: .*'gamma'"),
         ({"seed": 3}, "bad: seed is not for a variant to change"),
+        ({"embeddings": {"size": 3}}, r"bad: embeddings\.size is not for a variant to change"),
         ({"evaluate": {"groups": {}}, "label_names": ("teff",)}, "label_names is not for a variant"),
     ],
 )
