@@ -461,7 +461,7 @@ def finetuning(
         if section.init != "pretrained" or not other.any():
             raise ValueError(
                 "finetune.unlabelled needs a pre-trained network and spectra of stars that are not selected, "
-                f"found init {section.init!r} and {np.count_nonzero(other)} spectra"
+                f"found init {section.init!r} and {np.count_nonzero(other)} spectra; set it to 0"
             )
         unlabelled = _anchors(
             arm, variables, survey.flux[other], survey.valid[other], section.anchor, config.label_names
