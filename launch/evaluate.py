@@ -4,14 +4,14 @@ python -m launch.evaluate --config=configs/miles.py --workdir=DIR
 """
 
 from remap import cli
-from remap.evaluate import evaluate
+from remap.evaluate import brief, evaluate
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
     table = evaluate(CONFIG.value, cli.WORKDIR.value)
-    print("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+    print(brief(table))
     print(f"Tables, catalogues and plots are in {cli.WORKDIR.value}/evaluate")
 
 

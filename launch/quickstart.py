@@ -8,7 +8,7 @@ from pathlib import Path
 from remap import cli, prepare, stages
 from remap.calibrate import calibrate
 from remap.catalogue import write_catalogue
-from remap.evaluate import evaluate
+from remap.evaluate import brief, evaluate
 from remap.io import list_files
 from remap.predict import load
 from remap.synth.mock import make_mock_data
@@ -32,7 +32,7 @@ def main() -> None:
     found = predictor.predict_files(list_files(data / "survey" / "spectra", "*.fits"))
     for name in ("catalogue.fits", "catalogue.ecsv"):
         write_catalogue(workdir / name, found.table, found.pmfs, found.edges, found.meta, overwrite=True)
-    print("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+    print(brief(table))
     print(f"Done: catalogue of {len(found.table)} stars, tables and plots are in {workdir.absolute()}")
 
 

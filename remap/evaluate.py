@@ -26,6 +26,20 @@ from remap.writers import read_records
 
 logger = logging.getLogger(__name__)
 
+# Columns of the summary that a script prints; summary.ecsv has them all.
+BRIEF = (
+    "stage",
+    "group",
+    "label",
+    "n",
+    "bias",
+    "std",
+    "robust",
+    "prediction_slope",
+    "cover68",
+    "cover95",
+    "crps",
+)
 LEVELS = (0.68, 0.95)  # of the intervals in the summary
 CURVE_LEVELS = tuple(i / 20 for i in range(1, 20))  # of the reliability curves
 PIT_BINS = 10
@@ -106,6 +120,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     except ImportError as error:
         logger.warning("evaluate: no training curves: %s", error)
     return table
+
+
+def brief(summary: Table) -> str:
+    """The columns of the summary that fit on a screen, as text."""
+    return "\n".join(summary[list(BRIEF)].pformat(max_lines=-1, max_width=-1))
 
 
 class HeldOut(NamedTuple):

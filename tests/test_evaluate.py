@@ -243,3 +243,17 @@ def test_group_limits_include_their_ends_and_leave_out_unknown_labels(tiny_workd
     assert sorted(stars["file"][member]) == ["dwarf_00.fits", "dwarf_01.fits", "dwarf_16.fits"]
     member = evaluate.in_group(stars, {"feh": (-2.0, 1.0)})
     assert tiny.NO_METALLICITY not in set(stars["file"][member])
+
+
+def test_what_is_printed_fits_on_a_screen_and_names_every_row():
+    row = dict.fromkeys(evaluate.BRIEF, 0.123) | {
+        "stage": "uncalibrated",
+        "group": "dwarfs",
+        "label": "teff",
+    }
+    text = evaluate.brief(Table(rows=[row | {"nll": 1.0}, row | {"label": "logg", "nll": 2.0}])).splitlines()
+    assert len(text) == 4
+    assert all(name in text[0] for name in evaluate.BRIEF)
+    assert "nll" not in text[0]
+    assert max(map(len, text)) <= 120
+    assert text[3].split()[:3] == ["uncalibrated", "dwarfs", "logg"]
