@@ -9,6 +9,14 @@ workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/
 workdir/finetune/ARM/fold_K/            the same, for every fold
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
+
+The autoencoder route adds:
+
+workdir/search/                         results.jsonl, summary.ecsv of the grid search
+workdir/autoencoder/member_K/           checkpoints/, metrics.jsonl, final/: autoencoder K, trained on the library
+workdir/adapt/member_K/                 the same, fine-tuned on the survey's spectra
+workdir/regressor/library|adapted/      the same for the regressors, for features before or after the fine-tuning
+workdir/bridge/                         the report: tables, catalogues, figures
 """
 
 from __future__ import annotations
