@@ -12,9 +12,11 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
+from remap import workdir as layout
 from remap.autoencoder import Pixels, reconstruction_error
 from remap.bridge import Sky
 from remap.catalogue import Catalogue
+from remap.checkpoint import has_final
 from remap.ensemble import estimate_labels
 from remap.evaluate import held_out, in_group
 from remap.members import Member, encode
@@ -81,10 +83,11 @@ def label_rows(
 ) -> list[dict[str, Any]]:
     """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
     routes = dict(catalogues)
-    try:
+    arms = [layout.stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
+    if all(has_final(folder / "final") for folder in arms):
         routes = {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)} | routes
-    except FileNotFoundError as error:
-        logger.info("report: no comparison with zero-shot deep-REMAP: %s", error)
+    else:
+        logger.info("report: no comparison with zero-shot deep-REMAP: launch.pretrain has not run here")
     rows = []
     for route, found in routes.items():
         for group, limits in config.evaluate.groups.items():

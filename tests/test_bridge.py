@@ -253,6 +253,7 @@ def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data
     config = tiny.route_config(tiny_data)
     zero = HeldOutStub(estimate(config, workdir, adapted=False, date="2024-01-01"))
     monkeypatch.setattr(bridge_errors, "held_out", lambda *arguments: zero)
+    monkeypatch.setattr(bridge_errors, "has_final", lambda folder: True)
     stars = prepare.readable_stars(workdir)
     catalogue = estimate(config, workdir, date="2024-01-01")
     sky = bridge.open_sky(config, workdir, layout.read_preprocessing(workdir))
