@@ -22,8 +22,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         carmenes.add_route(c)
         c.autoencoder.update({"noise_low": 0.005, "noise_high": 0.02, "denoise": True, "examples": 32768})
         c.autoencoder.update({"centre": True, "gain": 10.0})
-        c.autoencoder.members = tuple((384, 1e-7, 1e-3) for _ in range(4))
-        c.autoencoder.update({"batch_size": 64, "epochs_per_cycle": 20, "rate_fall": 0.01})
+        c.autoencoder.members = tuple((256, 1e-8, 1e-3) for _ in range(4))
+        c.autoencoder.update(
+            {"contractive": 1e-6, "batch_size": 32, "epochs_per_cycle": 12, "rate_fall": 0.01}
+        )
         c.adapt.update({"trains": "bottleneck", "batch_size": 64, "rate_fall": 0.01})
         c.regressor.update({"networks": 3, "filters": (16, 16), "dense": (128, 64, 32)})
         c.regressor.update({"batch_size": 128, "epochs_per_cycle": 20, "rate_high": 3e-3, "rate_low": 3e-5})

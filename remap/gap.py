@@ -8,7 +8,7 @@ that tells the two apart sees the gap and not the sample.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,13 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from remap.autoencoder import Pixels, reconstruction_error
 from remap.bridge import Sky, open_sky
+from remap.bridge_errors import label_rows, library_rows, reconstruction_rows
 from remap.catalogue import Catalogue, write_catalogue
 from remap.correction import locate
 from remap.domain import classifier_auc, feature_tests, median_distance, mmd_test
-from remap.ensemble import estimate, estimate_labels
-from remap.evaluate import held_out, in_group
+from remap.ensemble import estimate
+from remap.evaluate import in_group
 from remap.latent_plots import latent_maps
 from remap.members import (
     ADAPT,
@@ -40,17 +40,14 @@ from remap.members import (
     open_source,
     stage_key,
 )
-from remap.metrics import coverage, crps, residual_table
 from remap.plots import one_to_one, training_curves
 from remap.prepare import readable_stars
-from remap.regress import load_regressors
 from remap.stages import check_prepared
 from remap.window import Pool, pool_at
 from remap.writers import read_records
 
 logger = logging.getLogger(__name__)
 
-LEVELS = (0.68, 0.95)
 WIDTHS = (0.5, 1.0, 2.0)  # of the kernels of the MMD, in median distances of the library's features
 
 
@@ -93,15 +90,18 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
             found.meta,
             overwrite=True,
         )
-    rows = _label_rows(config, workdir, stars, sky, catalogues)
+    rows = label_rows(config, workdir, stars, sky, catalogues)
     labels = Table(
-        rows + _library_rows(config, workdir, members, held, [b.name for b in preprocessing.labels])
+        rows + library_rows(config, workdir, members, held, [b.name for b in preprocessing.labels])
     )
-    reconstruction = Table(_reconstruction_rows(config, members, sky, held.pixels))
+    reconstruction = Table(reconstruction_rows(config, members, sky, held.pixels))
     matched = match(config, source, stars, sky, [b.name for b in preprocessing.labels])
-    features = _features(config, members, sky, matched)
-    domains = Table(_domain_rows(config, stars, sky, matched, features))
-    for name, table in (("labels", labels), ("reconstruction", reconstruction), ("domains", domains)):
+    features = None if matched is None else _features(config, members, sky, matched)
+    domains = Table() if features is None else Table(_domain_rows(config, stars, sky, matched, features))
+    tables = {"labels": labels, "reconstruction": reconstruction} | (
+        {} if matched is None else {"domains": domains}
+    )
+    for name, table in tables.items():
         for column in table.itercols():
             if column.dtype.kind == "f":
                 column.info.format = ".4g"
@@ -123,20 +123,21 @@ class Matched(NamedTuple):
 
 def match(
     config: ml_collections.ConfigDict, source: Source, stars: Table, sky: Sky, names: list[str]
-) -> Matched:
+) -> Matched | None:
     """Draws the library at the labels of every usable star whose labels are all known and inside the library.
 
-    Raises:
-      ValueError: there are fewer such stars than folds of the classifier.
+    None, with a warning, where there are fewer such stars than folds of the classifier (a survey without labels).
     """
     values = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
     cell, place = locate(source.libraries[0], values)
     chosen = np.flatnonzero((cell >= 0) & sky.usable)
     if len(chosen) < config.gap.folds:
-        raise ValueError(
-            f"the report needs at least {config.gap.folds} stars with known labels inside the library to compare "
-            f"features at equal labels, found {len(chosen)}"
+        logger.warning(
+            "report: no comparison of features: it needs %d stars with all labels inside the library, found %d",
+            config.gap.folds,
+            len(chosen),
         )
+        return None
     pools = [
         pool_at(
             stage_key(config, MATCH, i),
@@ -265,127 +266,13 @@ def compare(
     }
 
 
-def _reconstruction_rows(
-    config: ml_collections.ConfigDict, members: Mapping[str, list[Member]], sky: Sky, held: Pixels
-) -> list[dict[str, Any]]:
-    """Root mean square of output minus input in both domains, in units of the continuum."""
-    scale = config.autoencoder.scale_high - config.autoencoder.scale_low
-    parts = {
-        "library": (held, np.ones(len(held.flux), bool)),
-        "survey, trained on": (sky.pixels, sky.usable & ~sky.held),
-        "survey, kept aside": (sky.pixels, sky.usable & sky.held),
-    }
-    rows = []
-    for stage, name in (("before", "library"), ("after", "adapted")):
-        for domain, (pixels, mask) in parts.items():
-            if not mask.any():
-                continue
-            flux, valid = pixels.flux[mask], pixels.valid[mask]
-            square = np.mean([_square_errors(m, flux, valid) for m in members[name]], axis=0)
-            rms = lambda x: scale * float(np.sqrt(np.mean(x)))  # noqa: E731
-            low, high = bootstrap(config, square, rms)
-            rows.append(
-                {"stage": stage, "domain": domain, "n": len(square), "rms": rms(square)}
-                | {"rms_low": low, "rms_high": high}
-            )
-    return rows
-
-
-def _square_errors(member: Member, flux: jnp.ndarray, valid: jnp.ndarray) -> np.ndarray:
-    output = member.model.apply({"params": member.params}, flux).output
-    return np.asarray(reconstruction_error(output, flux, valid))
-
-
-def bootstrap(
-    config: ml_collections.ConfigDict, values: np.ndarray, statistic: Callable[[np.ndarray], float]
-) -> tuple[float, float]:
-    """Ends of the bootstrap interval of a statistic of values[S, ...], S resampled; NaN without values."""
-    if not len(values):
-        return np.nan, np.nan
-    rng = np.random.default_rng(config.seed)
-    draws = [
-        statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(config.gap.resamples)
-    ]
-    low, high = np.percentile(draws, [50 * (1 - config.gap.level), 50 * (1 + config.gap.level)])
-    return float(low), float(high)
-
-
-def _label_rows(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    stars: Table,
-    sky: Sky,
-    catalogues: Mapping[str, Catalogue],
-) -> list[dict[str, Any]]:
-    """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
-    routes = dict(catalogues)
-    try:
-        routes = {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)} | routes
-    except FileNotFoundError as error:
-        logger.info("report: no comparison with zero-shot deep-REMAP: %s", error)
-    rows = []
-    for route, found in routes.items():
-        for group, limits in config.evaluate.groups.items():
-            member = in_group(stars, limits) & sky.usable
-            for label, edges in found.edges.items():
-                truth = np.asarray(stars[label], float)
-                known = member & np.isfinite(truth)
-                error = np.asarray(found.table[label], float)[known] - truth[known]
-                row = {"route": route, "group": group, "label": label} | _errors(config, error)
-                pmf = found.pmfs[label][known]
-                held = coverage(pmf, edges, truth[known], LEVELS)
-                row |= {f"cover{round(100 * x)}": float(c) for x, c in zip(LEVELS, held, strict=True)}
-                row["crps"] = float(np.mean(crps(pmf, edges, truth[known])))
-                # How much smaller the absolute error is than zero-shot's, of the same stars.
-                row |= {"gain": np.nan, "gain_low": np.nan, "gain_high": np.nan}
-                if "zero-shot" in routes and route != "zero-shot":
-                    other = np.asarray(routes["zero-shot"].table[label], float)[known] - truth[known]
-                    gain = np.abs(other) - np.abs(error)
-                    low, high = bootstrap(config, gain, lambda x: float(np.mean(x)))
-                    row |= {"gain": float(np.mean(gain)), "gain_low": low, "gain_high": high}
-                rows.append(row)
-    return rows
-
-
-def _library_rows(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    members: Mapping[str, list[Member]],
-    held: Pool,
-    names: list[str],
-) -> list[dict[str, Any]]:
-    """Library spectra of cells kept aside: what the regressors can do, and what moving the encoder does to labels."""
-    regressors = load_regressors(config, workdir, config.regressor.encoder)
-    rows = []
-    for encoder in ("library", "adapted"):
-        latent = encode(members[encoder], held.pixels.flux, chunk=config.autoencoder.chunk)
-        values = np.median(estimate_labels(regressors, latent).values, axis=(0, 1))
-        for j, label in enumerate(names):
-            error = values[j] - np.asarray(held.labels[:, j])
-            nothing = dict.fromkeys(("cover68", "cover95", "crps", "gain", "gain_low", "gain_high"), np.nan)
-            row = {"route": f"{encoder} encoder", "group": "library", "label": label}
-            rows.append(row | _errors(config, error) | nothing)
-    return rows
-
-
-def _errors(config: ml_collections.ConfigDict, error: np.ndarray) -> dict[str, float]:
-    """n, mean and robust scatter of errors with their intervals, and the mean absolute error."""
-    table = residual_table(error, np.zeros(len(error)))
-    error = error[np.isfinite(error)]
-    robust = lambda x: residual_table(x, np.zeros(len(x)))["robust"]  # noqa: E731
-    bias, scatter = bootstrap(config, error, lambda x: float(np.mean(x))), bootstrap(config, error, robust)
-    row = {"n": table["n"], "bias": table["bias"], "bias_low": bias[0], "bias_high": bias[1]}
-    row |= {"robust": table["robust"], "robust_low": scatter[0], "robust_high": scatter[1]}
-    return row | {"std": table["std"], "mae": float(np.mean(np.abs(error))) if len(error) else np.nan}
-
-
 def _plot(
     config: ml_collections.ConfigDict,
     workdir: Path,
     out: Path,
     stars: Table,
-    matched: Matched,
-    features: Features,
+    matched: Matched | None,
+    features: Features | None,
     catalogue: Catalogue,
 ) -> None:
     groups = np.full(len(stars), "", dtype=object)
@@ -410,6 +297,8 @@ def _plot(
         for path in sorted((workdir / stage).glob("*/metrics.jsonl")):
             if records := read_records(path):
                 training_curves(out / f"training_{stage}_{path.parent.name}.png", records)
+    if matched is None or features is None:
+        return
     first = next(iter(catalogue.edges))
     chosen = pairs(config, features)
     latent_maps(

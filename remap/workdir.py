@@ -13,6 +13,14 @@ workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings
 workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working
                                         folder, whose data/ and pretrain/ may be links to those of another
+
+The autoencoder route adds:
+
+workdir/search/                         results.jsonl, summary.ecsv of the grid search
+workdir/autoencoder/member_K/           checkpoints/, metrics.jsonl, final/: autoencoder K, trained on the library
+workdir/adapt/member_K/                 the same, fine-tuned on the survey's spectra
+workdir/regressor/library|adapted/      the same for the regressors, for features before or after the fine-tuning
+workdir/bridge/                         the report: tables, catalogues, figures
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import bridge, checkpoint, prepare, regress, train
+from remap import bridge, bridge_errors, checkpoint, prepare, regress, train
 from remap import workdir as layout
 from remap.catalogue import read_catalogue
 from remap.ensemble import estimate, estimate_labels
@@ -67,8 +67,9 @@ def test_training_learns_and_records_every_epoch(route):
         records = read_records(route / "autoencoder" / f"member_{member}" / "metrics.jsonl")
         assert [r["step"] for r in records] == [4, 8, 12, 16, 20, 24]
         assert records[-1]["val_reconstruction"] < 0.8 * records[0]["val_reconstruction"]
-    assert final(route, "autoencoder", 0)["encoder_0"]["kernel"].shape == (240, 16)
-    assert final(route, "autoencoder", 1)["encoder_0"]["kernel"].shape == (240, 24)
+        assert final(route, "autoencoder", member)["encoder_0"]["kernel"].shape == (240, 16)
+    first, second = (final(route, "autoencoder", member) for member in range(2))
+    assert not same(first["encoder_0"], second["encoder_0"])
 
 
 def test_all_but_the_bottleneck_is_bit_identical_after_the_fine_tuning(route):
@@ -246,15 +247,59 @@ def test_report_writes_tables_catalogues_and_figures(route, copy, tiny_data):
     assert np.all(catalogue.table["teff_p16"][good] <= catalogue.table["teff_p84"][good])
 
 
-def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data):
-    from remap import stages
-
+def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data, monkeypatch):
+    """The pre-trained network of the main route is stood in for by the route without its fine-tuning."""
     workdir = copy(route)
     config = tiny.route_config(tiny_data)
-    stages.pretrain(config, workdir)
-    found = report(config, workdir, date="2024-01-01").labels
-    after = found[(found["route"] == "after") & (found["group"] == "dwarfs") & (found["label"] == "teff")]
-    zero = found[(found["route"] == "zero-shot") & (found["group"] == "dwarfs") & (found["label"] == "teff")]
-    assert after["n"][0] == zero["n"][0]
-    assert after["gain"][0] == pytest.approx(zero["mae"][0] - after["mae"][0], rel=1e-6)
-    assert after["gain_low"][0] <= after["gain"][0] <= after["gain_high"][0]
+    zero = HeldOutStub(estimate(config, workdir, adapted=False, date="2024-01-01"))
+    monkeypatch.setattr(bridge_errors, "held_out", lambda *arguments: zero)
+    monkeypatch.setattr(bridge_errors, "has_final", lambda folder: True)
+    stars = prepare.readable_stars(workdir)
+    catalogue = estimate(config, workdir, date="2024-01-01")
+    sky = bridge.open_sky(config, workdir, layout.read_preprocessing(workdir))
+    rows = bridge_errors.label_rows(config, workdir, stars, sky, {"after": catalogue})
+    found = {(r["route"], r["group"], r["label"]): r for r in rows}
+    after, before = found["after", "dwarfs", "teff"], found["zero-shot", "dwarfs", "teff"]
+    assert after["n"] == before["n"] > 10
+    assert after["gain"] == pytest.approx(before["mae"] - after["mae"], rel=1e-6)
+    assert after["gain_low"] <= after["gain"] <= after["gain_high"]
+    assert np.isnan(before["gain"])
+
+
+def test_launch_script_runs_the_stages_that_it_is_told(route, copy, tiny_data):
+    workdir = copy(route)
+    arguments = ("--config=tests/tiny.py:route", f"--config.data_root={tiny_data}", f"--workdir={workdir}")
+    done = tiny.launch("launch.autoencoder", *arguments, "--stages=train,adapt,regress")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("already trained") == 5  # two autoencoders twice, and the regressors
+    wrong = tiny.launch("launch.autoencoder", *arguments, "--stages=train,fly")
+    assert wrong.returncode == 1
+    assert (
+        wrong.stderr.strip() == "error: --stages: expected some of train, adapt, regress, report, found fly"
+    )
+
+
+class HeldOutStub:
+    """What `evaluate.held_out` gives, with one catalogue for all."""
+
+    def __init__(self, catalogue):
+        self.found = catalogue
+
+    def catalogue(self, stars):
+        return self.found
+
+
+def test_a_survey_without_labels_has_a_catalogue_and_no_comparison(route, copy, tiny_data, caplog):
+    workdir = copy(route)
+    path = workdir / "data" / "stars.ecsv"
+    stars = Table.read(path)
+    for name in ("teff", "logg", "feh"):
+        stars[name][:] = np.nan
+    stars["status"] = [s if s == "unreadable" else "unlabelled" for s in stars["status"]]
+    stars.write(path, overwrite=True)
+    found = report(tiny.route_config(tiny_data), workdir, date="2024-01-01")
+    assert "it needs 2 stars with all labels inside the library, found 0" in caplog.text
+    assert len(found.domains) == 0
+    assert set(found.labels["group"]) == {"library"}
+    assert not (workdir / "bridge" / "domains.ecsv").exists()
+    assert np.isfinite(read_catalogue(workdir / "bridge" / "estimates.fits").table["teff"]).sum() == 22

@@ -13,18 +13,24 @@ from ml_collections import config_flags
 from configs import common
 from remap.ablate import plan
 from remap.augment import AugmentSettings
+from remap.autoencoder import adapt_rules
 from remap.continuum import MIN_PIXELS
 from remap.cross_validate import CrossValidationSettings, candidate_config, read_candidates
 from remap.embeddings import EmbeddingSettings
+from remap.ensemble import KERNELS
+from remap.grid_search import combinations
 from remap.io import FORMATS
+from remap.members import ENCODERS, build_autoencoder, loss_settings, member_settings, noise_settings
 from remap.optim import layer_rules
 from remap.preprocess import make_preprocessing
+from remap.regress import build_regressor
 from remap.report import by_snr
 from remap.search import SearchSettings
 from remap.stages import build_model
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import make_survey
 from remap.train import LossSettings
+from remap.window import make_window
 
 # ml_collections loads config files in a way that Python 3.12 drops.
 OLD_LOADER = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
@@ -51,7 +57,7 @@ def parse(monkeypatch):
 
 
 def test_there_are_configs():
-    assert {"quickstart", "miles", "marvels"} <= set(NAMES)
+    assert {"quickstart", "miles", "marvels", "carmenes", "miles_autoencoder"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,6 +122,59 @@ def test_short_variant_is_the_same_experiment_with_less_work(name):
     assert len(short.split.run) == 1
     # What decides the pixels is the same, so that a short run shows the same steps.
     assert make_preprocessing(short) == make_preprocessing(full)
+
+
+ROUTES = ("carmenes", "miles_autoencoder", "quickstart_autoencoder")
+
+
+@pytest.mark.parametrize("name", ROUTES)
+@pytest.mark.parametrize("arg", [None, "short"])
+def test_config_describes_a_whole_autoencoder_route(name, arg):
+    if name == "carmenes" and arg:
+        pytest.skip("carmenes has no short form")
+    c = get(name, arg)
+    preprocessing = make_preprocessing(c)
+    pixels = sum(len(preprocessing.wave(arm)) for arm in preprocessing.arms)
+    for i in range(len(c.autoencoder.members)):
+        build_autoencoder(c, member_settings(c, i)["width"], pixels)
+    for run in combinations(c):
+        build_autoencoder(c, run["width"], pixels)
+    make_window(preprocessing, low=c.autoencoder.scale_low, high=c.autoencoder.scale_high)
+    noise_settings(c)
+    loss_settings(c, 1e-7)
+    adapt_rules(c.adapt.trains)
+    build_regressor(c)
+    assert set(c.autoencoder.limits) <= set(c.label_names)
+    assert c.regressor.encoder in ENCODERS
+    assert c.estimate.kernel in KERNELS
+
+
+def test_carmenes_is_as_published():
+    """DESIGN §8; the published code has the lengths, the rates and the grid."""
+    c = get("carmenes")
+    preprocessing = make_preprocessing(c)
+    wave = preprocessing.wave("A")
+    assert (wave[0], wave.size) == (8800.0, 3501)
+    assert wave[-1] == pytest.approx(8835.0)
+    assert c.autoencoder.limits.to_dict() == {
+        "teff": (2325.0, 4475.0),
+        "logg": (4.7, 5.3),
+        "feh": (-1.0, 0.6),
+        "vsini": (1.5, 30.0),
+    }
+    for label in preprocessing.labels:  # the ranges of the draws lie inside the library's
+        low, high = c.autoencoder.limits[label.name]
+        assert label.low <= low < high <= label.high
+    assert c.labels.vsini.library_values[0] <= 1.5
+    assert c.labels.vsini.library_values[-1] >= 30.0
+    assert (c.autoencoder.latent, c.autoencoder.bottleneck, c.autoencoder.contractive) == (32, "relu", 1e-4)
+    assert (c.autoencoder.epochs_per_cycle, c.adapt.epochs_per_cycle, c.regressor.epochs_per_cycle) == (
+        120,
+        60,
+        200,
+    )
+    assert len(combinations(c)) == 25
+    assert c.search.widths == tuple(int(w) for w in np.linspace(2**10, 2**11, 5))
 
 
 @OLD_LOADER

@@ -55,8 +55,9 @@ NO_METALLICITY = "dwarf_03.fits"
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """The tiny experiment's settings; `data_root` is for the caller to fill in."""
-    common.parse_arg(arg)
+    """The tiny experiment's settings, with `route` those of the autoencoder; the caller fills in `data_root`."""
+    if common.parse_arg(arg, route=False)["route"]:
+        return route_config("")
     c = common.get_config()
     c.name = "tiny"
     c.library = {
@@ -128,7 +129,7 @@ def route_config(data: Path | str, **changes: object) -> ml_collections.ConfigDi
         c.name = "tiny_route"
         carmenes.add_route(c)
         c.continuum = {"name": "chebyshev", "degree": 2, "low": 1.2, "high": 3.0, "iterations": 5}
-        c.autoencoder.members = ((16, 1e-7, 1e-2), (24, 1e-7, 1e-2))
+        c.autoencoder.members = ((16, 1e-7, 1e-2), (16, 1e-7, 1e-2))
         c.autoencoder.update(
             {"latent": 4, "examples": 32, "chunk": 16, "batch_size": 8, "epochs_per_cycle": 2}
         )

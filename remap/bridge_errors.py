@@ -1,0 +1,146 @@
+"""Errors of the autoencoder route: of reconstructed flux in both domains, and of labels, with intervals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from astropy.table import Table
+
+from remap import workdir as layout
+from remap.autoencoder import Pixels, reconstruction_error
+from remap.bridge import Sky
+from remap.catalogue import Catalogue
+from remap.checkpoint import has_final
+from remap.ensemble import estimate_labels
+from remap.evaluate import held_out, in_group
+from remap.members import Member, encode
+from remap.metrics import coverage, crps, residual_table
+from remap.regress import load_regressors
+from remap.window import Pool
+
+logger = logging.getLogger(__name__)
+
+LEVELS = (0.68, 0.95)
+
+
+def reconstruction_rows(
+    config: ml_collections.ConfigDict, members: Mapping[str, list[Member]], sky: Sky, held: Pixels
+) -> list[dict[str, Any]]:
+    """Root mean square of output minus input in both domains, in units of the continuum."""
+    scale = config.autoencoder.scale_high - config.autoencoder.scale_low
+    parts = {
+        "library": (held, np.ones(len(held.flux), bool)),
+        "survey, trained on": (sky.pixels, sky.usable & ~sky.held),
+        "survey, kept aside": (sky.pixels, sky.usable & sky.held),
+    }
+    rows = []
+    for stage, name in (("before", "library"), ("after", "adapted")):
+        for domain, (pixels, mask) in parts.items():
+            if not mask.any():
+                continue
+            flux, valid = pixels.flux[mask], pixels.valid[mask]
+            square = np.mean([_square_errors(m, flux, valid) for m in members[name]], axis=0)
+            rms = lambda x: scale * float(np.sqrt(np.mean(x)))  # noqa: E731
+            low, high = bootstrap(config, square, rms)
+            rows.append(
+                {"stage": stage, "domain": domain, "n": len(square), "rms": rms(square)}
+                | {"rms_low": low, "rms_high": high}
+            )
+    return rows
+
+
+def _square_errors(member: Member, flux: jnp.ndarray, valid: jnp.ndarray) -> np.ndarray:
+    output = member.model.apply({"params": member.params}, flux).output
+    return np.asarray(reconstruction_error(output, flux, valid))
+
+
+def bootstrap(
+    config: ml_collections.ConfigDict, values: np.ndarray, statistic: Callable[[np.ndarray], float]
+) -> tuple[float, float]:
+    """Ends of the bootstrap interval of a statistic of values[S, ...], S resampled; NaN without values."""
+    if not len(values):
+        return np.nan, np.nan
+    rng = np.random.default_rng(config.seed)
+    draws = [
+        statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(config.gap.resamples)
+    ]
+    low, high = np.percentile(draws, [50 * (1 - config.gap.level), 50 * (1 + config.gap.level)])
+    return float(low), float(high)
+
+
+def label_rows(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stars: Table,
+    sky: Sky,
+    catalogues: Mapping[str, Catalogue],
+) -> list[dict[str, Any]]:
+    """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
+    routes = dict(catalogues)
+    arms = [layout.stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
+    if all(has_final(folder / "final") for folder in arms):
+        routes = {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)} | routes
+    else:
+        logger.info("report: no comparison with zero-shot deep-REMAP: launch.pretrain has not run here")
+    rows = []
+    for route, found in routes.items():
+        for group, limits in config.evaluate.groups.items():
+            member = in_group(stars, limits) & sky.usable
+            for label, edges in found.edges.items():
+                truth = np.asarray(stars[label], float)
+                known = member & np.isfinite(truth)
+                if not known.any():
+                    continue
+                error = np.asarray(found.table[label], float)[known] - truth[known]
+                row = {"route": route, "group": group, "label": label} | _errors(config, error)
+                pmf = found.pmfs[label][known]
+                held = coverage(pmf, edges, truth[known], LEVELS)
+                row |= {f"cover{round(100 * x)}": float(c) for x, c in zip(LEVELS, held, strict=True)}
+                row["crps"] = float(np.mean(crps(pmf, edges, truth[known])))
+                # How much smaller the absolute error is than zero-shot's, of the same stars.
+                row |= {"gain": np.nan, "gain_low": np.nan, "gain_high": np.nan}
+                if "zero-shot" in routes and route != "zero-shot":
+                    other = np.asarray(routes["zero-shot"].table[label], float)[known] - truth[known]
+                    gain = np.abs(other) - np.abs(error)
+                    low, high = bootstrap(config, gain, lambda x: float(np.mean(x)))
+                    row |= {"gain": float(np.mean(gain)), "gain_low": low, "gain_high": high}
+                rows.append(row)
+    return rows
+
+
+def library_rows(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    members: Mapping[str, list[Member]],
+    held: Pool,
+    names: list[str],
+) -> list[dict[str, Any]]:
+    """Library spectra of cells kept aside: what the regressors can do, and what moving the encoder does to labels."""
+    regressors = load_regressors(config, workdir, config.regressor.encoder)
+    rows = []
+    for encoder in ("library", "adapted"):
+        latent = encode(members[encoder], held.pixels.flux, chunk=config.autoencoder.chunk)
+        values = np.median(estimate_labels(regressors, latent).values, axis=(0, 1))
+        for j, label in enumerate(names):
+            error = values[j] - np.asarray(held.labels[:, j])
+            nothing = dict.fromkeys(("cover68", "cover95", "crps", "gain", "gain_low", "gain_high"), np.nan)
+            row = {"route": f"{encoder} encoder", "group": "library", "label": label}
+            rows.append(row | _errors(config, error) | nothing)
+    return rows
+
+
+def _errors(config: ml_collections.ConfigDict, error: np.ndarray) -> dict[str, float]:
+    """n, mean and robust scatter of errors with their intervals, and the mean absolute error."""
+    table = residual_table(error, np.zeros(len(error)))
+    error = error[np.isfinite(error)]
+    robust = lambda x: residual_table(x, np.zeros(len(x)))["robust"]  # noqa: E731
+    bias, scatter = bootstrap(config, error, lambda x: float(np.mean(x))), bootstrap(config, error, robust)
+    row = {"n": table["n"], "bias": table["bias"], "bias_low": bias[0], "bias_high": bias[1]}
+    row |= {"robust": table["robust"], "robust_low": scatter[0], "robust_high": scatter[1]}
+    return row | {"std": table["std"], "mae": float(np.mean(np.abs(error))) if len(error) else np.nan}
