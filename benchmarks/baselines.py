@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from remap import stages
+from remap import tuning
 from remap import workdir as layout
 from remap.preprocess import model_inputs
 
@@ -121,7 +121,7 @@ def held_out_predictions(config, workdir: Path, stars, method: Fit) -> dict[str,
     y = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
     total, count = np.zeros(y.shape), np.zeros(len(stars))
     for fold in config.split.run:
-        split = stages.fold_split(stars, config, fold)
+        split = tuning.fold_split(stars, config, fold)
         train, test = np.isin(split, ("train", "val")), np.isin(split, ("test", "other"))
         train &= np.isfinite(y).all(axis=1)
         with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from absl import flags
 
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
-from remap import cli, prepare, stages
+from remap import cli, prepare, stages, tuning
 from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.evaluate import in_group, predict_held_out, summarize
@@ -96,7 +96,7 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
     if workdir != base:
         layout.share(workdir, "data", base)
         layout.share(workdir, "pretrain", base)
-    timed("finetune", stages.finetune, config, workdir)
+    timed("finetune", tuning.finetune, config, workdir)
     # Uncalibrated where the labelled stars are others than those that the calibration is for.
     calibrated = variant in ("fine-tuned", "both kinds")
     if calibrated:

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from remap import cli, prepare, stages
+from remap import cli, prepare, stages, tuning
 from remap.optim import make_optimizer, sgdr
 from remap.state import init_state
 from remap.train import FitSettings, LossSettings, make_train_step
@@ -59,8 +59,8 @@ def main() -> None:
     finetuning, steps = {}, {}
     for name, change in FINETUNE.items():
         changed = _changed(config, "finetune", change)
-        split = stages.fold_split(stars, changed, 0)
-        start = stages.finetuning(changed, workdir, preprocessing, arm, 0, split)
+        split = tuning.fold_split(stars, changed, 0)
+        start = tuning.finetuning(changed, workdir, preprocessing, arm, 0, split)
         finetuning[name] = _batches(start.batch_fn, start.data)
     report("fine-tuning, a batch of 32", finetuning)
     for name, freeze in (("batch statistics of its own", False), ("frozen statistics", True)):

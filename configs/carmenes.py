@@ -142,6 +142,12 @@ def add_route(c: ml_collections.ConfigDict) -> None:
         "rate_factor": 1.0,
         "rate_fall": 1.0,
         "rehearsal": 0.0,  # fraction of every batch that is drawn from the library
+        # Latent features of stars pulled to those of as many library spectra (remap.alignment); published: not done.
+        "align": {"kind": "none", "weight": 1.0, "match": True},
+        "neighbours": 8,  # library spectra that tell which cell a star is in
+        "matched": 8192,  # library spectra drawn from the stars' cells
+        "align_floor": 1e-3,  # as `align.floor`
+        "align_size": 1024,  # of them that give the features' units, and that stars kept aside are compared with
         "batch_size": 128,
         "cycles": 1,
         "epochs_per_cycle": 60,

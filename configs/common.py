@@ -179,6 +179,27 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         },
     }
 
+    # Between the two (remap.align), not in the paper: features of the survey's spectra, without their labels, pulled
+    # to those of library spectra. `kind`: "none" (no such stage), "mmd", "coral" or "autoencoder". `match` compares
+    # the stars with library spectra from the cells that the pre-trained network puts them in. An epoch has as many
+    # steps as one of pre-training.
+    c.align = {
+        "kind": "none",
+        "weight": 1.0,
+        "match": True,
+        "decoder": 128,  # hidden units, "autoencoder" alone
+        "batch_size": 64,  # spectra of the library, of the stars' cells, and of stars, each
+        "scale_batches": 8,  # of the stars' cells, that give the units of the features
+        "floor": 1e-3,  # least variance of a feature in those units, as a fraction of the largest
+        "cycles": 1,
+        "epochs_per_cycle": 10,
+        "rate_high": 1e-3,
+        "rate_low": 1e-5,
+        "clip_norm": 1.0,
+        "checkpoint_epochs": 5,
+        "keep": 1,
+    }
+
     # Fine-tuning (§5 i-ii): both limits of the rate × 1/10 for the heads, graded below them.
     c.finetune = {
         "init": "pretrained",  # or "scratch"

@@ -3,13 +3,13 @@
 python -m launch.finetune --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli, stages
+from remap import cli, tuning
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
-    stages.finetune(CONFIG.value, cli.WORKDIR.value)
+    tuning.finetune(CONFIG.value, cli.WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from remap.catalogue import check_output, write_catalogue
 
 SPECTRA = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.")
 OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits or NAME.ecsv.")
-STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "pretrain"], "Which networks to use.")
+STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks to use.")
 SOURCE = flags.DEFINE_string("source", "", "JSON that overrides how spectra are read, e.g. '{\"hdu\": 1}'.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue.")
 

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import prepare, stages
+from remap import prepare, stages, tuning
 from remap import workdir as layout
 from remap.ablate_report import compare, markdown
 from remap.checkpoint import check_equal
@@ -235,7 +235,7 @@ def _scores_of(
             layout.share(folder, "pretrain", owners[part.name])
         try:
             stages.pretrain(part.config, folder)
-            stages.finetune(part.config, folder)
+            tuning.finetune(part.config, folder)
         except DivergedError as error:  # a finding about this variant, with which the others go on
             if variant.name == FULL:
                 raise

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from remap.alignment import AlignSettings, Scale, discrepancy
 from remap.optim import Rule
 
 # Published widths of the encoder's layers before the bottleneck, as fractions of the first: numerator, denominator.
@@ -58,6 +59,24 @@ class AutoencoderTerms(NamedTuple):
     ]  # mean squared error over valid pixels, flux in units of the scaled range
     contractive: Float[Array, ""]  # before its weight
     activity: Float[Array, ""]  # before its weight
+
+
+class AdaptTerms(NamedTuple):
+    """Parts of the loss of the fine-tuning."""
+
+    total: Float[Array, ""]
+    reconstruction: Float[Array, ""]  # as of `AutoencoderTerms`, over stars and library spectra
+    contractive: Float[Array, ""]
+    activity: Float[Array, ""]
+    alignment: Float[Array, ""]  # discrepancy of the latent features, before its weight
+
+
+class AdaptBatch(NamedTuple):
+    """What the fine-tuning sees in a step; None where a part is not asked for."""
+
+    stars: Pixels
+    library: Pixels | None  # rehearsed
+    matched: Pixels | None  # library spectra whose features the stars' are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,16 +259,41 @@ def autoencoder_loss(
     return AutoencoderTerms(total, reconstruction, contractive, activity)
 
 
+def adapt_loss(
+    model: Autoencoder,
+    params: Any,
+    batch: AdaptBatch,
+    settings: AutoencoderLoss,
+    align: AlignSettings,
+    scale: Scale | None,
+) -> AdaptTerms:
+    """`autoencoder_loss` of stars and rehearsed spectra + weight · discrepancy of the stars' latent features.
+
+    Args:
+      scale: units of the latent features; None where nothing is aligned.
+    """
+    seen = [part for part in (batch.stars, batch.library) if part is not None]
+    terms = autoencoder_loss(model, params, jax.tree.map(lambda *x: jnp.concatenate(x), *seen), settings)
+    apart = jnp.zeros(())
+    if scale is not None:
+        library, stars = (
+            model.apply({"params": params}, x.flux, method="encode") for x in (batch.matched, batch.stars)
+        )
+        apart = discrepancy(library, stars, scale, kind=align.kind)
+    return AdaptTerms(terms.total + align.weight * apart, *terms[1:], apart)
+
+
 def adapt_rules(trains: str) -> tuple[Rule, ...]:
     """Rules of the fine-tuning on observed spectra, by the name of the part that trains.
 
     "bottleneck": every encoder layer before the last and the decoder are frozen, so that the latent features
     keep the meaning that the decoder has given them on the library. "decoder": the bottleneck and the decoder train
     (published text). "code": the encoder's layer before the bottleneck, too (what the published code does: its
-    index counts the input as a layer). "all": nothing is frozen.
+    index counts the input as a layer). "encoder": all but the decoder. "all": nothing is frozen.
     """
     trained = {
         "bottleneck": r"bottleneck/.*",
+        "encoder": r"(encoder_\d|bottleneck)/.*",
         "decoder": r"(bottleneck|decoder_\d|output)/.*",
         "code": r"(encoder_4|bottleneck|decoder_\d|output)/.*",
     }

@@ -10,6 +10,7 @@ Each takes a config and a working folder in which `prepare.preprocess` has run, 
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,20 +23,39 @@ from jaxtyping import Array
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.autoencoder import AutoencoderTerms, Pixels, adapt_rules, autoencoder_loss, init_params
+from remap.alignment import AlignSettings, Scale, find_scale
+from remap.autoencoder import (
+    AdaptBatch,
+    AdaptTerms,
+    Autoencoder,
+    AutoencoderLoss,
+    AutoencoderTerms,
+    Pixels,
+    adapt_loss,
+    adapt_rules,
+    autoencoder_loss,
+    init_params,
+)
+from remap.correction import locate
 from remap.data import split_stars, stream_indices
+from remap.domain import squared_distances
 from remap.members import (
     ADAPT,
     AUTOENCODER,
+    MATCHED,
     TRAIN,
     TUNE,
+    Member,
+    Source,
     build_autoencoder,
+    encode,
     held_pool,
     load_members,
     loss_settings,
     member_folder,
     member_meta,
     member_settings,
+    noise_settings,
     open_source,
     open_window,
     stage_key,
@@ -47,7 +67,7 @@ from remap.prepare import readable_stars
 from remap.preprocess import Preprocessing, usable
 from remap.stages import check_prepared
 from remap.train import FitSettings, fit_function
-from remap.window import load_surveys, survey_pixels, take
+from remap.window import Pool, Ranges, draw_pool, load_surveys, survey_pixels, take
 
 logger = logging.getLogger(__name__)
 
@@ -184,11 +204,25 @@ def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Pr
 
 
 def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
-    """Fine-tunes every autoencoder on the survey's spectra, without labels; `adapt.trains` says which part."""
+    """Fine-tunes every autoencoder on the survey's spectra, without labels; `adapt.trains` says which part.
+
+    With `adapt.align` the latent features of stars and of library spectra are pulled together, by the encoder that
+    both go through from then on.
+    """
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
     members = load_members(config, workdir, "library")
     section = config.adapt
+    align = AlignSettings(**section.align)
+    if align.kind == "autoencoder":
+        raise ValueError(
+            "adapt.align.kind 'autoencoder' is this route itself; expected 'none', 'mmd' or 'coral'"
+        )
+    if align.kind != "none" and config.regressor.encoder != "adapted":
+        raise ValueError(
+            "adapt.align pulls features of one encoder together: expected regressor.encoder 'adapted', "
+            f"found {config.regressor.encoder!r}"
+        )
     metas = [member_meta(config, preprocessing, ADAPT, i) for i in range(len(members))]
     folders = [member_folder(workdir, ADAPT, i) for i in range(len(members))]
     todo = [i for i, meta in enumerate(metas) if not checkpoint.is_finished(folders[i], meta)]
@@ -202,24 +236,32 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         sky = open_sky(config, workdir, preprocessing)
         stars = take(sky.pixels, jnp.flatnonzero(sky.usable & ~sky.held))
         aside = take(sky.pixels, jnp.flatnonzero(sky.usable & sky.held))
-        library = (
-            training_pool(config, open_source(config, workdir, preprocessing)).pixels if replayed else None
-        )
+        pool = None
+        if replayed or align.kind != "none":
+            source = open_source(config, workdir, preprocessing)
+            pool = training_pool(config, source)
+        matched = None
+        if align.kind != "none":
+            matched = _matched_pool(config, source, members, pool, stars) if align.match else pool
+        data = _AdaptData(stars, pool.pixels if replayed else None, matched and matched.pixels)
         count = stars.flux.shape[0]
         logger.info("adapt: %d spectra to train on, %d kept aside", count, aside.flux.shape[0])
         settings = fit_settings(section, max(1, round(count / observed)))
 
-    def batch_fn(key: Array, step: Array, data: tuple[Pixels, Pixels | None]) -> Pixels:
-        star_key, library_key = jax.random.split(key)
-        observed_data, library_data = data
-        batch = take(observed_data, stream_indices(star_key, step, observed_data.flux.shape[0], observed))
-        if library_data is None:
-            return batch
-        index = stream_indices(library_key, step, library_data.flux.shape[0], replayed)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, take(library_data, index))
+    def batch_fn(key: Array, step: Array, data: _AdaptData) -> AdaptBatch:
+        keys = jax.random.split(key, 3)
+
+        def draw(i: int, pixels: Pixels | None, size: int) -> Pixels | None:
+            if pixels is None:
+                return None
+            return take(pixels, stream_indices(keys[i], step, pixels.flux.shape[0], size))
+
+        return AdaptBatch(
+            draw(0, data.stars, observed), draw(1, data.library, replayed), draw(2, data.matched, observed)
+        )
 
     for i in todo:
-        model, start, _ = members[i]
+        member = members[i]
         own = member_settings(config, i)
         schedule = sgdr(
             peak=own["rate"] * section.rate_factor,
@@ -228,14 +270,21 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             steps_per_cycle=settings.steps_per_cycle,
         )
         loss = loss_settings(config, own["l1"])
+        scale = None
+        if align.kind != "none":
+            chunk = config.autoencoder.chunk
+            latent = encode([member], matched.pixels.flux[: section.align_size], chunk=chunk)[0]
+            scale = find_scale(latent, floor=section.align_floor)
         params = fit_function(
-            lambda params, batch, model=model, loss=loss: autoencoder_loss(model, params, batch, loss),
-            start,
-            make_optimizer(start, adapt_rules(section.trains), schedule, clip_norm=section.clip_norm),
+            functools.partial(_adapt_objective, member.model, loss, align, scale),
+            member.params,
+            make_optimizer(member.params, adapt_rules(section.trains), schedule, clip_norm=section.clip_norm),
             batch_fn,
-            (stars, library),
-            aside if len(aside.flux) else None,
-            terms=AutoencoderTerms,
+            data,
+            AdaptBatch(aside, None, matched and take(matched.pixels, jnp.arange(section.align_size)))
+            if len(aside.flux)
+            else None,
+            terms=AdaptTerms,
             settings=settings,
             key=stage_key(config, TUNE, i),
             schedule=schedule,
@@ -246,3 +295,56 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         total = settings.epochs * settings.steps_per_epoch
         checkpoint.save_final(folders[i] / "final", {"params": params}, metas[i] | {"step": total})
     layout.write_config(workdir, config)
+
+
+class _AdaptData(NamedTuple):
+    """What the fine-tuning draws from."""
+
+    stars: Pixels
+    library: Pixels | None
+    matched: Pixels | None
+
+
+def _adapt_objective(
+    model: Autoencoder,
+    loss: AutoencoderLoss,
+    align: AlignSettings,
+    scale: Scale | None,
+    params: Any,
+    batch: AdaptBatch,
+) -> AdaptTerms:
+    return adapt_loss(model, params, batch, loss, align, scale)
+
+
+def _matched_pool(
+    config: ml_collections.ConfigDict, source: Source, members: list[Member], pool: Pool, stars: Pixels
+) -> Pool:
+    """Library spectra from the cells of the stars, as far as the nearest library spectra can tell.
+
+    A star's labels are the mean of those of the `adapt.neighbours` library spectra whose latent features, before the
+    fine-tuning and of all autoencoders together, are the nearest.
+    """
+    chunk = config.autoencoder.chunk
+    library, observed = (
+        np.concatenate(list(encode(members, x, chunk=chunk)), axis=1) for x in (pool.pixels.flux, stars.flux)
+    )
+    std = np.where(library.std(axis=0) > 0, library.std(axis=0), 1.0)
+    square = squared_distances(jnp.asarray(observed / std), jnp.asarray(library / std))
+    _, nearest = jax.lax.top_k(-square, config.adapt.neighbours)
+    labels = np.asarray(pool.labels)[np.asarray(nearest)].mean(axis=1)
+    cell, _ = locate(source.libraries[0], labels.astype(float))
+    place = {c: k for k, c in enumerate(source.cells.tolist())}
+    rows = np.array([place[c] for c in cell.tolist() if c in place], int)
+    if not len(rows):
+        raise ValueError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
+    logger.info("adapt: library spectra from the cells of %d of %d stars", len(rows), len(cell))
+    return draw_pool(
+        stage_key(config, MATCHED),
+        source.libraries,
+        source.cells[rows],
+        Ranges(*(r[rows] for r in source.ranges)),
+        count=config.adapt.matched,
+        chunk=chunk,
+        window=source.window,
+        noise=noise_settings(config),
+    )

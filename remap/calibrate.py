@@ -15,7 +15,7 @@ from remap.calibration import Calibration, CalibrationSettings, fit
 from remap.evaluate import held_out, in_group
 from remap.metrics import combine_arms
 from remap.prepare import readable_stars
-from remap.stages import fold_split
+from remap.tuning import fold_split
 
 logger = logging.getLogger(__name__)
 

@@ -47,13 +47,12 @@ from remap.stages import (
     Training,
     build_model,
     check_prepared,
-    finetuning,
-    fold_split,
     held_out_batch,
     pretraining,
     train_network,
 )
 from remap.train import DivergedError, LossSettings, make_eval_step
+from remap.tuning import finetuning, fold_split
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from remap.plots import one_to_one, training_curves
 from remap.predict import ArmInputs, ArmPrediction, Predictor, load
 from remap.prepare import STATUS_OK, readable_stars
 from remap.report import by_snr, table1
-from remap.stages import fold_split
+from remap.tuning import fold_split
 from remap.writers import read_records
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ BRIEF = (
     "cover95",
     "crps",
 )
+STAGES = ("pretrain", "align", "finetune")
 LEVELS = (0.68, 0.95)  # of the intervals in the summary
 CURVE_LEVELS = tuple(i / 20 for i in range(1, 20))  # of the reliability curves
 PIT_BINS = 10
@@ -69,7 +70,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     out = workdir / "evaluate"
     groups = config.evaluate.groups
     rows, snr_rows = [], []
-    for stage in ("pretrain", "finetune"):
+    for stage in STAGES if config.align.kind != "none" else ("pretrain", "finetune"):
         try:
             found = held_out(config, workdir, stars, stage)
         except FileNotFoundError as error:
@@ -109,7 +110,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     table.write(out / "summary.ecsv", format="ascii.ecsv", overwrite=True)
     snr_table.write(out / "by_snr.ecsv", format="ascii.ecsv", overwrite=True)
     text = table1(
-        [r for r in rows if r["stage"] in ("pretrain", "finetune")],
+        [r for r in rows if r["stage"] in STAGES],
         units={name: config.labels[name].unit for name in config.label_names},
         quoted=config.evaluate.quoted,
         source=config.evaluate.quoted_source,
@@ -160,11 +161,11 @@ def held_out(
     ids = np.asarray(stars["star_id"])
     tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
     of_star = np.full(len(stars), -1)
-    folds = None if stage == "pretrain" else config.split.run
+    folds = None if stage != "finetune" else config.split.run
     everyone = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
     inputs = {arm: _inputs(workdir, arm) for arm in everyone.preprocessing.arms}
     arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
-    if stage == "pretrain":
+    if stage != "finetune":
         return HeldOut(everyone, arms, np.ones(len(stars), bool), of_star)
     for fold, split in splits.items():
         mine = np.isin(ids, ids[split == part]) & ~tested

@@ -21,7 +21,7 @@ from remap.window import Noise, Pool, Ranges, Window, draw_pool, limit_cells, lo
 
 AUTOENCODER, ADAPT, REGRESSOR = "autoencoder", "adapt", "regressor"  # stages, and config sections
 ENCODERS = {"library": AUTOENCODER, "adapted": ADAPT}  # name in the config -> stage that makes it
-SPLIT, POOL, HELD, TRAIN, TUNE, REGRESS, MATCH, SEARCH = range(8)  # folded into the keys
+SPLIT, POOL, HELD, TRAIN, TUNE, REGRESS, MATCH, SEARCH, MATCHED = range(9)  # folded into the keys
 
 
 class Member(NamedTuple):

@@ -169,6 +169,8 @@ class ResNet1D(nn.Module):
                 name=f"module_{i}",
             )(x, train, running)
         features = jnp.concatenate([pool(x, axis=1) for pool in POOLS[s.pooling]], axis=-1)
+        if not self.is_initializing():  # or `init` would return them with the variables
+            self.sow("intermediates", "features", features)  # kept where `apply` is asked for them
         mask = jnp.asarray(np.array(self.bin_mask))
         heads = nn.vmap(
             Head,

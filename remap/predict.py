@@ -300,7 +300,8 @@ def load(
 
     Args:
       workdir: a folder in which the stages have run; nothing else is needed.
-      stage: "finetune", or "pretrain" for the networks that saw no observed star.
+      stage: "finetune"; "pretrain" for the networks that saw no observed star, "align" for those that saw them
+        without labels.
       folds: of the fine-tuned networks to use; None = all that have finished.
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
 
@@ -314,7 +315,7 @@ def load(
     expected = layout.read_preprocessing(workdir)
     networks = {}
     for arm in expected.arms:
-        if stage == "pretrain":
+        if stage in ("pretrain", "align"):
             folders = [layout.stage_folder(workdir, stage, arm)]
         elif stage == "finetune":
             found = layout.finished_folds(workdir, arm) if folds is None else folds
@@ -325,7 +326,7 @@ def load(
                     "or predict with the stage 'pretrain'"
                 )
         else:
-            raise ValueError(f"stage must be 'pretrain' or 'finetune', found {stage!r}")
+            raise ValueError(f"stage must be 'pretrain', 'align' or 'finetune', found {stage!r}")
         members, priors, steps, model = [], [], [], None
         for folder in folders:
             variables, meta = checkpoint.load_final(folder / "final")

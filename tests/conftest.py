@@ -7,7 +7,7 @@ import jax
 import pytest
 import tiny
 
-from remap import load, prepare, stages
+from remap import load, prepare, stages, tuning
 from remap.io import find_data
 from remap.spectra import SpectrumError
 
@@ -45,7 +45,7 @@ def tiny_workdir(tiny_data, tiny_prepared, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("tiny_trained") / "work"
     shutil.copytree(tiny_prepared, workdir)
     stages.pretrain(tiny.config(tiny_data), workdir)
-    stages.finetune(tiny.config(tiny_data), workdir)
+    tuning.finetune(tiny.config(tiny_data), workdir)
     return workdir
 
 

@@ -10,7 +10,7 @@ import tiny
 from astropy.table import Table
 
 from remap import ablate as module
-from remap import prepare, stages
+from remap import prepare, stages, tuning
 from remap import workdir as layout
 from remap.ablate import ablate, override, plan
 from remap.ablate_report import compare, markdown
@@ -86,7 +86,7 @@ def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny
     """Against the predictions of the folder and NumPy."""
     workdir = done[0] / "ablate" / "uniform_rates" / "seed_0"
     c, stars = config(tiny_data), prepare.readable_stars(workdir)
-    split = stages.fold_split(stars, c, 0)
+    split = tuning.fold_split(stars, c, 0)
     found, tested = predict_held_out(c, workdir, stars, "finetune")
     result = scores(done[0], "uniform_rates")
     assert result["file"] == list(stars["file"])

@@ -147,6 +147,7 @@ def test_invalid_pixels_have_no_part_in_the_error():
         ("bottleneck", {"bottleneck"}),
         ("decoder", {"bottleneck", "output", *(f"decoder_{i}" for i in range(5))}),
         ("code", {"encoder_4", "bottleneck", "output", *(f"decoder_{i}" for i in range(5))}),
+        ("encoder", {"bottleneck", *(f"encoder_{i}" for i in range(5))}),
         ("all", None),
     ],
 )
@@ -158,8 +159,8 @@ def test_rules_freeze_what_they_say(params, trains, moving):
 
 
 def test_bad_settings_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"adapt\.trains must be one of .*'encoder'"):
-        adapt_rules("encoder")
+    with pytest.raises(ValueError, match=r"adapt\.trains must be one of .*'heads'"):
+        adapt_rules("heads")
     with pytest.raises(ValueError, match=r"autoencoder\.penalty must be one of .*'right'"):
         AutoencoderLoss(1e-4, "right", 0.0)
     with pytest.raises(ValueError, match=r"autoencoder\.bottleneck must be one of .*'step'"):

@@ -91,6 +91,29 @@ def test_frozen_layers_are_bit_identical_whatever_else_trains(route, copy, tiny_
         assert same(before[name], after[name]) == (name in frozen), name
 
 
+def test_latents_are_aligned_by_the_encoder_alone(route, copy, tiny_data):
+    workdir = copy(route, without=("adapt",))
+    more = {"adapt__trains": "encoder", "adapt__rehearsal": 0.5, "regressor__encoder": "adapted"}
+    more |= {"adapt__align__kind": "mmd", "adapt__align__weight": 10.0, "adapt__align_size": 16}
+    config = tiny.route_config(tiny_data, adapt__matched=32, adapt__epochs_per_cycle=8, **more)
+    bridge.adapt(config, workdir)
+    before, after = final(workdir, "autoencoder"), final(workdir, "adapt")
+    for name in before:
+        assert same(before[name], after[name]) == name.startswith(("decoder", "output")), name
+    records = read_records(workdir / "adapt" / "member_0" / "metrics.jsonl")
+    assert records[-1]["alignment"] < 0.5 * records[0]["alignment"]
+    assert records[-1]["loss"] > 10 * records[-1]["alignment"]
+
+
+def test_alignment_that_makes_no_sense_is_refused(route, tiny_data):
+    config = tiny.route_config(tiny_data, adapt__align__kind="mmd")
+    with pytest.raises(ValueError, match=r"expected regressor\.encoder 'adapted', found 'library'"):
+        bridge.adapt(config, route)
+    config = tiny.route_config(tiny_data, adapt__align__kind="autoencoder")
+    with pytest.raises(ValueError, match="is this route itself"):
+        bridge.adapt(config, route)
+
+
 def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_data):
     workdir = copy(route, without=("adapt",))
     config = tiny.route_config(tiny_data)

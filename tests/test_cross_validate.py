@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from remap import cross_validate as module
-from remap import stages
+from remap import stages, tuning
 from remap import workdir as layout
 from remap.augment import Batch
 from remap.comparison import Candidate
@@ -140,7 +140,7 @@ def test_folds_of_stars_are_by_star_and_leave_out_the_test_stars(prepared_arm, t
     stars, config = readable_stars(prepared_arm), tiny.config(tiny_data)
     folds = module.star_folds(stars, config, folds=3, fold=0)
     used = folds >= 0
-    split = stages.fold_split(stars, config, 0)
+    split = tuning.fold_split(stars, config, 0)
     np.testing.assert_array_equal(used, np.isin(split, ["train", "val"]))
     assert not set(stars["star_id"][used]) & set(stars["star_id"][split == "test"])
     members = [set(stars["star_id"][folds == k]) for k in range(3)]

@@ -8,7 +8,7 @@ import tiny
 from astropy.table import Table
 from scipy.stats import kstest
 
-from remap import evaluate, load, prepare, stages
+from remap import evaluate, load, prepare, tuning
 from remap import workdir as layout
 from remap.catalogue import read_catalogue
 from remap.predict import ArmInputs
@@ -50,7 +50,7 @@ def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_da
     catalogue, tested = held_out(tiny_data, tiny_workdir)
     assert tested.all()
     folds = [single_fold(tiny_workdir, k)[0][:, :50] for k in (0, 1)]  # teff
-    splits = [stages.fold_split(stars, config, k) for k in (0, 1)]
+    splits = [tuning.fold_split(stars, config, k) for k in (0, 1)]
     found = catalogue.pmfs["teff", "A"]
     assert list(catalogue.table["star_id"]) == list(stars["star_id"])
     for i in range(len(stars)):
@@ -65,7 +65,7 @@ def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_da
 def test_stars_of_folds_that_were_not_run_are_not_tested(tiny_data, tiny_workdir):
     stars = stars_of(tiny_workdir)
     _, tested = held_out(tiny_data, tiny_workdir, split__run=(1,))
-    split = stages.fold_split(stars, tiny.config(tiny_data), 1)
+    split = tuning.fold_split(stars, tiny.config(tiny_data), 1)
     np.testing.assert_array_equal(tested, (split == "test") | (split == "other"))
     assert (~tested).sum() == 9
 
@@ -78,7 +78,7 @@ def test_pretrained_network_saw_no_star(tiny_data, tiny_workdir):
 
 def test_validation_stars_are_predicted_by_a_fold_that_watched_them(tiny_data, tiny_workdir):
     stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
-    splits = [stages.fold_split(stars, config, k) for k in (0, 1)]
+    splits = [tuning.fold_split(stars, config, k) for k in (0, 1)]
     catalogue, tuned = evaluate.predict_held_out(config, tiny_workdir, stars, "finetune", "val")
     np.testing.assert_array_equal(tuned, (splits[0] == "val") | (splits[1] == "val"))
     assert 0 < tuned.sum() < (splits[0] != "other").sum()
@@ -98,7 +98,7 @@ def test_another_spectrum_of_a_training_star_is_held_out_with_it(tiny_data, tiny
     stars["logg"][second] = 3.45  # below `finetune.select`; that of the first visit is above
     stars.write(workdir / "data" / "stars.ecsv", overwrite=True)
     catalogue, tested = held_out(tiny_data, workdir)
-    split = stages.fold_split(stars_of(workdir), tiny.config(tiny_data), 0)
+    split = tuning.fold_split(stars_of(workdir), tiny.config(tiny_data), 0)
     assert split[second] == "other"
     fold = 0 if split[0] == "test" else 1
     expected = single_fold(workdir, fold)[0][second, :50]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import checkpoint, load, prepare, stages
+from remap import checkpoint, load, prepare, stages, tuning
 from remap import workdir as layout
 from remap.embeddings import read_embeddings
 from remap.predict import ArmInputs
@@ -160,7 +160,7 @@ def test_arms_and_folds_get_networks_of_their_own(tiny_workdir):
 def test_finished_stages_are_left_alone(tiny_data, tiny_workdir, monkeypatch):
     monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
     stages.pretrain(tiny.config(tiny_data), tiny_workdir)
-    stages.finetune(tiny.config(tiny_data), tiny_workdir)
+    tuning.finetune(tiny.config(tiny_data), tiny_workdir)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_pretrained_network_of_other_preprocessing_is_refused_at_fine_tuning(
     config = tiny.config(tiny_data, continuum__sigma=20.0)
     prepare.preprocess(config, workdir)
     with pytest.raises(ValueError, match=r"continuum\.sigma: expected 20\.0, found 15\.0"):
-        stages.finetune(config, workdir)
+        tuning.finetune(config, workdir)
 
 
 def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data, tiny_workdir, tmp_path):
@@ -226,7 +226,7 @@ def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, model__pooling="max", model__filters=(8, 4), model__dropout=0.0)
     with pytest.raises(ValueError, match=r"another network than that of config\.model") as error:
-        stages.finetune(config, workdir)
+        tuning.finetune(config, workdir)
     assert "filters: expected [8, 4], found [4, 8]; pooling: expected 'max', found 'avg_max'" in str(
         error.value
     )
@@ -235,18 +235,18 @@ def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data
 
 def test_each_stage_names_the_one_that_is_missing(tiny_data, tiny_prepared, tmp_path):
     config = tiny.config(tiny_data)
-    for stage in (stages.pretrain, stages.finetune):
+    for stage in (stages.pretrain, tuning.finetune):
         with pytest.raises(FileNotFoundError, match=r"preprocessing\.json.*preprocess.*run it first"):
             stage(config, tmp_path / "empty")
     shutil.copytree(tiny_prepared, tmp_path / "work")
     with pytest.raises(FileNotFoundError, match=r"pretrain.A.final.*expected a finished network, found none"):
-        stages.finetune(config, tmp_path / "work")
+        tuning.finetune(config, tmp_path / "work")
 
 
 def test_unknown_start_of_fine_tuning_is_refused(tiny_data, tiny_prepared, tmp_path):
     shutil.copytree(tiny_prepared, tmp_path / "work")
     with pytest.raises(ValueError, match=r"finetune\.init must be 'pretrained' or 'scratch', found 'warm'"):
-        stages.finetune(tiny.config(tiny_data, finetune__init="warm"), tmp_path / "work")
+        tuning.finetune(tiny.config(tiny_data, finetune__init="warm"), tmp_path / "work")
 
 
 def test_network_keeps_the_preprocessing_it_was_trained_with(tiny_workdir):
@@ -269,7 +269,7 @@ def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepa
     stars, config = readable(tiny_prepared), tiny.config(tiny_data)
     tested = []
     for fold in (0, 1):
-        split = stages.fold_split(stars, config, fold)
+        split = tuning.fold_split(stars, config, fold)
         members = {s: set(stars["star_id"][split == s]) for s in ("train", "val", "test")}
         assert not members["train"] & members["test"]
         assert not members["val"] & (members["train"] | members["test"])
@@ -281,16 +281,16 @@ def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepa
 
 def test_only_selected_stars_with_labels_inside_the_bins_may_be_trained_on(tiny_data, tiny_prepared):
     stars = readable(tiny_prepared)
-    chosen = stages.selected(stars, tiny.config(tiny_data))
+    chosen = tuning.selected(stars, tiny.config(tiny_data))
     assert list(stars["file"][chosen]) == [row[0] for row in tiny.DWARFS]  # one of them lacks its metallicity
-    everyone = stages.selected(stars, tiny.config(tiny_data, finetune__select={}))
+    everyone = tuning.selected(stars, tiny.config(tiny_data, finetune__select={}))
     assert set(stars["file"][everyone]) - {r[0] for r in tiny.DWARFS} == {"giant_0.fits", "giant_1.fits"}
 
 
 def test_selection_that_leaves_no_star_is_an_error(tiny_data, tiny_prepared):
     config = tiny.config(tiny_data, finetune__select={"teff": (3000.0, 3100.0)})
     with pytest.raises(ValueError, match=r"finetune\.select.*3100.*leaves none of 23 stars"):
-        stages.fold_split(readable(tiny_prepared), config, 0)
+        tuning.fold_split(readable(tiny_prepared), config, 0)
 
 
 def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir, tmp_path, monkeypatch):
@@ -310,14 +310,14 @@ def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir,
         return variables
 
     monkeypatch.setattr(stages, "fit", no_fit)
-    stages.finetune(tiny.config(tiny_data), workdir)
+    tuning.finetune(tiny.config(tiny_data), workdir)
     assert len(trained) == 4
     assert all(np.asarray(stars.valid).any(axis=1).all() for stars in trained)
 
 
 def test_more_folds_than_stars_is_an_error(tiny_data, tiny_prepared):
     with pytest.raises(ValueError, match="expected between 2 and 16 folds"):
-        stages.fold_split(readable(tiny_prepared), tiny.config(tiny_data, split__folds=17), 0)
+        tuning.fold_split(readable(tiny_prepared), tiny.config(tiny_data, split__folds=17), 0)
 
 
 def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
@@ -335,7 +335,7 @@ def finetuned_batches(monkeypatch, config, workdir):
         return variables
 
     monkeypatch.setattr(stages, "fit", no_fit)
-    stages.finetune(config, workdir)
+    tuning.finetune(config, workdir)
     return found
 
 
@@ -371,7 +371,7 @@ def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_netw
     config = tiny.config(tiny_data, **change)
     found = finetuned_batches(monkeypatch, config, workdir)
     stars = readable(workdir)
-    other = stages.fold_split(stars, config, 0) == "other"
+    other = tuning.fold_split(stars, config, 0) == "other"
     before = load(workdir, stage="pretrain")
     for arm, (batch, data) in zip(config.arm_names, found, strict=True):
         survey, snr = layout.load_survey(workdir, arm)
@@ -401,8 +401,8 @@ def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     np.testing.assert_allclose(kept["prior"], start.prior, atol=1e-6)
     # Fine-tuning without rehearsal draws the stars alone.
     stars = readable(tiny_workdir)
-    split = stages.fold_split(stars, config, 0)
-    tuned = stages.finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
+    split = tuning.fold_split(stars, config, 0)
+    tuned = tuning.finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
     values = np.asarray(stars["teff"], float)[split == "train"]
     b = preprocessing.labels[0]
     mean = float(np.asarray(tuned.prior[0])[: b.bins] @ (b.edges[1:] + b.edges[:-1]) / 2)
@@ -454,7 +454,7 @@ def test_impossible_batches_are_refused(tiny_data, tiny_workdir, tmp_path, chang
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     with pytest.raises(ValueError, match=message):
-        stages.finetune(tiny.config(tiny_data, **change), workdir)
+        tuning.finetune(tiny.config(tiny_data, **change), workdir)
 
 
 # ----------------------------------------------------------------------------------------- augmentation
@@ -508,7 +508,7 @@ def test_stars_and_rehearsal_have_augmentation_of_their_own(tiny_data, prepared_
     def batch_fn(**more):
         shutil.rmtree(workdir / "finetune", ignore_errors=True)
         change = {"finetune__init": "scratch", "split__run": (0,), "split__validation": 0.0}
-        stages.finetune(one_arm(tiny_data, **change, **more), workdir)
+        tuning.finetune(one_arm(tiny_data, **change, **more), workdir)
         return found.pop()
 
     monkeypatch.setattr(stages, "fit", no_fit)
@@ -542,7 +542,7 @@ def test_the_paper_s_fixed_set_takes_noise_alone(tiny_data, prepared_arm, tmp_pa
         **on(section, tilt=0.1),
     )
     with pytest.raises(ValueError, match=r"'paper' is a fixed set .* found {'tilt': 0\.1}"):
-        stages.finetune(config, workdir)
+        tuning.finetune(config, workdir)
     if section == "augment":
         with pytest.raises(ValueError, match=r"'paper' is a fixed set"):
             stages.pretrain(config, workdir)

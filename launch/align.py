@@ -1,0 +1,16 @@
+"""Pulls the features of library and survey together, without labels, between launch.pretrain and launch.finetune.
+
+python -m launch.align --config=configs/miles.py --workdir=DIR --config.align.kind=mmd
+"""
+
+from remap import align, cli
+
+CONFIG = cli.define_config()
+
+
+def main() -> None:
+    align.align(CONFIG.value, cli.WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))

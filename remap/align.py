@@ -1,0 +1,267 @@
+"""The stage align, between pretrain and finetune: the features of library and survey pulled together without labels.
+
+Each arm's pre-trained network goes on learning the library while a second term holds its pooled features of observed
+spectra close to those of library spectra (`align.kind`):
+
+    mmd, coral    their discrepancy (`remap.domain`; Long et al. 2015, arXiv:1502.02791; Sun & Saenko 2016)
+    autoencoder   the error of a decoder that makes both kinds of spectra from them (Ghifary et al. 2016,
+                  arXiv:1607.03516), the main route's counterpart of `remap.autoencoder`
+
+No label of an observed star is looked at. Fine-tuning and prediction then start from here instead of `pretrain`. The
+pre-trained batch statistics stay.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from remap import checkpoint
+from remap import workdir as layout
+from remap.alignment import AlignSettings, Scale, discrepancy, find_scale, matched_cells
+from remap.augment import AugmentSettings, Batch, join, library_draw, take
+from remap.correction import locate
+from remap.data import Library, stream_indices
+from remap.metrics import pmf_quantile
+from remap.models import Outputs, ResNet1D, mish
+from remap.optim import make_optimizer, sgdr
+from remap.preprocess import Preprocessing, usable
+from remap.stages import (
+    ALIGN,
+    Arm,
+    Pretraining,
+    check_network,
+    check_prepared,
+    held_out_batch,
+    open_arm,
+    pretraining,
+    stage_key,
+)
+from remap.train import FitSettings, LossSettings, batch_loss, fit_function
+
+logger = logging.getLogger(__name__)
+
+
+class Observed(NamedTuple):
+    """Normalised observed spectra."""
+
+    flux: Float[Array, "stars pixels"]
+    valid: Bool[Array, "stars pixels"]
+
+
+class AlignBatch(NamedTuple):
+    """What a step sees."""
+
+    library: (
+        Batch  # first half: of the whole library; second: library spectra that the stars are compared with
+    )
+    stars: Observed
+
+
+class AlignTerms(NamedTuple):
+    """Parts of the loss of the stage."""
+
+    total: Float[Array, ""]
+    labels: Float[Array, ""]  # the loss of pre-training, over all library spectra
+    alignment: Float[Array, ""]  # before its weight
+
+
+class Decoder(nn.Module):
+    """Depth below the continuum from the features: dense, Mish, dense."""
+
+    hidden: int
+    pixels: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "stars features"]) -> Float[Array, "stars pixels"]:
+        return nn.Dense(self.pixels)(mish(nn.Dense(self.hidden)(features)))
+
+
+def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Aligns the pre-trained network of each arm; a finished arm is left as it is, and so are all for "none"."""
+    workdir = Path(workdir)
+    preprocessing = check_prepared(config, workdir)
+    if config.align.kind == "none":
+        logger.info("align: nothing to do, align.kind is 'none'")
+        return
+    for arm in preprocessing.arms:
+        _align_arm(config, workdir, preprocessing, arm)
+    layout.write_config(workdir, config)
+
+
+def _align_arm(
+    config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
+) -> None:
+    section = config.align
+    settings = AlignSettings(section.kind, section.weight, section.match)
+    folder = layout.stage_folder(workdir, "align", name)
+    arm = open_arm(config, preprocessing, name, "align")
+    if checkpoint.is_finished(folder, arm.meta):
+        return
+    start = layout.stage_folder(workdir, "pretrain", name) / "final"
+    variables, found = checkpoint.load_final(start)
+    prior = variables.pop("prior", None)
+    layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
+    check_network(found, arm, str(start))
+    variables = jax.tree.map(jnp.asarray, variables)
+
+    pre = pretraining(config, workdir, preprocessing, name)
+    survey, _ = layout.load_survey(workdir, name)
+    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
+    flux, valid = jnp.asarray(survey.flux[seen]), jnp.asarray(survey.valid[seen])
+    if flux.shape[0] < 2:
+        raise ValueError(f"align, arm {name}: expected spectra to align with, found {flux.shape[0]}")
+    stars = Observed(jax.jit(arm.normalize)(flux, valid), valid)
+    matched = pre.library
+    if settings.match:
+        cell, _ = locate(pre.library, _estimates(arm, preprocessing, variables, stars, section.batch_size))
+        # Repeated to as many as the library has, so that the same compiled program serves.
+        cells_of_stars = np.asarray(matched_cells(pre.library, cell).cells)
+        matched = pre.library._replace(cells=jnp.asarray(np.resize(cells_of_stars, pre.library.cells.shape)))
+        logger.info(
+            "align %s: library spectra from the cells of %d of %d", name, len(cells_of_stars), len(cell)
+        )
+    augment = AugmentSettings(**config.augment)
+    size = section.batch_size
+
+    def draw_batch(key: Array, step: Array, data: tuple[Library, Library]) -> Batch:
+        draws = [
+            library_draw(k, step, library, arm.wave, batch=size, settings=augment)
+            for k, library in zip(jax.random.split(key), data, strict=True)
+        ]
+        return arm.finish(jax.tree.map(lambda *x: jnp.concatenate(x), *draws))  # the normaliser compiles once
+
+    def batch_fn(key: Array, step: Array, data: tuple[Library, Library, Observed]) -> AlignBatch:
+        library_key, star_key = jax.random.split(key)
+        observed = data[2]
+        index = stream_indices(star_key, step, observed.flux.shape[0], size)
+        return AlignBatch(draw_batch(library_key, step, data[:2]), jax.tree.map(lambda a: a[index], observed))
+
+    scale_key, decoder_key, fit_key = jax.random.split(stage_key(config, name, ALIGN), 3)
+    data = (pre.library, matched, stars)
+    make = jax.jit(batch_fn)
+    seen_first = [make(scale_key, jnp.asarray(i, jnp.int32), data) for i in range(section.scale_batches)]
+    run = jax.jit(lambda batch: network_outputs(arm.model, variables, batch.library)[1][size:])
+    features = np.concatenate([np.asarray(run(batch)) for batch in seen_first])
+    scale = find_scale(features, floor=section.floor)
+    params: dict[str, Any] = {"network": variables["params"]}
+    decoder = None
+    if settings.kind == "autoencoder":
+        decoder = Decoder(section.decoder, stars.flux.shape[1])
+        params["decoder"] = decoder.init(decoder_key, jnp.asarray(features[:1]))["params"]
+    steps = pre.steps
+    schedule = sgdr(
+        peak=section.rate_high,
+        end=section.rate_low,
+        cycles=section.cycles,
+        steps_per_cycle=section.epochs_per_cycle * steps,
+    )
+    aligned = fit_function(
+        functools.partial(
+            align_loss,
+            arm.model,
+            variables["batch_stats"],
+            decoder,
+            LossSettings(**config.loss),
+            settings,
+            scale,
+        ),
+        params,
+        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
+        batch_fn,
+        data,
+        _validation(pre, config, seen_first[0]) if len(pre.held_out) else None,
+        terms=AlignTerms,
+        settings=FitSettings(
+            cycles=section.cycles,
+            epochs_per_cycle=section.epochs_per_cycle,
+            steps_per_epoch=steps,
+            checkpoint_epochs=section.checkpoint_epochs,
+            keep=section.keep,
+            stats_batches=0,
+            freeze_stats=True,
+            average="swa",
+        ),
+        key=fit_key,
+        schedule=schedule,
+        folder=folder,
+        meta=arm.meta,
+        name=f"align {name}",
+    )
+    out = {"params": aligned["network"], "batch_stats": variables["batch_stats"]}
+    if prior is not None:
+        out["prior"] = prior
+    total = section.cycles * section.epochs_per_cycle * steps
+    checkpoint.save_final(folder / "final", out, arm.meta | {"step": total})
+
+
+def network_outputs(model: ResNet1D, variables: Any, batch: Batch | Observed) -> tuple[Outputs, Array]:
+    """The outputs of a network with its running statistics, and the pooled features [S, F] that its heads see."""
+    outputs, kept = model.apply(variables, batch.flux, batch.valid, False, True, mutable=["intermediates"])
+    return outputs, kept["intermediates"]["features"][0]
+
+
+def align_loss(
+    model: ResNet1D,
+    batch_stats: Any,
+    decoder: Decoder | None,
+    loss: LossSettings,
+    settings: AlignSettings,
+    scale: Scale,
+    params: Any,
+    batch: AlignBatch,
+) -> AlignTerms:
+    """The loss of pre-training on library spectra + weight · how far apart stars and library are.
+
+    Args:
+      decoder: of kind "autoencoder", whose error is in units of the variance of the batch's depths; else None.
+      params: {"network": ..., "decoder": ...}, the second with a decoder only.
+    """
+    variables = {"params": params["network"], "batch_stats": batch_stats}
+    outputs, library = network_outputs(model, variables, batch.library)
+    labels = batch_loss(outputs, batch.library, loss).total
+    _, stars = network_outputs(model, variables, batch.stars)
+    matched = library[library.shape[0] // 2 :]
+    if decoder is None:
+        apart = discrepancy(matched, stars, scale, kind=settings.kind)
+    else:
+        half = Observed(*(x[len(x) // 2 :] for x in batch.library[:2]))
+        features = scale(jnp.concatenate([matched, stars]))
+        seen = jax.tree.map(lambda *x: jnp.concatenate(x), half, batch.stars)
+        depth = jnp.where(seen.valid, seen.flux - 1.0, 0.0)
+        error = jnp.where(seen.valid, decoder.apply({"params": params["decoder"]}, features) - depth, 0.0)
+        apart = jnp.mean(error**2) / jnp.maximum(jnp.var(depth), 1e-12)
+    return AlignTerms(labels + settings.weight * apart, labels, apart)
+
+
+def _estimates(
+    arm: Arm, preprocessing: Preprocessing, variables: Any, stars: Observed, chunk: int
+) -> np.ndarray:
+    """float[S, L]: medians of the PMFs that a network gives the stars."""
+    run = jax.jit(lambda x: jax.nn.softmax(arm.model.apply(variables, x.flux, x.valid, False, True).logits))
+    count = stars.flux.shape[0]
+    pmfs = []
+    for i in range(0, count, chunk):
+        index = np.minimum(np.arange(i, i + chunk), count - 1)  # one shape
+        pmfs.append(np.asarray(run(jax.tree.map(lambda a, index=index: a[index], stars))))
+    pmf = np.concatenate(pmfs, axis=1)[:, :count]
+    return np.stack(
+        [pmf_quantile(pmf[j][:, : b.bins], b.edges, 0.5) for j, b in enumerate(preprocessing.labels)], axis=1
+    )
+
+
+def _validation(pre: Pretraining, config: ml_collections.ConfigDict, batch: AlignBatch) -> AlignBatch:
+    """Library spectra of held-out cells, then those of a batch that the stars in it are compared with."""
+    half = len(batch.library.flux) // 2
+    held = held_out_batch(pre, config.pretrain)
+    index = jnp.arange(half) % len(held.flux)
+    return batch._replace(library=join(take(held, index), take(batch.library, jnp.arange(half, 2 * half))))
