@@ -31,7 +31,7 @@ from remap.alignment import AlignSettings, Scale, discrepancy, find_scale, match
 from remap.augment import AugmentSettings, Batch, join, library_draw, take
 from remap.correction import locate
 from remap.data import Library, stream_indices
-from remap.metrics import pmf_quantile
+from remap.distributions import pmf_quantile
 from remap.models import Outputs, ResNet1D, mish
 from remap.optim import make_optimizer, sgdr
 from remap.preprocess import Preprocessing, usable

@@ -12,8 +12,8 @@ from astropy.table import Table
 from remap import checkpoint
 from remap import workdir as layout
 from remap.calibration import Calibration, CalibrationSettings, fit
+from remap.distributions import combine_arms
 from remap.evaluate import held_out, in_group
-from remap.metrics import combine_arms
 from remap.prepare import readable_stars
 from remap.tuning import fold_split
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.optimize import minimize
 
-from remap.metrics import nll, pit, temper
+from remap.distributions import temper
+from remap.metrics import nll, pit
 
 KINDS = ("outliers", "coverage", "temperature", "none")
 

@@ -32,7 +32,7 @@ from astropy.io import fits
 from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
-from remap import metrics
+from remap import distributions
 from remap._version import __version__
 from remap.flags import Flag, describe
 
@@ -126,7 +126,7 @@ def build_catalogue(
 
     Raises:
       ValueError: arrays that do not agree, a label without edges or unit, or with a reserved name, and what
-        `metrics.pmf_summary` raises; the message names the label.
+        `distributions.pmf_summary` raises; the message names the label.
     """
     files = [str(f) for f in files]
     count = len(files)
@@ -146,7 +146,7 @@ def build_catalogue(
         if pmf.ndim != 2 or len(pmf) != count:
             raise ValueError(f"label {label}: expected PMFs [{count}, K], found shape {pmf.shape}")
         try:
-            summary = metrics.pmf_summary(pmf, edges[label])
+            summary = distributions.pmf_summary(pmf, edges[label])
         except ValueError as error:
             raise ValueError(f"label {label}: {error}") from error
         for suffix, description in _SUMMARY.items():
@@ -161,7 +161,7 @@ def build_catalogue(
         "arms": (_used(arms, count), "arms that were used"),
     }
     if "teff" in labels and "logg" in labels:
-        luminosity = metrics.dwarf_giant(table["teff"].data, table["logg"].data)
+        luminosity = distributions.dwarf_giant(table["teff"].data, table["logg"].data)
         rest["luminosity_class"] = (luminosity, "dwarf or giant by Ciardi et al. (2011), from the medians")
     messages = [""] * count if messages is None else [" ".join(str(m).split()) for m in messages]
     rest["message"] = (_strings(messages, count, "messages"), "why the row has no values")

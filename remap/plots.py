@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remap import metrics
+from remap import distributions, metrics
 from remap.figure import COLOURS, MARKERS, SYMBOLS, axis_name, page
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def pmf_panels(
     with page(path, 3.4 * len(pmfs), 0.9 + 1.5 * count) as figure:
         axes = figure.subplots(count, len(pmfs), squeeze=False, sharex="col")
         for column, (label, pmf) in zip(axes.T, pmfs.items(), strict=True):
-            quantiles = metrics.pmf_quantile(pmf, edges[label], (0.16, 0.5, 0.84))
+            quantiles = distributions.pmf_quantile(pmf, edges[label], (0.16, 0.5, 0.84))
             known = (truth or {}).get(label, np.full(count, np.nan))
             for axis, y, (low, median, high), true in zip(column, pmf, quantiles, known, strict=True):
                 axis.axvspan(low, high, color=COLOURS[5], alpha=0.3, lw=0, label="16-84 %")

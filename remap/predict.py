@@ -20,8 +20,8 @@ from remap import workdir as layout
 from remap.calibration import Calibrates, Calibration
 from remap.catalogue import Catalogue, build_catalogue, provenance
 from remap.cycles import unstack
+from remap.distributions import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.flags import Flag
-from remap.metrics import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.models import ResNet1D
 from remap.normalizers import Normalizer, get_normalizer
 from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate, usable

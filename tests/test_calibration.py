@@ -8,7 +8,7 @@ import pytest
 import tiny
 from scipy import stats
 
-from remap import load, metrics
+from remap import distributions, load, metrics
 from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.calibration import (
@@ -34,7 +34,7 @@ def gaussian_pmfs(centre, sigma):
 
 
 def conflated(label, values):
-    return metrics.conflate(values, np.ones(values.shape[:2], bool))
+    return distributions.conflate(values, np.ones(values.shape[:2], bool))
 
 
 def predictions(rng, stars, *, claimed, actual, outliers=0.0):
@@ -45,11 +45,11 @@ def predictions(rng, stars, *, claimed, actual, outliers=0.0):
 
 
 def test_temper_of_a_gaussian_is_a_gaussian_of_another_width():
-    found = metrics.temper(gaussian_pmfs([0.0], 0.8), 0.25)
+    found = distributions.temper(gaussian_pmfs([0.0], 0.8), 0.25)
     np.testing.assert_allclose(found, gaussian_pmfs([0.0], 1.6), atol=2e-4)
-    assert np.isnan(metrics.temper(np.full((1, 4), np.nan), 0.5)).all()
+    assert np.isnan(distributions.temper(np.full((1, 4), np.nan), 0.5)).all()
     with pytest.raises(ValueError, match="power must be positive, found 0"):
-        metrics.temper(gaussian_pmfs([0.0], 1.0), 0)
+        distributions.temper(gaussian_pmfs([0.0], 1.0), 0)
 
 
 def test_widen_is_a_mixture_and_nothing_at_power_one_without_outliers():
@@ -159,7 +159,7 @@ def test_stars_of_a_fold_use_the_calibration_of_that_fold():
     pmf = gaussian_pmfs([0.0, 0.0, 0.0], 1.0)
     chosen = FoldCalibration({0: make(0.25), 1: make(4.0)}, np.array([1, -1, 0]), make(1.0))
     out = chosen.apply("x", pmf, np.ones((1, 3), bool), ("A",))
-    width = metrics.pmf_summary(out, EDGES)["std"]
+    width = distributions.pmf_summary(out, EDGES)["std"]
     np.testing.assert_allclose(width, [0.5, 1.0, 2.0], rtol=0.03)
 
 

@@ -10,7 +10,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table
 
-from remap import catalogue, flags, metrics
+from remap import catalogue, distributions, flags
 
 EDGES = {
     "teff": np.linspace(3000.0, 7000.0, 51),
@@ -76,14 +76,14 @@ def test_columns_units_and_values():
     assert table["flags"].dtype == np.int32
     assert table["file"].tolist() == FILES
     for label in EDGES:
-        summary = metrics.pmf_summary(pmfs[label], edges[label])
+        summary = distributions.pmf_summary(pmfs[label], edges[label])
         np.testing.assert_array_equal(table[label], summary["median"])
         for name in ("p16", "p84", "mean", "std", "mode", "entropy"):
             np.testing.assert_array_equal(table[f"{label}_{name}"], summary[name])
     assert table["arms"].tolist() == ["A,B", "", "A", "A,B", "A,B", "A,B"]
     assert table["message"][1] == "a.fits: covers 4850-5000 Å, not 5280"
     np.testing.assert_array_equal(
-        table["luminosity_class"], metrics.dwarf_giant(table["teff"], table["logg"])
+        table["luminosity_class"], distributions.dwarf_giant(table["teff"], table["logg"])
     )
     assert table["luminosity_class"][1] == ""
     assert "256 UNREADABLE" in table["flags"].description

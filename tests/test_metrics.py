@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, interpolate, signal, stats
 
-from remap import flags, metrics
+from remap import distributions, flags, metrics
 
 EDGES = np.linspace(3000.0, 7000.0, 51)
 UNEVEN = np.array([0.0, 0.1, 0.5, 0.7, 2.0, 2.1, 4.0])
@@ -33,9 +33,9 @@ def test_quantiles_equal_scipys_histogram_distribution():
     pmfs = random_pmfs(20, 6, empty=0)
     q = np.array([0.01, 0.16, 0.5, 0.84, 0.99])
     expected = np.stack([histogram(pmf, UNEVEN).ppf(q) for pmf in pmfs])
-    np.testing.assert_allclose(metrics.pmf_quantile(pmfs, UNEVEN, q), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(distributions.pmf_quantile(pmfs, UNEVEN, q), expected, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(
-        metrics.pmf_quantile(pmfs, UNEVEN, 0.5), expected[:, 2], rtol=1e-10, atol=1e-10
+        distributions.pmf_quantile(pmfs, UNEVEN, 0.5), expected[:, 2], rtol=1e-10, atol=1e-10
     )
 
 
@@ -44,7 +44,7 @@ def test_quantiles_equal_those_of_samples():
     bins = rng.choice(50, 400_000, p=pmf)
     samples = EDGES[bins] + 80 * rng.random(bins.size)
     q = [0.1, 0.3, 0.5, 0.9]
-    found = metrics.pmf_quantile(pmf, EDGES, q)
+    found = distributions.pmf_quantile(pmf, EDGES, q)
     # standard error of a sample quantile: sqrt(q (1 - q) / n) / density, here up to 5 K
     density = histogram(pmf, EDGES).pdf(found)
     error = np.sqrt(np.multiply(q, np.subtract(1, q)) / samples.size) / density
@@ -53,20 +53,20 @@ def test_quantiles_equal_those_of_samples():
 
 @pytest.mark.parametrize("k", [0, 17, 49])
 def test_quantiles_of_one_hot_are_exact(k):
-    found = metrics.pmf_quantile(one_hot(50, k), EDGES, [0, 0.25, 0.5, 1])[0]
+    found = distributions.pmf_quantile(one_hot(50, k), EDGES, [0, 0.25, 0.5, 1])[0]
     np.testing.assert_array_equal(found, EDGES[k] + 80 * np.array([0, 0.25, 0.5, 1]))
 
 
 def test_quantiles_skip_empty_bins():
     pmf = np.array([0, 0.5, 0, 0, 0.5, 0])
-    found = metrics.pmf_quantile(pmf, np.arange(7.0), [0, 0.25, 0.5, 0.75, 1])
+    found = distributions.pmf_quantile(pmf, np.arange(7.0), [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_array_equal(found, [1, 1.5, 2, 4.5, 5])  # at 0.5 the lowest value that reaches it
 
 
 def test_quantiles_shapes_and_missing_rows():
     pmf = one_hot(50, [3, 4, 5])
     pmf[1, 7] = np.nan
-    found = metrics.pmf_quantile(pmf.reshape(3, 1, 50), EDGES, [0.2, 0.8])
+    found = distributions.pmf_quantile(pmf.reshape(3, 1, 50), EDGES, [0.2, 0.8])
     assert found.shape == (3, 1, 2)
     np.testing.assert_array_equal(np.isnan(found[:, 0, 0]), [False, True, False])
 
@@ -85,12 +85,12 @@ def test_quantiles_shapes_and_missing_rows():
 )
 def test_what_is_no_pmf_is_refused(pmf, edges, q, message):
     with pytest.raises(ValueError, match=message):
-        metrics.pmf_quantile(pmf, edges, q)
+        distributions.pmf_quantile(pmf, edges, q)
 
 
 def test_summary_equals_scipys_histogram_distribution():
     pmfs = random_pmfs(10, 6)
-    found = metrics.pmf_summary(pmfs, UNEVEN)
+    found = distributions.pmf_summary(pmfs, UNEVEN)
     for row, pmf in enumerate(pmfs):
         reference = histogram(pmf, UNEVEN)
         density = pmf / np.diff(UNEVEN)
@@ -110,7 +110,7 @@ def test_summary_equals_scipys_histogram_distribution():
 
 def test_summary_of_a_fine_normal_distribution():
     cdf = stats.norm.cdf(EDGES, 5000, 200)
-    found = metrics.pmf_summary(np.diff(cdf)[None], EDGES)
+    found = distributions.pmf_summary(np.diff(cdf)[None], EDGES)
     assert found["mean"][0] == pytest.approx(5000, abs=0.1)
     assert found["std"][0] == pytest.approx(
         np.hypot(200, 80 / np.sqrt(12) * np.sqrt(2)), rel=1e-3
@@ -119,14 +119,14 @@ def test_summary_of_a_fine_normal_distribution():
 
 
 def test_summary_of_missing_rows_is_nan_throughout():
-    found = metrics.pmf_summary(np.array([[np.nan] * 6, [np.inf] + [0] * 5]), UNEVEN)
+    found = distributions.pmf_summary(np.array([[np.nan] * 6, [np.inf] + [0] * 5]), UNEVEN)
     assert all(np.isnan(v).all() for v in found.values())
 
 
 def test_conflation_is_the_normalised_product():
     arms = np.stack([random_pmfs(8, 30, seed, empty=0) for seed in (1, 2, 3)])
     arms = (arms + 1e-3) / (arms + 1e-3).sum(-1, keepdims=True)  # above the floor
-    found = metrics.conflate(arms, np.ones((3, 8), bool))
+    found = distributions.conflate(arms, np.ones((3, 8), bool))
     product = np.prod(arms, axis=0)
     np.testing.assert_allclose(found, product / product.sum(1, keepdims=True), rtol=1e-10)
 
@@ -134,7 +134,7 @@ def test_conflation_is_the_normalised_product():
 def test_conflation_of_normals_is_their_weighted_mean():
     edges = np.linspace(-10, 10, 2001)
     arms = np.stack([np.diff(stats.norm.cdf(edges, *p))[None] for p in ((-1, 1.0), (2, 0.5))])
-    found = metrics.pmf_summary(metrics.conflate(arms, np.ones((2, 1), bool)), edges)
+    found = distributions.pmf_summary(distributions.conflate(arms, np.ones((2, 1), bool)), edges)
     assert found["mean"][0] == pytest.approx((-1 / 1 + 2 / 0.25) / (1 / 1 + 1 / 0.25), abs=1e-4)
     assert found["std"][0] == pytest.approx((1 / 1 + 1 / 0.25) ** -0.5, rel=1e-3)
 
@@ -144,7 +144,7 @@ def test_conflation_ignores_absent_arms():
     arms[1, :2] = np.nan
     arms[0, 3] = -7
     present = np.array([[True, True, False, False], [False, False, True, False]])
-    found = metrics.conflate(arms, present)
+    found = distributions.conflate(arms, present)
     np.testing.assert_allclose(found[:2], arms[0, :2], rtol=1e-12)  # zeros stay zeros: no floor for one arm
     np.testing.assert_allclose(found[2], arms[1, 2], rtol=1e-12)
     assert np.isnan(found[3]).all()
@@ -153,12 +153,12 @@ def test_conflation_ignores_absent_arms():
 def test_conflation_of_a_missing_pmf_of_a_present_arm_is_missing():
     arms = np.stack([one_hot(5, [1, 2]), one_hot(5, [1, 2])])
     arms[0, 0] = np.nan
-    found = metrics.conflate(arms, np.ones((2, 2), bool))
+    found = distributions.conflate(arms, np.ones((2, 2), bool))
     np.testing.assert_array_equal(np.isnan(found).all(axis=1), [True, False])
 
 
 def test_conflation_of_disjoint_arms_is_shared():
-    found = metrics.conflate(np.stack([one_hot(50, 10), one_hot(50, 40)]), np.ones((2, 1), bool))
+    found = distributions.conflate(np.stack([one_hot(50, 10), one_hot(50, 40)]), np.ones((2, 1), bool))
     assert found[0, [10, 40]] == pytest.approx([0.5, 0.5])
     assert np.isfinite(found).all()
     assert found.sum() == pytest.approx(1)
@@ -166,15 +166,17 @@ def test_conflation_of_disjoint_arms_is_shared():
 
 def test_a_zero_in_one_arm_is_no_veto():
     arms = np.array([[[1 - 1e-9, 1e-9]], [[1 - 1e-9, 1e-9]], [[0.0, 1.0]]])
-    found = metrics.conflate(arms, np.ones((3, 1), bool))
-    assert found[0, 1] == pytest.approx(1e-18 / metrics.PMF_FLOOR, rel=1e-5)
-    strict = metrics.conflate(arms, np.ones((3, 1), bool), floor=1e-30)
+    found = distributions.conflate(arms, np.ones((3, 1), bool))
+    assert found[0, 1] == pytest.approx(1e-18 / distributions.PMF_FLOOR, rel=1e-5)
+    strict = distributions.conflate(arms, np.ones((3, 1), bool), floor=1e-30)
     assert strict[0, 0] == pytest.approx(1e-30 / 1e-18, rel=1e-5)
 
 
 def test_conflation_of_many_confident_arms_does_not_underflow():
     arms = np.repeat(one_hot(50, 10)[None], 100, axis=0)
-    np.testing.assert_allclose(metrics.conflate(arms, np.ones((100, 1), bool)), one_hot(50, 10), atol=1e-12)
+    np.testing.assert_allclose(
+        distributions.conflate(arms, np.ones((100, 1), bool)), one_hot(50, 10), atol=1e-12
+    )
 
 
 def test_a_prior_is_counted_once():
@@ -184,17 +186,17 @@ def test_a_prior_is_counted_once():
     arms = np.stack([(prior * like / np.sum(prior * like))[None] for like in likelihoods])
     expected = prior * np.prod(likelihoods, axis=0)
     given = {"prior": prior / prior.sum()}
-    found = metrics.combine_arms(arms, np.ones((3, 1), bool), method="prior_corrected", **given)
+    found = distributions.combine_arms(arms, np.ones((3, 1), bool), method="prior_corrected", **given)
     # Beyond 5 standard deviations the floor of 1e-12 acts, on bins that hold nothing.
     np.testing.assert_allclose(found[0], expected / expected.sum(), atol=1e-9)
     alone = np.array([[True], [False], [False]])
     np.testing.assert_allclose(
-        metrics.combine_arms(arms, alone, method="prior_corrected", **given)[0], arms[0, 0], rtol=1e-12
+        distributions.combine_arms(arms, alone, method="prior_corrected", **given)[0], arms[0, 0], rtol=1e-12
     )
     flat = {"prior": np.full(2000, 1 / 2000)}
     np.testing.assert_allclose(
-        metrics.combine_arms(arms, np.ones((3, 1), bool), method="prior_corrected", **flat),
-        metrics.combine_arms(arms, np.ones((3, 1), bool), method="conflation"),
+        distributions.combine_arms(arms, np.ones((3, 1), bool), method="prior_corrected", **flat),
+        distributions.combine_arms(arms, np.ones((3, 1), bool), method="conflation"),
         rtol=1e-12,
     )
 
@@ -203,7 +205,7 @@ def test_the_mean_of_the_arms_leaves_absent_ones_out():
     arms = np.stack([random_pmfs(3, 10, seed) for seed in (1, 2)])
     arms[1, 0] = np.nan
     present = np.array([[True, True, False], [False, True, False]])
-    found = metrics.combine_arms(arms, present, method="mean")
+    found = distributions.combine_arms(arms, present, method="mean")
     np.testing.assert_allclose(found[0], arms[0, 0], rtol=1e-12)
     np.testing.assert_allclose(found[1], (arms[0, 1] + arms[1, 1]) / 2, rtol=1e-12)
     assert np.isnan(found[2]).all()
@@ -212,35 +214,35 @@ def test_the_mean_of_the_arms_leaves_absent_ones_out():
 def test_combinations_are_known_by_name():
     arms, present = np.full((2, 1, 4), 0.25), np.ones((2, 1), bool)
     with pytest.raises(ValueError, match=r"'conflation', 'prior_corrected', 'mean'.*found 'product'"):
-        metrics.combine_arms(arms, present, method="product")
+        distributions.combine_arms(arms, present, method="product")
     with pytest.raises(ValueError, match="needs the prior"):
-        metrics.combine_arms(arms, present, method="prior_corrected")
+        distributions.combine_arms(arms, present, method="prior_corrected")
 
 
 def test_conflation_refuses_shapes_that_do_not_agree():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(3, 2\)"):
-        metrics.conflate(np.full((2, 3, 4), 0.25), np.ones((3, 2), bool))
+        distributions.conflate(np.full((2, 3, 4), 0.25), np.ones((3, 2), bool))
     with pytest.raises(ValueError, match="floor"):
-        metrics.conflate(np.full((2, 3, 4), 0.25), np.ones((2, 3), bool), floor=0)
+        distributions.conflate(np.full((2, 3, 4), 0.25), np.ones((2, 3), bool), floor=0)
 
 
 def test_arm_disagreement_counts_standard_deviations():
     edges = np.linspace(-20, 20, 4001)
     arms = np.stack([np.diff(stats.norm.cdf(edges, *p))[None] for p in ((0, 1.0), (5, 2.0), (1, 1.0))])
-    found = metrics.arm_disagreement(arms, edges, np.ones((3, 1), bool))
+    found = distributions.arm_disagreement(arms, edges, np.ones((3, 1), bool))
     # h is the half-width at 0.16 and 0.84: 0.9945 standard deviations; the first pair is the worst
     assert found[0] == pytest.approx(5 / np.hypot(1, 2) / stats.norm.ppf(0.84), rel=1e-4)
-    pair = metrics.arm_disagreement(arms, edges, np.array([[True], [False], [True]]))
+    pair = distributions.arm_disagreement(arms, edges, np.array([[True], [False], [True]]))
     assert pair[0] == pytest.approx(1 / np.sqrt(2) / stats.norm.ppf(0.84), rel=1e-4)
-    assert np.isnan(metrics.arm_disagreement(arms, edges, np.array([[True], [False], [False]]))[0])
+    assert np.isnan(distributions.arm_disagreement(arms, edges, np.array([[True], [False], [False]]))[0])
 
 
 def test_is_edge():
     pmf = np.array([[0.5, 0.5, 0, 0], [0, 0.3, 0.3, 0.4], [0.3, 0, 0.4, 0.3], [np.nan] * 4])
-    np.testing.assert_array_equal(metrics.is_edge(pmf, bins=1, mass=0.5), [True, False, False, False])
-    np.testing.assert_array_equal(metrics.is_edge(pmf, bins=2, mass=0.65), [True, True, True, False])
+    np.testing.assert_array_equal(distributions.is_edge(pmf, bins=1, mass=0.5), [True, False, False, False])
+    np.testing.assert_array_equal(distributions.is_edge(pmf, bins=2, mass=0.65), [True, True, True, False])
     with pytest.raises(ValueError, match="1 to 4 bins"):
-        metrics.is_edge(pmf, bins=5, mass=0.5)
+        distributions.is_edge(pmf, bins=5, mass=0.5)
 
 
 @pytest.mark.parametrize("prominence", [0.05, 0.2, 0.6, 1.0])
@@ -255,12 +257,12 @@ def test_modes_equal_scipys_prominent_peaks(prominence):
     for pmf in pmfs:
         padded = np.concatenate([[0], pmf, [0]])
         expected.append(signal.find_peaks(padded, prominence=prominence * pmf.max())[0].size)
-    np.testing.assert_array_equal(metrics.count_modes(pmfs, prominence=prominence), expected)
+    np.testing.assert_array_equal(distributions.count_modes(pmfs, prominence=prominence), expected)
 
 
 def test_modes_of_missing_and_one_hot_rows():
     pmf = np.stack([one_hot(5, 0)[0], one_hot(5, 4)[0], np.full(5, np.nan), np.full(5, 0.2)])
-    np.testing.assert_array_equal(metrics.count_modes(pmf, prominence=0.5), [1, 1, 0, 1])
+    np.testing.assert_array_equal(distributions.count_modes(pmf, prominence=0.5), [1, 1, 0, 1])
 
 
 def test_residuals_equal_numpy_and_scipy():
@@ -367,7 +369,7 @@ def test_coverage_equals_quantile_intervals():
     truth[:5] = np.nan
     pmfs[5:8] = np.nan
     for level in (0.3, 0.68, 1.0):
-        low, high = metrics.pmf_quantile(pmfs, UNEVEN, [(1 - level) / 2, (1 + level) / 2]).T
+        low, high = distributions.pmf_quantile(pmfs, UNEVEN, [(1 - level) / 2, (1 + level) / 2]).T
         expected = ((truth >= low) & (truth <= high))[8:].mean()
         assert metrics.coverage(pmfs, UNEVEN, truth, [level])[0] == pytest.approx(expected)
 
@@ -524,7 +526,7 @@ def test_dwarfs_and_giants_at_the_boundaries():
         (np.inf, 4.0, ""),
     ]
     teff, logg, expected = zip(*cases, strict=True)
-    np.testing.assert_array_equal(metrics.dwarf_giant(np.array(teff), np.array(logg)), expected)
+    np.testing.assert_array_equal(distributions.dwarf_giant(np.array(teff), np.array(logg)), expected)
 
 
 def test_flags_are_distinct_bits_with_meanings():

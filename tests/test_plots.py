@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from remap import metrics, plots
+from remap import distributions, metrics, plots
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 
@@ -165,7 +165,7 @@ def test_pmf_panels(tmp_path, figures):
     assert len(figure.axes) == 6
     first = figure.axes[0]
     lines = {line.get_label(): line.get_xdata()[0] for line in first.lines}
-    assert lines["median"] == pytest.approx(metrics.pmf_quantile(pmfs["teff"], edges["teff"], 0.5)[0])
+    assert lines["median"] == pytest.approx(distributions.pmf_quantile(pmfs["teff"], edges["teff"], 0.5)[0])
     assert lines["truth"] == 5000
     assert first.get_xlim() == (3000, 7000)
     assert figure.axes[4].get_title(loc="right") == "no prediction"

@@ -1,0 +1,328 @@
+"""Arithmetic of probability mass functions (PMFs): quantiles, combination of arms, what a flag asks for.
+
+A PMF is a float array [..., K] over K bins with edges float[K + 1]; within a bin the probability is taken
+as uniform, so the cumulative distribution F is piecewise linear, and every number here (quantiles, CRPS,
+PIT, ...) is exact for that distribution. A row that holds a value that is not finite is "missing":
+it gives NaN (or False, or 0 modes) and never an error. A negative value, or a row whose sum is not 1 to
+within `SUM_TOLERANCE`, raises ValueError; smaller differences are rounding, and are normalised away.
+Everything is computed in float64, whatever the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+SUM_TOLERANCE = 1e-3  # float32 sums are good to 1e-6; more than this is no rounding but a mistake
+PMF_FLOOR = 1e-12  # below float32 rounding of a PMF's largest bin, so only tails without meaning are touched
+COMBINATIONS = ("conflation", "prior_corrected", "mean")
+
+
+def pmf_quantile(pmf: np.ndarray, edges: np.ndarray, q: float | Sequence[float]) -> np.ndarray:
+    """Quantiles of PMFs, in the unit of `edges`: F^-1(q) by linear interpolation within bins.
+
+    Where F is flat at exactly q (empty bins), the lowest value that reaches q is given; q = 0 gives the
+    lower end of the first bin that is not empty.
+
+    Args:
+      pmf: float[..., K].
+      edges: float[K + 1], strictly increasing.
+      q: probabilities in [0, 1], scalar or [Q].
+
+    Returns:
+      float64[...] for a scalar q, float64[..., Q] otherwise; NaN for missing rows.
+
+    Raises:
+      ValueError: a PMF, edges or q that is not one (see the module's docstring).
+    """
+    pmf, edges = checked(pmf, edges)
+    probabilities = np.asarray(q, np.float64)
+    if probabilities.ndim > 1 or not np.all((probabilities >= 0) & (probabilities <= 1)):
+        raise ValueError(f"quantiles must be probabilities in [0, 1], found {q!r}")
+    cdf = cumulative(pmf)
+    found = [_quantile(cdf, edges, p) for p in np.atleast_1d(probabilities)]
+    return np.stack(found, axis=-1) if probabilities.ndim else found[0]
+
+
+def pmf_summary(pmf: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """Location, width and information of PMFs.
+
+    Args:
+      pmf: float[..., K].
+      edges: float[K + 1], strictly increasing.
+
+    Returns:
+      float64[...] arrays: `median`, `p16`, `p84` (quantiles 0.16 and 0.84), `mean`, `std`
+      (with the w²/12 of a uniform bin of width w), `mode` (centre of the bin with the highest density; the
+      lowest of equals), all in the unit of `edges`; `entropy` of the PMF in nats, 0 to ln K.
+
+    Raises:
+      ValueError: a PMF or edges that is not one.
+    """
+    pmf, edges = checked(pmf, edges)
+    cdf = cumulative(pmf)
+    width = np.diff(edges)
+    centre = edges[:-1] + width / 2
+    mean = pmf @ centre
+    variance = np.sum(pmf * ((centre - mean[..., None]) ** 2 + width**2 / 12), axis=-1)
+    mode = centre[np.argmax(pmf / width, axis=-1)]
+    return {
+        "median": _quantile(cdf, edges, 0.5),
+        "p16": _quantile(cdf, edges, 0.16),
+        "p84": _quantile(cdf, edges, 0.84),
+        "mean": mean,
+        "std": np.sqrt(variance),
+        "mode": np.where(np.isnan(mean), np.nan, mode),
+        "entropy": np.sum(special.entr(pmf), axis=-1),
+    }
+
+
+def conflate(
+    pmfs: np.ndarray, present: np.ndarray, *, prior: np.ndarray | None = None, floor: float = PMF_FLOOR
+) -> np.ndarray:
+    """Conflation of the arms' PMFs: y_i = Π_a y_ai / Σ_j Π_a y_aj (eq. 6; Hill & Miller 2011), by logs.
+
+    Every arm's PMF holds the distribution of the labels that it was trained on, so that the product of A arms
+    counts it A times. With `prior` it counts once: the product is divided by prior^(A - 1).
+
+    Bins below `floor` count as `floor` where two or more arms combine, so that one arm's zero (a softmax
+    that underflowed) cannot veto what all others say: two arms with nothing in common share the result,
+    half each. Above the floor this is eq. 6 exactly; one arm alone is returned as it is.
+
+    Args:
+      pmfs: float[A, S, K]; rows of absent arms may hold anything.
+      present: bool[A, S], True = the arm was observed.
+      prior: float[K], the PMF of the labels in training; None = as eq. 6 has it. Bins below `floor` count as
+        `floor`.
+      floor: smallest probability of a bin, above 0.
+
+    Returns:
+      float64[S, K], normalised; NaN for stars without an arm, or with NaN in an arm that is present.
+
+    Raises:
+      ValueError: shapes that do not agree, or a PMF of a present arm that is not one.
+    """
+    pmfs, present = _checked_arms(pmfs, present)
+    if not 0 < floor < 1:
+        raise ValueError(f"floor must lie between 0 and 1, found {floor!r}")
+    logs = np.sum(np.log(np.maximum(pmfs, floor)), axis=0, where=present[..., None])
+    if prior is not None:
+        extra = np.maximum(np.sum(present, axis=0) - 1, 0)
+        logs -= extra[:, None] * np.log(np.maximum(_normalised(prior), floor))
+    product = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
+    product /= np.sum(product, axis=-1, keepdims=True)
+    alone = np.sum(pmfs, axis=0, where=present[..., None])
+    count = np.sum(present, axis=0)[:, None]
+    return np.where(count > 1, product, np.where(count == 1, alone, np.nan))
+
+
+def combine_arms(
+    pmfs: np.ndarray, present: np.ndarray, *, method: str, prior: np.ndarray | None = None
+) -> np.ndarray:
+    """The arms' PMFs as one, by one of `COMBINATIONS`.
+
+    Args:
+      pmfs, present: see `conflate`.
+      method: "conflation" (eq. 6), "prior_corrected" (eq. 6 with `prior` counted once) or "mean" (the mixture
+        with equal weights, which takes nothing for independent).
+      prior: float[K] for "prior_corrected".
+
+    Returns:
+      As `conflate`.
+
+    Raises:
+      ValueError: another method, or "prior_corrected" without a prior.
+    """
+    if method == "conflation":
+        return conflate(pmfs, present)
+    if method == "prior_corrected":
+        if prior is None:
+            raise ValueError("the combination 'prior_corrected' needs the prior of the training, found none")
+        return conflate(pmfs, present, prior=prior)
+    if method == "mean":
+        pmfs, present = _checked_arms(pmfs, present)
+        count = np.sum(present, axis=0)[:, None]
+        total = np.sum(pmfs, axis=0, where=present[..., None])
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    raise ValueError(f"the combination of the arms must be one of {COMBINATIONS}, found {method!r}")
+
+
+def temper(pmf: np.ndarray, power: float) -> np.ndarray:
+    """p_i^w / Σ_j p_j^w: wider for a power w < 1, narrower for w > 1; 1 / w is a temperature (§4.5).
+
+    Args:
+      pmf: float[..., K].
+      power: w, above 0.
+
+    Returns:
+      float64[..., K], normalised; NaN rows stay NaN. Bins below what float32 holds count as its least value.
+
+    Raises:
+      ValueError: a PMF that is not one, or a power that is not positive.
+    """
+    if not power > 0:
+        raise ValueError(f"power must be positive, found {power!r}")
+    logs = power * np.log(np.maximum(_normalised(pmf), np.finfo(np.float32).tiny))
+    weights = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
+    return weights / np.sum(weights, axis=-1, keepdims=True)
+
+
+def arm_disagreement(pmfs: np.ndarray, edges: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """How far the arms' medians lie apart in units of their widths, the largest over all pairs of arms.
+
+    |m_a - m_b| / sqrt(h_a² + h_b²) with h = (p84 - p16) / 2: about the number of standard deviations.
+
+    Args:
+      pmfs: float[A, S, K]; rows of absent arms may hold anything.
+      edges: float[K + 1], strictly increasing.
+      present: bool[A, S].
+
+    Returns:
+      float64[S], dimensionless; NaN where fewer than two arms are present.
+
+    Raises:
+      ValueError: shapes that do not agree, or a PMF of a present arm that is not one.
+    """
+    pmfs, present = _checked_arms(pmfs, present)
+    low, median, high = np.moveaxis(
+        pmf_quantile(np.where(present[..., None], pmfs, np.nan), edges, (0.16, 0.5, 0.84)), -1, 0
+    )
+    half = (high - low) / 2
+    worst = np.full(present.shape[1], np.nan)
+    for a in range(len(pmfs)):
+        for b in range(a):
+            worst = np.fmax(worst, np.abs(median[a] - median[b]) / np.hypot(half[a], half[b]))
+    return worst
+
+
+def is_edge(pmf: np.ndarray, *, bins: int, mass: float) -> np.ndarray:
+    """True where the first or the last `bins` bins hold at least the probability `mass`.
+
+    Args:
+      pmf: float[..., K].
+      bins: how many bins make an edge, 1 to K.
+      mass: probability in (0, 1].
+
+    Returns:
+      bool[...]; False for missing rows.
+
+    Raises:
+      ValueError: a PMF that is not one, or settings outside those limits.
+    """
+    pmf = _normalised(pmf)
+    if not (1 <= bins <= pmf.shape[-1] and 0 < mass <= 1):
+        raise ValueError(
+            f"expected 1 to {pmf.shape[-1]} bins and a mass in (0, 1], found {bins!r} and {mass!r}"
+        )
+    return np.fmax(pmf[..., :bins].sum(axis=-1), pmf[..., -bins:].sum(axis=-1)) >= mass
+
+
+def count_modes(pmf: np.ndarray, *, prominence: float) -> np.ndarray:
+    """Number of peaks that stand out by at least `prominence` times the highest bin (bins of equal width).
+
+    The prominence of a peak is its height above the higher of the two valleys that part it from higher
+    peaks, with zeros beyond the ends of the range, as in `scipy.signal.find_peaks`.
+
+    Args:
+      pmf: float[..., K].
+      prominence: fraction of the highest bin, in (0, 1].
+
+    Returns:
+      int[...], at least 1; 0 for missing rows.
+
+    Raises:
+      ValueError: a PMF that is not one, or a prominence outside those limits.
+    """
+    pmf = _normalised(pmf)
+    if not 0 < prominence <= 1:
+        raise ValueError(f"prominence must lie in (0, 1], found {prominence!r}")
+    swing = prominence * np.max(pmf, axis=-1)
+    count = np.zeros(pmf.shape[:-1], int)
+    climbing = np.ones(pmf.shape[:-1], bool)
+    extreme = np.zeros(pmf.shape[:-1])  # highest value of this climb, or lowest of this descent
+    for value in [*np.moveaxis(pmf, -1, 0), np.zeros(pmf.shape[:-1])]:
+        # A peak is over once the PMF has fallen by `swing`, a valley once it has risen by as much.
+        top = climbing & (extreme - value >= swing)
+        bottom = ~climbing & (value - extreme >= swing)
+        count += top
+        extreme = np.where(climbing, np.fmax(extreme, value), np.fmin(extreme, value))
+        extreme = np.where(top | bottom, value, extreme)
+        climbing = climbing ^ (top | bottom)
+    return count
+
+
+def dwarf_giant(teff: np.ndarray, logg: np.ndarray) -> np.ndarray:
+    """Luminosity class by Ciardi et al. (2011, AJ 141, 108).
+
+    A dwarf has log g >= 3.5 for Teff >= 6000 K, >= 4.0 for Teff <= 4250 K, and >= 5.2 - 2.8e-4 Teff between;
+    all others are giants (subgiants among them).
+
+    Args:
+      teff: float[S], K.
+      logg: float[S], dex (cm/s²).
+
+    Returns:
+      str[S]: "dwarf" or "giant"; "" where a value is not finite.
+    """
+    teff, logg = np.broadcast_arrays(np.asarray(teff, np.float64), np.asarray(logg, np.float64))
+    limit = np.select([teff >= 6000, teff <= 4250], [3.5, 4.0], 5.2 - 2.8e-4 * teff)
+    known = np.isfinite(teff) & np.isfinite(logg)
+    return np.select([~known, logg >= limit], ["", "dwarf"], "giant")
+
+
+def _normalised(pmf: np.ndarray) -> np.ndarray:
+    """float64[..., K] with rows that sum to 1; missing rows all NaN."""
+    pmf = np.asarray(pmf, np.float64)
+    if pmf.ndim < 1 or pmf.shape[-1] < 1:
+        raise ValueError(f"expected PMFs of shape [..., K] with K > 0, found {pmf.shape}")
+    missing = ~np.all(np.isfinite(pmf), axis=-1, keepdims=True)
+    pmf = np.where(missing, np.nan, pmf)
+    total = np.sum(pmf, axis=-1, keepdims=True)
+    wrong = np.any(pmf < 0, axis=-1) | (np.abs(total[..., 0] - 1) > SUM_TOLERANCE)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"expected PMFs without negative values that sum to 1, found sum {total[at][0]:.6g} and least "
+            f"value {pmf[at].min():.6g} in row {at} and {np.count_nonzero(wrong) - 1} others"
+        )
+    return pmf / total
+
+
+def checked(pmf: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pmf, edges = _normalised(pmf), np.asarray(edges, np.float64)
+    if edges.shape != (pmf.shape[-1] + 1,):
+        raise ValueError(
+            f"expected {pmf.shape[-1] + 1} edges for {pmf.shape[-1]} bins, found shape {edges.shape}"
+        )
+    if not (np.all(np.isfinite(edges)) and np.all(np.diff(edges) > 0)):
+        raise ValueError(f"edges must be finite and increase strictly, found {edges}")
+    return pmf, edges
+
+
+def _checked_arms(pmfs: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """PMFs [A, S, K] with 1s (never NaN) for absent arms, and the mask [A, S]."""
+    pmfs, present = np.asarray(pmfs, np.float64), np.asarray(present, bool)
+    if pmfs.ndim != 3 or present.shape != pmfs.shape[:2]:
+        raise ValueError(
+            f"expected PMFs [A, S, K] and present [A, S], found {pmfs.shape} and {present.shape}"
+        )
+    return _normalised(np.where(present[..., None], pmfs, 1 / pmfs.shape[-1])), present
+
+
+def cumulative(pmf: np.ndarray) -> np.ndarray:
+    """F at the edges, [..., K + 1]: exactly 0 first and exactly 1 from the last bin that is not empty."""
+    cdf = np.concatenate([np.zeros((*pmf.shape[:-1], 1)), np.cumsum(pmf, axis=-1)], axis=-1)
+    return cdf / cdf[..., -1:]
+
+
+def _quantile(cdf: np.ndarray, edges: np.ndarray, q: float) -> np.ndarray:
+    start, end = cdf[..., :-1], cdf[..., 1:]
+    k = np.argmax((end >= q) & (end > start), axis=-1)
+    start, end = take_along(start, k), take_along(end, k)
+    return edges[k] + (edges[k + 1] - edges[k]) * ((q - start) / (end - start))
+
+
+def take_along(array: np.ndarray, k: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(array, k[..., None], axis=-1)[..., 0]
