@@ -24,7 +24,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         c.autoencoder.update(
             {"batch_size": 32, "epochs_per_cycle": 20, "rate_fall": 0.01, "validation_size": 512}
         )
-        c.adapt.update({"trains": "bottleneck", "batch_size": 32, "rate_fall": 0.01})
+        c.adapt.update({"trains": "encoder", "rehearsal": 0.5, "batch_size": 128, "epochs_per_cycle": 200})
+        c.adapt.update({"rate_fall": 0.01, "matched": 4096})
+        c.adapt.align.update({"kind": "mmd", "weight": 0.01})
+        c.regressor.encoder = "adapted"
         c.regressor.update({"networks": 2, "filters": (16, 16), "dense": (64, 32, 16)})
         c.regressor.update({"batch_size": 128, "epochs_per_cycle": 20, "rate_high": 3e-3, "rate_low": 3e-5})
         if options["short"]:

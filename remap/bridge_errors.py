@@ -121,10 +121,13 @@ def library_rows(
     held: Pool,
     names: list[str],
 ) -> list[dict[str, Any]]:
-    """Library spectra of cells kept aside: what the regressors can do, and what moving the encoder does to labels."""
+    """Library spectra of cells kept aside: what the regressors can do with the encoder that they learned from.
+
+    Where that is the one before its fine-tuning, also what moving the encoder does to the labels.
+    """
     regressors = load_regressors(config, workdir, config.regressor.encoder)
     rows = []
-    for encoder in ("library", "adapted"):
+    for encoder in dict.fromkeys((config.regressor.encoder, "adapted")):
         latent = encode(members[encoder], held.pixels.flux, chunk=config.autoencoder.chunk)
         values = np.median(estimate_labels(regressors, latent).values, axis=(0, 1))
         for j, label in enumerate(names):

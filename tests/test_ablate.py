@@ -134,7 +134,7 @@ def test_table_follows_from_the_scores(done):
 
 def test_a_moved_folder_resumes_without_training_anything(moved, done, tiny_data, monkeypatch):
     monkeypatch.setattr(stages, "pretrain", lambda *_: pytest.fail("ran again"))
-    monkeypatch.setattr(stages, "finetune", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(tuning, "finetune", lambda *_: pytest.fail("ran again"))
     found = ablate(config(tiny_data), moved)
     assert found.pformat(max_lines=-1) == done[1].pformat(max_lines=-1)
     monkeypatch.undo()
@@ -161,7 +161,7 @@ def test_single_task_takes_each_label_from_the_network_of_its_own_loss(moved, ti
         layout.write_config(folder, c)
 
     monkeypatch.setattr(stages, "pretrain", lambda *_: None)
-    monkeypatch.setattr(stages, "finetune", put)
+    monkeypatch.setattr(tuning, "finetune", put)
     ablate(config(tiny_data, ablate__run=("single_task",)), moved)
     assert weights == [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
     found = scores(moved, "single_task")
@@ -180,7 +180,7 @@ def test_a_variant_that_diverges_is_reported_and_the_others_go_on(moved, tiny_da
     def diverge(*_):
         raise DivergedError("finetune A fold 0: not finite at step 3")
 
-    monkeypatch.setattr(stages, "finetune", diverge)
+    monkeypatch.setattr(tuning, "finetune", diverge)
     table = ablate(config(tiny_data), moved)
     lost = table["variant"] == "uniform_rates"
     assert np.isnan(table["change"][lost]).all()

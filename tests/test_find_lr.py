@@ -53,7 +53,7 @@ def test_repeats_exactly(found, tiny_data, tmp_path):
 
 def test_divergence_ends_the_test(tiny_data, tiny_prepared, tmp_path):
     shutil.copytree(tiny_prepared, tmp_path / "work")
-    change = CHANGE | {"find_lr__high": 1e7, "find_lr__steps": 60, "find_lr__diverged": 1.5}
+    change = CHANGE | {"find_lr__high": 1e7, "find_lr__steps": 60, "find_lr__diverged": 1.05}
     tests = find_lr(tiny.config(tiny_data, **change), tmp_path / "work")
     for test in tests.values():
         assert test.diverged

@@ -111,7 +111,7 @@ def test_pretrained_networks_can_be_used_alone(tiny_workdir, good):
     found = load(tiny_workdir, stage="pretrain").predict(tiny.spectra(GOOD))
     assert found.meta["checkpoint_step"] == {"A": [8], "B": [8]}
     assert np.abs(found.pmfs["teff"] - good.pmfs["teff"]).max() > 1e-3
-    with pytest.raises(ValueError, match="stage must be 'pretrain' or 'finetune', found 'swa'"):
+    with pytest.raises(ValueError, match="stage must be 'pretrain', 'align' or 'finetune', found 'swa'"):
         load(tiny_workdir, stage="swa")
 
 
@@ -403,12 +403,12 @@ def test_other_preprocessing_than_the_networks_is_refused_with_both_values(tiny_
     shutil.copytree(tiny_workdir, tmp_path / "work")
     path = tmp_path / "work" / "data" / "preprocessing.json"
     description = json.loads(path.read_text())
-    description["continuum"]["relift"] = 1.0
+    description["continuum"]["low"] = 1.0
     description["medium"] = "vacuum"
     path.write_text(json.dumps(description))
     with pytest.raises(ValueError, match=r"finetune.A.fold_0: other preprocessing") as error:
         load(tmp_path / "work")
-    assert "continuum.relift: expected 1.0, found 1.05" in str(error.value)
+    assert "continuum.low: expected 1.0, found 1.2" in str(error.value)
     assert "medium: expected 'vacuum', found 'air'" in str(error.value)
     path.write_text(json.dumps(description | {"version": 99}))
     with pytest.raises(ValueError, match="preprocessing version: expected 1, found 99"):

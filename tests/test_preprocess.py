@@ -25,7 +25,7 @@ from remap.preprocess import (
 )
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
 
-DESCRIPTION = make_preprocessing(tiny.get_config())
+DESCRIPTION = make_preprocessing(tiny.with_algorithm1(tiny.get_config()))
 SUN = np.array([5770.0, 4.4, 0.0])
 
 
@@ -71,7 +71,8 @@ def test_smoothing_is_given_in_angstrom_and_exceed_zero_means_the_rule():
     settings = DESCRIPTION.continuum_settings("A")
     assert (settings.pixel, settings.sigma) == (1.0, 15.0)
     assert settings.exceed is None
-    c = tiny.config("", continuum__exceed=7)
+    c = tiny.with_algorithm1(tiny.config(""))
+    c.continuum.exceed = 7
     assert make_preprocessing(c).continuum_settings("A").exceed == 7
 
 
@@ -220,7 +221,7 @@ def test_stage_writes_every_arm_and_one_row_per_file(tiny_prepared):
     assert len(stars) == len(tiny.DWARFS) + len(tiny.OTHERS)
     assert str(stars["teff"].unit) == "K"
     description = layout.read_preprocessing(tiny_prepared)
-    assert description == DESCRIPTION
+    assert description == make_preprocessing(tiny.get_config())
     for arm in "AB":
         survey, snr = layout.load_survey(tiny_prepared, arm)
         assert survey.flux.shape == (23, tiny.PIXELS)  # all but the truncated file

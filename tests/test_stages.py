@@ -16,6 +16,7 @@ from remap.spectra import SpectrumError
 from remap.writers import read_records
 
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="bit for bit on CPU only")
+STAGES = {"pretrain": stages.pretrain, "finetune": tuning.finetune}
 STEPS = 8  # of pre-training: two cycles of two epochs of two steps
 
 # Statements that a child runs first. SIGTERM comes within the first epoch; SIGKILL at the end of the last one,
@@ -176,7 +177,7 @@ def test_finished_network_of_other_settings_is_refused(
 ):
     shutil.copytree(tiny_workdir, tmp_path / "work")
     with pytest.raises(ValueError, match=f"trained with other settings.*{message}"):
-        getattr(stages, stage)(tiny.config(tiny_data, **change), tmp_path / "work")
+        STAGES[stage](tiny.config(tiny_data, **change), tmp_path / "work")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -186,7 +187,7 @@ def test_refused_run_leaves_the_record_of_the_settings(tiny_data, tiny_workdir, 
     shutil.copytree(tiny_workdir, workdir)
     recorded = (workdir / "config.json").read_text()
     with pytest.raises(ValueError, match="trained with other settings"):
-        getattr(stages, stage)(tiny.config(tiny_data, loss__margin=0.5), workdir)
+        STAGES[stage](tiny.config(tiny_data, loss__margin=0.5), workdir)
     assert (workdir / "config.json").read_text() == recorded
 
 
@@ -197,10 +198,10 @@ def test_other_preprocessing_than_the_datas_is_refused_with_both_values(
     workdir = tmp_path / "work"
     shutil.copytree(tiny_workdir, workdir)
     recorded = (workdir / "config.json").read_text()
-    config = tiny.config(tiny_data, continuum__sigma=20.0, labels__teff__bins=40)
+    config = tiny.config(tiny_data, continuum__high=4.0, labels__teff__bins=40)
     with pytest.raises(ValueError, match="other preprocessing") as error:
-        getattr(stages, stage)(config, workdir)
-    assert "continuum.sigma: expected 20.0, found 15.0" in str(error.value)
+        STAGES[stage](config, workdir)
+    assert "continuum.high: expected 4.0, found 3.0" in str(error.value)
     assert "bins" in str(error.value)
     assert "40" in str(error.value)
     assert (workdir / "config.json").read_text() == recorded
@@ -213,9 +214,9 @@ def test_pretrained_network_of_other_preprocessing_is_refused_at_fine_tuning(
     workdir = tmp_path / "work"
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
-    config = tiny.config(tiny_data, continuum__sigma=20.0)
+    config = tiny.config(tiny_data, continuum__high=4.0)
     prepare.preprocess(config, workdir)
-    with pytest.raises(ValueError, match=r"continuum\.sigma: expected 20\.0, found 15\.0"):
+    with pytest.raises(ValueError, match=r"continuum\.high: expected 4\.0, found 3\.0"):
         tuning.finetune(config, workdir)
 
 
@@ -465,20 +466,21 @@ def on(section, **fields):
 
 
 def spy_on_draws(monkeypatch):
-    """What `stages` gives to `library_draw` and `survey_draw`: name -> (wave, fields that are on, σ)."""
+    """What the stages give to `library_draw` and `survey_draw`: name -> (wave, fields that are on, σ)."""
     seen = {}
 
-    def wrap(name):
-        function = getattr(stages, name)
+    def wrap(module, name):
+        function = getattr(module, name)
 
         def wrapped(key, step, source, wave, *, settings, **rest):
             seen[name] = np.asarray(wave), settings.effects, settings.noise_high
             return function(key, step, source, wave, settings=settings, **rest)
 
-        monkeypatch.setattr(stages, name, wrapped)
+        monkeypatch.setattr(module, name, wrapped)
 
-    wrap("library_draw")
-    wrap("survey_draw")
+    wrap(stages, "library_draw")
+    wrap(tuning, "library_draw")
+    wrap(tuning, "survey_draw")
     return seen
 
 
