@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "align mmd": ("main", {"align.kind": "mmd", "align.weight": 30.0}),
     "align coral": ("main", {"align.kind": "coral", "align.weight": 100.0}),
     "align autoencoder": ("main", {"align.kind": "autoencoder", "align.weight": 3.0}),
-    "autoencoder not fine-tuned": ("before", {}),
+    "autoencoder not fine-tuned": ("before", {"adapt.align.kind": "none", "regressor.encoder": "library"}),
     "autoencoder published": (
         "autoencoder",
         {
@@ -76,9 +76,11 @@ def main() -> None:
     found = {}
     for name in CHOSEN.value:
         path = root / f"{name.replace(' ', '_')}.json"
+        made_by = {"seed": SEED.value, "argument": ARGUMENT.value}
         if not path.exists():
-            layout.write_json(path, run_variant(root, name))
+            layout.write_json(path, run_variant(root, name) | {"made_by": made_by})
         found[name] = json.loads(path.read_text())
+        checkpoint.check_equal(found[name]["made_by"], made_by, f"{path}: made with other flags")
     text = markdown(found)
     (root / "results.md").write_text(text)
     print(text)
@@ -90,9 +92,12 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     config = importlib.import_module("configs.miles_autoencoder").get_config(ARGUMENT.value or None)
     config.update_from_flattened_dict({"seed": SEED.value} | changes)
     base = root / "base"
-    workdir = root / name.replace(" ", "_")
+    own = (
+        "autoencoder mmd" if route == "before" else name
+    )  # whose encoders before the fine-tuning are the same
+    workdir = root / own.replace(" ", "_")
     began = time.monotonic()
-    if not (base / "data").exists():
+    if not (base / "data" / "preprocessing.json").exists():
         prepare.preprocess(config, base)
     if route == "main":
         stages.pretrain(config, base)
@@ -116,7 +121,8 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
         features = main_features(config, workdir, preprocessing, stage, sky.pixels, matched)
     else:
         adapted = route == "autoencoder"
-        bridge.adapt(config, workdir)
+        if adapted:
+            bridge.adapt(config, workdir)
         regress.regress(config, workdir)
         catalogue = estimate(config, workdir, adapted=adapted)
         features = latents(config, workdir, sky.pixels, matched, adapted)

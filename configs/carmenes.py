@@ -147,7 +147,7 @@ def add_route(c: ml_collections.ConfigDict) -> None:
         "neighbours": 8,  # library spectra that tell which cell a star is in
         "matched": 8192,  # library spectra drawn from the stars' cells
         "align_floor": 1e-3,  # as `align.floor`
-        "align_size": 1024,  # of them that give the features' units, and that stars kept aside are compared with
+        "align_size": 1024,  # of them that give the features' units
         "batch_size": 128,
         "cycles": 1,
         "epochs_per_cycle": 60,

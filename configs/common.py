@@ -191,6 +191,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "batch_size": 64,  # spectra of the library, of the stars' cells, and of stars, each
         "scale_batches": 8,  # of the stars' cells, that give the units of the features
         "floor": 1e-3,  # least variance of a feature in those units, as a fraction of the largest
+        "validation": 0.2,  # fraction of the stars kept aside, whose alignment is logged
+        "stars": 20000,  # spectra at most, drawn at random, and half as many kept aside
+        "chunk": 64,  # spectra that are normalised at a time
         "cycles": 1,
         "epochs_per_cycle": 10,
         "rate_high": 1e-3,

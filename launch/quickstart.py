@@ -5,7 +5,7 @@ python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=qu
 
 from pathlib import Path
 
-from remap import cli, prepare, stages, tuning
+from remap import align, cli, prepare, stages, tuning
 from remap.calibrate import calibrate
 from remap.catalogue import write_catalogue
 from remap.evaluate import brief, evaluate
@@ -25,6 +25,7 @@ def main() -> None:
     make_mock_data(data, config.synthetic)
     prepare.preprocess(config, workdir)
     stages.pretrain(config, workdir)
+    align.align(config, workdir)
     tuning.finetune(config, workdir)
     calibrate(config, workdir)
     table = evaluate(config, workdir)

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import prepare, stages, tuning
+from remap import align, prepare, stages, tuning
 from remap import workdir as layout
 from remap.ablate_report import compare, markdown
 from remap.checkpoint import check_equal
@@ -45,7 +45,7 @@ DATA_SECTIONS = (
     "survey",
 )
 PRETRAIN_SECTIONS = (*DATA_SECTIONS, *stages.NETWORK_SECTIONS, "pretrain")
-SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "finetune", "split", "predict")
+SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "align", "finetune", "split", "predict")
 # A variant that changed these would change nothing, or what it is compared by.
 FIXED = (
     "ablate",
@@ -235,6 +235,7 @@ def _scores_of(
             layout.share(folder, "pretrain", owners[part.name])
         try:
             stages.pretrain(part.config, folder)
+            align.align(part.config, folder)
             tuning.finetune(part.config, folder)
         except DivergedError as error:  # a finding about this variant, with which the others go on
             if variant.name == FULL:

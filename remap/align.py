@@ -7,7 +7,8 @@ spectra close to those of library spectra (`align.kind`):
     autoencoder   the error of a decoder that makes both kinds of spectra from them (Ghifary et al. 2016,
                   arXiv:1607.03516), the main route's counterpart of `remap.autoencoder`
 
-No label of an observed star is looked at. Fine-tuning and prediction then start from here instead of `pretrain`. The
+No label of an observed star is looked at, but all spectra are, the test stars of later folds too, unless
+`align.validation` keeps them aside. Fine-tuning and prediction then start from here instead of `pretrain`. The
 pre-trained batch statistics stay.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,17 +32,22 @@ from remap import workdir as layout
 from remap.alignment import AlignSettings, Scale, discrepancy, find_scale, matched_cells
 from remap.augment import AugmentSettings, Batch, join, library_draw, take
 from remap.correction import locate
-from remap.data import Library, stream_indices
+from remap.data import Library, split_stars, stream_indices
 from remap.distributions import pmf_quantile
+from remap.labels import label_prior
 from remap.models import Outputs, ResNet1D, mish
 from remap.optim import make_optimizer, sgdr
+from remap.prepare import readable_stars
 from remap.preprocess import Preprocessing, usable
 from remap.stages import (
     ALIGN,
+    PRIOR,
     Arm,
     Pretraining,
     check_network,
     check_prepared,
+    check_sections,
+    check_single,
     held_out_batch,
     open_arm,
     pretraining,
@@ -98,6 +105,15 @@ def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     layout.write_config(workdir, config)
 
 
+def held_stars(config: ml_collections.ConfigDict, workdir: Path) -> np.ndarray:
+    """bool[S]: spectra that have no part in the alignment, by star (`align.validation`)."""
+    ids = np.asarray(readable_stars(workdir)["star_id"])
+    split = split_stars(
+        ids, folds=2, fold=-1, validation=config.align.validation, seed=config.seed
+    )  # fold -1: no test stars
+    return split == "val"
+
+
 def _align_arm(
     config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
 ) -> None:
@@ -105,30 +121,26 @@ def _align_arm(
     settings = AlignSettings(section.kind, section.weight, section.match)
     folder = layout.stage_folder(workdir, "align", name)
     arm = open_arm(config, preprocessing, name, "align")
-    if checkpoint.is_finished(folder, arm.meta):
+    meta = arm.meta | {"min_coverage": config.predict.min_coverage}
+    if checkpoint.is_finished(folder, meta):
         return
     start = layout.stage_folder(workdir, "pretrain", name) / "final"
     variables, found = checkpoint.load_final(start)
-    prior = variables.pop("prior", None)
+    variables.pop("prior", None)
     layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
     check_network(found, arm, str(start))
+    check_single(found, str(start))
+    check_sections(found, config, ("seed", "pretrain"), f"{start}: trained with other settings")
     variables = jax.tree.map(jnp.asarray, variables)
 
     pre = pretraining(config, workdir, preprocessing, name)
-    survey, _ = layout.load_survey(workdir, name)
-    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
-    flux, valid = jnp.asarray(survey.flux[seen]), jnp.asarray(survey.valid[seen])
-    if flux.shape[0] < 2:
-        raise ValueError(f"align, arm {name}: expected spectra to align with, found {flux.shape[0]}")
-    stars = Observed(jax.jit(arm.normalize)(flux, valid), valid)
+    stars, aside = _survey_parts(config, workdir, arm)
     matched = pre.library
     if settings.match:
-        cell, _ = locate(pre.library, _estimates(arm, preprocessing, variables, stars, section.batch_size))
-        # Repeated to as many as the library has, so that the same compiled program serves.
-        cells_of_stars = np.asarray(matched_cells(pre.library, cell).cells)
-        matched = pre.library._replace(cells=jnp.asarray(np.resize(cells_of_stars, pre.library.cells.shape)))
+        cell, _ = locate(pre.library, _estimates(arm, preprocessing, variables, stars, section.chunk))
+        matched = jax.tree.map(jnp.asarray, matched_cells(pre.library, cell))
         logger.info(
-            "align %s: library spectra from the cells of %d of %d", name, len(cells_of_stars), len(cell)
+            "align %s: library spectra from the cells of %d of %d", name, len(matched.cells), len(cell)
         )
     augment = AugmentSettings(**config.augment)
     size = section.batch_size
@@ -179,7 +191,7 @@ def _align_arm(
         make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
         batch_fn,
         data,
-        _validation(pre, config, seen_first[0]) if len(pre.held_out) else None,
+        None if aside is None else _validation(pre, config, seen_first, aside),
         terms=AlignTerms,
         settings=FitSettings(
             cycles=section.cycles,
@@ -194,14 +206,15 @@ def _align_arm(
         key=fit_key,
         schedule=schedule,
         folder=folder,
-        meta=arm.meta,
+        meta=meta,
         name=f"align {name}",
     )
-    out = {"params": aligned["network"], "batch_stats": variables["batch_stats"]}
-    if prior is not None:
-        out["prior"] = prior
+    # With the distribution of the labels, for `predict.combine`.
+    prior_key = jax.random.fold_in(fit_key, PRIOR)
+    drawn = [(1.0, arm.library_targets(prior_key, library)) for library in data[:2]]
+    out = {"params": aligned["network"], "batch_stats": variables["batch_stats"], "prior": label_prior(drawn)}
     total = section.cycles * section.epochs_per_cycle * steps
-    checkpoint.save_final(folder / "final", out, arm.meta | {"step": total})
+    checkpoint.save_final(folder / "final", out, meta | {"step": total})
 
 
 def network_outputs(model: ResNet1D, variables: Any, batch: Batch | Observed) -> tuple[Outputs, Array]:
@@ -243,25 +256,63 @@ def align_loss(
     return AlignTerms(labels + settings.weight * apart, labels, apart)
 
 
+def _survey_parts(
+    config: ml_collections.ConfigDict, workdir: Path, arm: Arm
+) -> tuple[Observed, Observed | None]:
+    """The survey's normalised spectra: up to `align.stars` to align with, and up to half as many kept aside.
+
+    Raises:
+      ValueError: fewer than two are left to align with.
+    """
+    survey, _ = layout.load_survey(workdir, arm.name)
+    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
+    held = held_stars(config, workdir)
+    order = np.asarray(jax.random.permutation(stage_key(config, arm.name, ALIGN, 0), len(seen)))
+    chosen = order[(seen & ~held)[order]][: config.align.stars]
+    kept = order[(seen & held)[order]][: config.align.stars // 2]
+    if len(chosen) < 2:
+        raise ValueError(f"align, arm {arm.name}: expected spectra to align with, found {len(chosen)}")
+    normalize = jax.jit(arm.normalize)
+
+    def observed(rows: np.ndarray) -> Observed:
+        flux, valid = survey.flux[rows], survey.valid[rows]
+        run = lambda x: Observed(normalize(jnp.asarray(x[0]), jnp.asarray(x[1])), jnp.asarray(x[1]))  # noqa: E731
+        return in_chunks(run, (flux, valid), config.align.chunk)
+
+    return observed(chosen), observed(kept) if len(kept) else None
+
+
 def _estimates(
     arm: Arm, preprocessing: Preprocessing, variables: Any, stars: Observed, chunk: int
 ) -> np.ndarray:
     """float[S, L]: medians of the PMFs that a network gives the stars."""
-    run = jax.jit(lambda x: jax.nn.softmax(arm.model.apply(variables, x.flux, x.valid, False, True).logits))
-    count = stars.flux.shape[0]
-    pmfs = []
-    for i in range(0, count, chunk):
-        index = np.minimum(np.arange(i, i + chunk), count - 1)  # one shape
-        pmfs.append(np.asarray(run(jax.tree.map(lambda a, index=index: a[index], stars))))
-    pmf = np.concatenate(pmfs, axis=1)[:, :count]
+    run = jax.jit(lambda x: jax.nn.softmax(arm.model.apply(variables, *x, False, True).logits).swapaxes(0, 1))
+    pmf = np.asarray(in_chunks(run, tuple(stars), chunk)).swapaxes(0, 1)
     return np.stack(
         [pmf_quantile(pmf[j][:, : b.bins], b.edges, 0.5) for j, b in enumerate(preprocessing.labels)], axis=1
     )
 
 
-def _validation(pre: Pretraining, config: ml_collections.ConfigDict, batch: AlignBatch) -> AlignBatch:
-    """Library spectra of held-out cells, then those of a batch that the stars in it are compared with."""
-    half = len(batch.library.flux) // 2
-    held = held_out_batch(pre, config.pretrain)
-    index = jnp.arange(half) % len(held.flux)
-    return batch._replace(library=join(take(held, index), take(batch.library, jnp.arange(half, 2 * half))))
+def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
+    """`run` over arrays with a common leading axis, `chunk` rows at a time and all in one shape."""
+    count = len(jax.tree.leaves(rows)[0])
+    parts = []
+    for i in range(0, count, chunk):
+        index = np.minimum(np.arange(i, i + chunk), count - 1)
+        parts.append(run(jax.tree.map(lambda a, index=index: a[index], rows)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x)[:count], *parts)
+
+
+def _validation(
+    pre: Pretraining, config: ml_collections.ConfigDict, batches: Sequence[AlignBatch], aside: Observed
+) -> AlignBatch:
+    """Stars kept aside, as many library spectra of their cells, and as many of held-out cells (of any without)."""
+    seen = functools.reduce(join, (batch.library for batch in batches))
+    count = len(aside.flux)
+    size = batches[0].library.flux.shape[0]
+    matched = np.flatnonzero(np.arange(len(seen.flux)) % size >= size // 2)
+    held = held_out_batch(pre, config.pretrain) if len(pre.held_out) else seen
+    index = jnp.arange(count)
+    return AlignBatch(
+        join(take(held, index % len(held.flux)), take(seen, jnp.asarray(np.resize(matched, count)))), aside
+    )

@@ -106,8 +106,10 @@ def matched_cells(library: Library, cell: np.ndarray) -> Library:
       cell: int[S], index into `library.cells`, -1 = none (`correction.locate`).
 
     Raises:
-      ValueError: no star is in a cell.
+      ValueError: no star is in a cell, or cells are single nodes, which no star is in.
     """
+    if np.asarray(library.cells).shape[1] == 1:
+        raise ValueError("align.match needs library.interpolate, found nodes without cells")
     inside = cell[cell >= 0]
     if not len(inside):
         raise ValueError(

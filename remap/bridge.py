@@ -281,9 +281,7 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             make_optimizer(member.params, adapt_rules(section.trains), schedule, clip_norm=section.clip_norm),
             batch_fn,
             data,
-            AdaptBatch(aside, None, matched and take(matched.pixels, jnp.arange(section.align_size)))
-            if len(aside.flux)
-            else None,
+            _validation(aside, matched),
             terms=AdaptTerms,
             settings=settings,
             key=stage_key(config, TUNE, i),
@@ -295,6 +293,16 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         total = settings.epochs * settings.steps_per_epoch
         checkpoint.save_final(folders[i] / "final", {"params": params}, metas[i] | {"step": total})
     layout.write_config(workdir, config)
+
+
+def _validation(aside: Pixels, matched: Pool | None) -> AdaptBatch | None:
+    """Stars kept aside, with as many library spectra to compare them with."""
+    count = len(aside.flux)
+    if not count:
+        return None
+    if matched is None:
+        return AdaptBatch(aside, None, None)
+    return AdaptBatch(aside, None, take(matched.pixels, jnp.arange(count) % len(matched.pixels.flux)))
 
 
 class _AdaptData(NamedTuple):
@@ -324,6 +332,8 @@ def _matched_pool(
     A star's labels are the mean of those of the `adapt.neighbours` library spectra whose latent features, before the
     fine-tuning and of all autoencoders together, are the nearest.
     """
+    if source.libraries[0].cells.shape[1] == 1:
+        raise ValueError("adapt.align.match needs library.interpolate, found nodes without cells")
     chunk = config.autoencoder.chunk
     library, observed = (
         np.concatenate(list(encode(members, x, chunk=chunk)), axis=1) for x in (pool.pixels.flux, stars.flux)

@@ -49,6 +49,7 @@ from remap.stages import (
     check_prepared,
     held_out_batch,
     pretraining,
+    start_stage,
     train_network,
 )
 from remap.train import DivergedError, LossSettings, make_eval_step
@@ -358,7 +359,8 @@ def _describe(
         "min_coverage": common["predict"]["min_coverage"],
     }
     if config.finetune.init == "pretrained":
-        finals = {arm: layout.stage_folder(workdir, "pretrain", arm) / "final" for arm in preprocessing.arms}
+        stage = start_stage(config)
+        finals = {arm: layout.stage_folder(workdir, stage, arm) / "final" for arm in preprocessing.arms}
         out["start"] = {arm: checkpoint.load_final(path)[1]["config"] for arm, path in finals.items()}
     return out
 

@@ -202,8 +202,10 @@ def _mmd_of(gram: Array, first: Array) -> Array:
     a = first.astype(gram.dtype)
     b = 1.0 - a
     n, m = jnp.sum(a), jnp.sum(b)
-    within = lambda s, k: (s @ gram @ s - jnp.sum(jnp.diagonal(gram) * s)) / (k * (k - 1))  # noqa: E731
-    return within(a, n) + within(b, m) - 2.0 * (a @ gram @ b) / (n * m)
+    # In full precision: the three terms nearly cancel.
+    pair = lambda s, t: jnp.dot(s, jnp.dot(gram, t, precision="highest"), precision="highest")  # noqa: E731
+    within = lambda s, k: (pair(s, s) - jnp.sum(jnp.diagonal(gram) * s)) / (k * (k - 1))  # noqa: E731
+    return within(a, n) + within(b, m) - 2.0 * pair(a, b) / (n * m)
 
 
 def _covariance(x: Array) -> Array:

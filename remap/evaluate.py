@@ -52,7 +52,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
     Every star is predicted by networks that did not train on it: a selected star by the network of the fold
     in which it is a test star, the others (giants, say) by the mean over all folds. Stars of folds that were
-    not run are left out.
+    not run are left out. (The stage align, if there is one, and `finetune.unlabelled` take spectra of any star,
+    without labels.)
 
     Writes into evaluate/: summary.ecsv, by_snr.ecsv (`report.by_snr`), table1.md (`report.table1`), STAGE.fits
     (catalogues), one_to_one_STAGE.png, calibration_STAGE.png and training_*.png.
@@ -155,11 +156,6 @@ def held_out(
     With `part` "val" the tested stars are the validation stars (each by the first of the folds in which it is
     one) instead of the test stars and those that were not selected: for choosing settings.
     """
-    splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
-    first = next(iter(splits.values()))
-    # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
-    ids = np.asarray(stars["star_id"])
-    tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
     of_star = np.full(len(stars), -1)
     folds = None if stage != "finetune" else config.split.run
     everyone = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
@@ -167,6 +163,11 @@ def held_out(
     arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
     if stage != "finetune":
         return HeldOut(everyone, arms, np.ones(len(stars), bool), of_star)
+    splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
+    first = next(iter(splits.values()))
+    # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
+    ids = np.asarray(stars["star_id"])
+    tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
     for fold, split in splits.items():
         mine = np.isin(ids, ids[split == part]) & ~tested
         tested |= mine

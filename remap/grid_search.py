@@ -35,6 +35,7 @@ from remap.members import (
     stage_meta,
 )
 from remap.stages import check_prepared
+from remap.train import DivergedError
 from remap.window import draw_pool
 from remap.writers import read_records
 
@@ -81,7 +82,11 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     if todo:
         folds = _pools(config, workdir, preprocessing)
     for run in todo:
-        done[_name(run)] = _one(config, folder / _name(run), folds, meta, run)
+        try:
+            done[_name(run)] = _one(config, folder / _name(run), folds, meta, run)
+        except DivergedError as error:  # a finding about this setting, with which the others go on
+            logger.warning("search: %s", error)
+            done[_name(run)] = np.inf
         with results.open("a") as file:
             file.write(json.dumps(run | {"step": 0, "error": done[_name(run)]}) + "\n")
         shutil.rmtree(folder / _name(run))  # its checkpoints are large, and it is in the record now

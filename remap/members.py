@@ -160,6 +160,11 @@ def member_meta(
     """What describes one autoencoder after a stage."""
     sections = () if stage == AUTOENCODER else (stage,)
     meta = stage_meta(config, preprocessing, stage, sections)
+    if stage == ADAPT:
+        meta["min_coverage"] = config.predict.min_coverage
+        if config.adapt.align.kind != "none" and config.adapt.align.match:
+            # All members together say which cells the stars are in.
+            meta["matched_by"] = [member_settings(config, i) for i in range(len(config.autoencoder.members))]
     return meta | {"member": member_settings(config, member)}
 
 

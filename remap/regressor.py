@@ -27,7 +27,7 @@ class Scaling(NamedTuple):
     latent_mean: Float[Array, "autoencoders features"]
     latent_std: Float[Array, "autoencoders features"]  # 1 where a feature never changes
     label_mean: Float[Array, " labels"]
-    label_std: Float[Array, " labels"]
+    label_std: Float[Array, " labels"]  # 1 where a label never changes
 
 
 class RegressorTerms(NamedTuple):
@@ -109,13 +109,10 @@ def apply_networks(
 
 def find_scaling(examples: Examples) -> Scaling:
     """Means and standard deviations of the examples."""
-    std = jnp.std(examples.latent, axis=1)
-    return Scaling(
-        jnp.mean(examples.latent, axis=1),
-        jnp.where(std > 0, std, 1.0),  # a unit of the bottleneck may be silent for all spectra
-        jnp.mean(examples.labels, axis=0),
-        jnp.std(examples.labels, axis=0),
-    )
+    # A unit of the bottleneck may be silent for all spectra, and a library may have one value of a label.
+    spreads = jnp.std(examples.latent, axis=1), jnp.std(examples.labels, axis=0)
+    latent, label = (jnp.where(s > 0, s, 1.0) for s in spreads)
+    return Scaling(jnp.mean(examples.latent, axis=1), latent, jnp.mean(examples.labels, axis=0), label)
 
 
 def standardise(latent: Float[Array, "autoencoders stars features"], scaling: Scaling) -> Array:

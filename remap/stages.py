@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,12 @@ NETWORK_SECTIONS = ("name", "seed", "model", "loss", "augment", "library")
 
 
 def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> Arm:
-    keep = (*NETWORK_SECTIONS, stage)
+    """What a stage needs of one arm, with the description that its networks are kept with."""
+    keep = [*NETWORK_SECTIONS, stage]
+    if stage == "align":
+        keep.append("pretrain")  # it draws from the library as that stage does
+    if stage == "finetune" and config.finetune.init == "pretrained" and start_stage(config) == "align":
+        keep.append("align")
     plain = layout.config_to_json(config)
     return Arm(
         arm,
@@ -145,6 +150,21 @@ def check_network(found: Mapping[str, Any], arm: Arm, where: str) -> None:
         for settings in (dataclasses.asdict(model_settings(meta["config"])) for meta in (found, arm.meta))
     ]
     checkpoint.check_equal(*models, f"{where}: another network than that of config.model")
+
+
+def check_single(found: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError if what is on disk is an ensemble: training goes on from one network."""
+    if found["config"]["pretrain"].get("average") == "snapshots":
+        raise ValueError(f"{where}: expected one network to train on, found pretrain.average 'snapshots'")
+
+
+def check_sections(
+    found: Mapping[str, Any], config: ml_collections.ConfigDict, names: Sequence[str], where: str
+) -> None:
+    """Raises ValueError if config sections that a network was trained with are not those of `config`."""
+    own = checkpoint.plain(layout.config_to_json(config))
+    for name in names:
+        checkpoint.check_equal({name: found["config"][name]}, {name: own[name]}, where)
 
 
 class Training(NamedTuple):

@@ -42,6 +42,8 @@ from remap.stages import (
     Training,
     check_network,
     check_prepared,
+    check_sections,
+    check_single,
     open_arm,
     stage_key,
     start_stage,
@@ -148,15 +150,11 @@ def finetuning(
         start = layout.stage_folder(workdir, stage, name) / "final"
         variables, found = checkpoint.load_final(start)
         variables.pop("prior", None)
-        if found["config"][stage].get("average") == "snapshots":
-            raise ValueError(
-                f"{start}: fine-tuning starts from one network, found pretrain.average 'snapshots'"
-            )
+        check_single(found, str(start))
         layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
         check_network(found, arm, str(start))
         if stage == "align":
-            own = layout.config_to_json(config)["align"]
-            checkpoint.check_equal(found["config"]["align"], own, f"{start}: aligned with other settings")
+            check_sections(found, config, ("align",), f"{start}: aligned with other settings")
     else:
         raise ValueError(f"finetune.init must be 'pretrained' or 'scratch', found {section.init!r}")
     replayed = round(section.rehearsal * section.batch_size)

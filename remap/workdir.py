@@ -97,12 +97,7 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
 
 def check_preprocessing(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
     """Raises ValueError with both values of every entry that differs; the software version may differ."""
-    drop = {"software"}
-    check_equal(
-        {k: v for k, v in found.items() if k not in drop},
-        {k: v for k, v in expected.items() if k not in drop},
-        f"{where}: other preprocessing",
-    )
+    check_equal(found, expected, f"{where}: other preprocessing")
 
 
 def load_library(workdir: Path, preprocessing: Preprocessing, arm: str, *, interpolate: bool) -> Library:

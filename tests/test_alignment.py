@@ -109,7 +109,10 @@ def test_alignment_pulls_features_together_and_leaves_the_statistics(aligned, pr
     )
     before, after = final(pretrained, "pretrain"), final(aligned)
     assert same(before["batch_stats"], after["batch_stats"])
-    assert same(before["prior"], after["prior"])
+    np.testing.assert_allclose(np.sum(after["prior"], axis=-1), 1, rtol=1e-5)
+    assert not np.allclose(
+        before["prior"], after["prior"], atol=1e-3
+    )  # half of what it draws is the stars' cells
     assert not same(before["params"]["stem"], after["params"]["stem"])
     assert jax.tree.structure(before) == jax.tree.structure(after)
 
@@ -156,6 +159,45 @@ def test_aligned_networks_predict_and_are_reported(tiny_data, aligned):
     assert set(table["stage"]) == {"pretrain", "align"}
     bias = {row["stage"]: row["bias"] for row in table if (row["group"], row["label"]) == ("dwarfs", "teff")}
     assert bias["align"] != bias["pretrain"]
+
+
+def test_networks_that_alignment_cannot_start_from_are_refused(tiny_data, pretrained, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(pretrained, workdir)
+    with pytest.raises(ValueError, match=r"trained with other settings: pretrain\.validation"):
+        align.align(settings(tiny_data, pretrain__validation=0.5), workdir)
+    with pytest.raises(ValueError, match=r"needs library\.interpolate, found nodes without cells"):
+        matched_cells(Library(*[np.zeros((3, 1), int)] * 5), np.array([0]))
+    path = workdir / "pretrain" / "A" / "final"
+    variables, meta = checkpoint.load_final(path)
+    meta["config"]["pretrain"]["average"] = "snapshots"
+    shutil.rmtree(path)
+    checkpoint.save_final(path, variables, meta)
+    with pytest.raises(ValueError, match=r"one network to train on, found pretrain\.average 'snapshots'"):
+        align.align(settings(tiny_data), workdir)
+
+
+def test_stars_kept_aside_have_no_part(tiny_data, pretrained, aligned, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(pretrained, workdir)
+    held = align.held_stars(settings(tiny_data), workdir)
+    assert 0 < held.sum() < len(held) / 2
+    path = workdir / "data" / "survey_A.npz"
+    with np.load(path) as old:
+        arrays = dict(old)
+    changed = np.where(held[:, None], arrays["flux"][::-1] * 0.7 + 0.1, arrays["flux"])
+    layout.save_arrays(path, **arrays | {"flux": changed})
+    align.align(settings(tiny_data), workdir)
+    assert same(final(aligned), final(workdir))
+
+
+def test_finished_fine_tuning_from_another_start_is_refused(tiny_data, pretrained, aligned, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(aligned, workdir)
+    more = {"split__run": (0,)}
+    tuning.finetune(settings(tiny_data, "none", **more), workdir)
+    with pytest.raises(ValueError, match=r"trained with other settings: config\.align"):
+        tuning.finetune(settings(tiny_data, **more), workdir)
 
 
 def test_kind_none_does_nothing(tiny_data, pretrained, caplog):

@@ -108,7 +108,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.pretrain.update({"checkpoint_epochs": 2, "stats_batches": 2, "validation": 0.25, "validation_size": 8})
     c.pretrain.rate_high = 1e-2  # four epochs of two steps must change something
     c.align.update({"weight": 50.0, "batch_size": 8, "scale_batches": 4, "epochs_per_cycle": 10})
-    c.align.rate_high = 1e-2
+    c.align.update({"rate_high": 1e-2, "chunk": 8})
     c.finetune.update({"batch_size": 4, "cycles": 1, "epochs_per_cycle": 2, "checkpoint_epochs": 2})
     c.finetune.update({"stats_batches": 2, "rate_high": 1e-1})
     c.split.update({"folds": 2, "run": (0, 1), "validation": 0.25})
