@@ -106,6 +106,8 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     shared = time.monotonic() - began
     for folder in ("data", "pretrain", "autoencoder"):
         layout.share(workdir, folder, base)
+    # Regressors of the encoders before their fine-tuning are the same in every folder.
+    layout.share(workdir / "regressor", "library", root / "autoencoder_mmd" / "regressor")
     preprocessing = layout.read_preprocessing(base)
     stars = prepare.readable_stars(base)
     sky = bridge.open_sky(config, base, preprocessing)
