@@ -181,13 +181,14 @@ def pairs(config: ml_collections.ConfigDict, features: Features) -> dict[str, tu
     """What is compared with what: name -> features of stars, features of library spectra.
 
     "control" are two library spectra of each star's labels, which differ by noise and line spread alone; "after"
-    are the features that the estimates rest on; "after, one encoder" sends both through the fine-tuned one.
+    are the features that the estimates rest on; "after, one encoder", where these come from two encoders, sends both
+    through the fine-tuned one.
     """
-    library = features.library if config.regressor.encoder == "library" else features.library_adapted
-    return {
-        "control": (features.second, features.library),
-        "before": (features.before, features.library),
-        "after": (features.after, library),
+    out = {"control": (features.second, features.library), "before": (features.before, features.library)}
+    if config.regressor.encoder == "adapted":
+        return out | {"after": (features.after, features.library_adapted)}
+    return out | {
+        "after": (features.after, features.library),
         "after, one encoder": (features.after, features.library_adapted),
     }
 
