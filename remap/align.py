@@ -48,12 +48,13 @@ from remap.stages import (
     check_prepared,
     check_sections,
     check_single,
+    fit_settings,
     held_out_batch,
     open_arm,
     pretraining,
     stage_key,
 )
-from remap.train import FitSettings, LossSettings, batch_loss, fit_function
+from remap.train import LossSettings, batch_loss, fit_function
 
 logger = logging.getLogger(__name__)
 
@@ -193,16 +194,7 @@ def _align_arm(
         data,
         None if aside is None else _validation(pre, config, seen_first, aside),
         terms=AlignTerms,
-        settings=FitSettings(
-            cycles=section.cycles,
-            epochs_per_cycle=section.epochs_per_cycle,
-            steps_per_epoch=steps,
-            checkpoint_epochs=section.checkpoint_epochs,
-            keep=section.keep,
-            stats_batches=0,
-            freeze_stats=True,
-            average="swa",
-        ),
+        settings=fit_settings(section, steps),
         key=fit_key,
         schedule=schedule,
         folder=folder,

@@ -65,25 +65,11 @@ from remap.models import count_parameters
 from remap.optim import make_optimizer, sgdr
 from remap.prepare import readable_stars
 from remap.preprocess import Preprocessing, usable
-from remap.stages import check_prepared
+from remap.stages import check_prepared, fit_settings
 from remap.train import FitSettings, fit_function
 from remap.window import Pool, Ranges, draw_pool, load_surveys, survey_pixels, take
 
 logger = logging.getLogger(__name__)
-
-
-def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
-    """Length of a run of `steps` per epoch; there are no batch statistics here."""
-    return FitSettings(
-        cycles=section.cycles,
-        epochs_per_cycle=section.epochs_per_cycle,
-        steps_per_epoch=steps,
-        checkpoint_epochs=section.checkpoint_epochs,
-        keep=section.keep,
-        stats_batches=0,
-        freeze_stats=True,
-        average="swa",
-    )
 
 
 def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from remap import checkpoint
 from remap import workdir as layout
 from remap.autoencoder import Pixels, autoencoder_loss
-from remap.bridge import fit_autoencoder, fit_settings
+from remap.bridge import fit_autoencoder
 from remap.members import (
     SEARCH,
     build_autoencoder,
@@ -34,7 +34,7 @@ from remap.members import (
     stage_key,
     stage_meta,
 )
-from remap.stages import check_prepared
+from remap.stages import check_prepared, fit_settings
 from remap.train import DivergedError
 from remap.window import draw_pool
 from remap.writers import read_records

@@ -13,7 +13,6 @@ from jaxtyping import Array
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.bridge import fit_settings
 from remap.data import stream_indices
 from remap.members import (
     ADAPT,
@@ -42,7 +41,7 @@ from remap.regressor import (
     regressor_loss,
     standardise,
 )
-from remap.stages import check_prepared
+from remap.stages import check_prepared, fit_settings
 from remap.train import fit_function
 
 

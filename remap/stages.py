@@ -113,7 +113,21 @@ def check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preproce
     return found
 
 
-def _fit_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stats: bool) -> FitSettings:
+def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
+    """Length of a run of `steps` per epoch of what has no batch statistics, or keeps them."""
+    return FitSettings(
+        cycles=section.cycles,
+        epochs_per_cycle=section.epochs_per_cycle,
+        steps_per_epoch=steps,
+        checkpoint_epochs=section.checkpoint_epochs,
+        keep=section.keep,
+        stats_batches=0,
+        freeze_stats=True,
+        average="swa",
+    )
+
+
+def _network_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stats: bool) -> FitSettings:
     return FitSettings(
         cycles=section.cycles,
         epochs_per_cycle=section.epochs_per_cycle,
@@ -208,7 +222,7 @@ def train_network(
         start.data,
         start.validation,
         loss=LossSettings(**config.loss),
-        settings=_fit_settings(section, start.steps, freeze_stats=freeze_stats),
+        settings=_network_settings(section, start.steps, freeze_stats=freeze_stats),
         key=start.key,
         schedule=schedule,
         folder=folder,
