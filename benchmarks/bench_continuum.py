@@ -4,7 +4,7 @@
     python -m benchmarks.bench_continuum --output=workdirs/bench_continuum --short    under a minute, for CI
 
 Side by side in one run: Algorithm 1 as `remap.continuum` computes it, its plain NumPy loop, the same loop as a naive
-vmapped `lax.while_loop`, the two simpler normalisers of `remap.normalizers`, and specutils' `fit_continuum`
+vmapped `lax.while_loop`, the two simpler normalisers of `remap.continuum.normalizers`, and specutils' `fit_continuum`
 (linear fit of a Chebyshev series) and `fit_generic_continuum`. Spectra: `lte_grid.npz`, whose continuum is known,
 at R = 11,000 times the response `RESPONSE`, with Gaussian noise. Rates are per second of CPU time, in a process
 that is kept on one core: other work on the machine disturbs them less than it would the wall clock. Writes
@@ -29,11 +29,12 @@ import numpy as np
 from jax import lax
 
 from benchmarks.continuum_report import plot, report
-from remap import _continuum_kernel as kernel
-from remap.continuum import PATIENCE, ContinuumSettings, normalize_batch, scale_flux
-from remap.continuum_reference import node_matrix, node_pixels, reference
+from remap.continuum import _kernel as kernel
+from remap.continuum.algorithm1 import PATIENCE, ContinuumSettings, normalize_batch
+from remap.continuum.common import scale_flux
+from remap.continuum.normalizers import ChebyshevSettings, QuantileSettings, get_normalizer
+from remap.continuum.reference import node_matrix, node_pixels, reference
 from remap.io import find_data
-from remap.normalizers import ChebyshevSettings, QuantileSettings, get_normalizer
 from remap.resample import LineSpread, degrade_and_resample
 from remap.spectra import make_spectra
 

@@ -30,7 +30,8 @@ from remap.ensemble import estimate
 from remap.evaluate import in_group, predict_held_out
 from remap.gap import Matched, compare, match
 from remap.members import encode, load_members, open_source
-from remap.metrics import coverage, crps, residual_table
+from remap.network import resnet
+from remap.pmf.metrics import coverage, crps, residual_table
 from remap.preprocess import Preprocessing
 from remap.window import Pixels
 
@@ -155,7 +156,7 @@ def main_features(
     for arm, start, stop in zip(preprocessing.arms, ends[:-1], ends[1:], strict=True):
         variables, meta = checkpoint.load_final(layout.stage_folder(workdir, stage, arm) / "final")
         variables.pop("prior", None)
-        model = stages.build_model(meta["config"], preprocessing)
+        model = resnet.build_model(meta["config"]["model"], preprocessing.labels)
         for i, (pixels, rows) in enumerate(((observed, matched.stars), (matched.first.pixels, slice(None)))):
             flux = low + (high - low) * pixels.flux[rows, start:stop]
             batch = Batch(flux, pixels.valid[rows, start:stop], jnp.zeros(0), jnp.zeros(0))

@@ -22,7 +22,7 @@ from remap import cli, prepare, stages, tuning
 from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.evaluate import in_group, predict_held_out, summarize
-from remap.metrics import nan_robust, paired_interval, residual_table
+from remap.pmf.metrics import nan_robust, paired_interval, residual_table
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")

@@ -19,9 +19,10 @@ import numpy as np
 from absl import flags
 
 from remap import cli, prepare, stages, tuning
+from remap.network.losses import LossSettings
 from remap.optim import make_optimizer, sgdr
 from remap.state import init_state
-from remap.train import FitSettings, LossSettings, make_train_step
+from remap.train import FitSettings, make_train_step
 
 ROUNDS = flags.DEFINE_integer("rounds", 60, "Times that each piece is timed.")
 # Values as one would choose them; the cost does not depend on them.

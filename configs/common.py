@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Line spread given to the library (§3.3 i): "resolution" (λ/FWHM) or "fwhm" [Å]; one copy per value.
     c.lsf = ml_collections.ConfigDict({"kind": "resolution", "values": (10000.0, 11000.0, 12000.0)})
 
-    # The normaliser by name (remap.normalizers) and all of its settings; for Algorithm 1 see
+    # The normaliser by name (remap.continuum.normalizers) and all of its settings; for Algorithm 1 see
     # remap.continuum.ContinuumSettings. `exceed` and `snr` 0 = the rule max(2, round(0.05 N / 11)).
     c.continuum = {
         "name": "algorithm1",
@@ -247,7 +247,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Splits are by star. Every fold in `run` gets a network; new spectra are given the mean of their PMFs.
     c.split = {"folds": 5, "run": (0, 1, 2, 3, 4), "validation": 0.1}
 
-    # After fine-tuning: how the combined PMFs are widened (remap.calibration), fitted on the validation stars.
+    # After fine-tuning: how the combined PMFs are widened (remap.pmf.calibration), fitted on the validation stars.
     c.calibrate = {
         "kind": "outliers",  # or "coverage", "temperature" (paper §4.5), "none"
         "select": {},  # limits of the labels of the validation stars to fit to, as in `evaluate.groups`

@@ -25,7 +25,7 @@ from remap import workdir as layout
 from remap.ablate_report import compare, markdown
 from remap.checkpoint import check_equal
 from remap.evaluate import predict_held_out
-from remap.metrics import crps, nll
+from remap.pmf.metrics import crps, nll
 from remap.train import DivergedError
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 Each arm's pre-trained network goes on learning the library while a second term holds its pooled features of observed
 spectra close to those of library spectra (`align.kind`):
 
-    mmd, coral    their discrepancy (`remap.domain`; Long et al. 2015, arXiv:1502.02791; Sun & Saenko 2016)
+    mmd, coral    their discrepancy (`remap.network.discrepancy`; Long et al. 2015, arXiv:1502.02791;
+                  Sun & Saenko 2016)
     autoencoder   the error of a decoder that makes both kinds of spectra from them (Ghifary et al. 2016,
                   arXiv:1607.03516), the main route's counterpart of `remap.autoencoder`
 
@@ -33,10 +34,11 @@ from remap.alignment import AlignSettings, Scale, discrepancy, find_scale, match
 from remap.augment import AugmentSettings, Batch, join, library_draw, take
 from remap.correction import locate
 from remap.data import Library, split_stars, stream_indices
-from remap.distributions import pmf_quantile
 from remap.labels import label_prior
-from remap.models import Outputs, ResNet1D, mish
+from remap.network.losses import LossSettings
+from remap.network.resnet import Outputs, ResNet1D, mish
 from remap.optim import make_optimizer, sgdr
+from remap.pmf.distributions import pmf_quantile
 from remap.prepare import readable_stars
 from remap.preprocess import Preprocessing, usable
 from remap.stages import (
@@ -54,7 +56,7 @@ from remap.stages import (
     pretraining,
     stage_key,
 )
-from remap.train import LossSettings, batch_loss, fit_function
+from remap.train import batch_loss, fit_function
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from remap.data import Library
-from remap.domain import coral, median_distance, mmd
+from remap.network.discrepancy import coral, median_distance, mmd
 
 KINDS = ("none", "mmd", "coral", "autoencoder")
 WIDTHS = (0.5, 1.0, 2.0)  # of the kernels of the MMD, in median distances of the library's features
@@ -25,8 +25,8 @@ class AlignSettings:
     """How features are aligned (config sections `align` and `adapt.align`).
 
     Attributes:
-      kind: a discrepancy of `remap.domain`, "mmd" or "coral"; "autoencoder", the main route alone, see `remap.align`;
-        "none" leaves the term out.
+      kind: a discrepancy of `remap.network.discrepancy`, "mmd" or "coral"; "autoencoder", the main route
+        alone, see `remap.align`; "none" leaves the term out.
       weight: of the term in the loss.
       match: True compares the stars with library spectra from the cells that the networks, before they are
         aligned, put the stars in, so that it is the same kinds of stars that are compared; False with the whole

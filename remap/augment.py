@@ -12,19 +12,17 @@ and the fixed set repeats because its keys depend on the index of the spectrum a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from remap.continuum.common import NormalizeFn
 from remap.data import Draw, Library, Survey, draw_library, draw_survey, paired_indices, stream_indices
 from remap.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.labels import bin_index, soft_labels
 from remap.spectra import SPEED_OF_LIGHT
-
-NormalizeFn = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
 
 # Folded, plus 0 to 3, into the key of a batch for what `vary` draws: small numbers would give `split`'s own keys.
 EFFECTS = 1 << 20

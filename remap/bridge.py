@@ -38,7 +38,6 @@ from remap.autoencoder import (
 )
 from remap.correction import locate
 from remap.data import split_stars, stream_indices
-from remap.domain import squared_distances
 from remap.members import (
     ADAPT,
     AUTOENCODER,
@@ -61,7 +60,8 @@ from remap.members import (
     stage_key,
     training_pool,
 )
-from remap.models import count_parameters
+from remap.network.discrepancy import squared_distances
+from remap.network.resnet import count_parameters
 from remap.optim import make_optimizer, sgdr
 from remap.prepare import readable_stars
 from remap.preprocess import Preprocessing, usable

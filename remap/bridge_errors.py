@@ -20,7 +20,7 @@ from remap.checkpoint import has_final
 from remap.ensemble import estimate_labels
 from remap.evaluate import held_out, in_group
 from remap.members import Member, encode
-from remap.metrics import coverage, crps, residual_table
+from remap.pmf.metrics import coverage, crps, residual_table
 from remap.regress import load_regressors
 from remap.window import Pool
 

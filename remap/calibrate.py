@@ -1,4 +1,4 @@
-"""The stage `calibrate`: fits on validation stars how the combined PMFs are widened (`remap.calibration`)."""
+"""The stage `calibrate`: fits on validation stars how the combined PMFs are widened (`remap.pmf.calibration`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from astropy.table import Table
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.calibration import Calibration, CalibrationSettings, fit
-from remap.distributions import combine_arms
 from remap.evaluate import held_out, in_group
+from remap.pmf.calibration import Calibration, CalibrationSettings, fit
+from remap.pmf.distributions import combine_arms
 from remap.prepare import readable_stars
 from remap.tuning import fold_split
 

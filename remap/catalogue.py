@@ -32,9 +32,9 @@ from astropy.io import fits
 from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
-from remap import distributions
 from remap._version import __version__
 from remap.flags import Flag, describe
+from remap.pmf import distributions
 
 # A label's combined PMF is keyed by its name, that of one arm by (label, arm).
 PmfKey = str | tuple[str, str]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from remap.augment import NormalizeFn
+from remap.continuum.common import NormalizeFn
 from remap.data import Draw, Library, Survey, draw_library
 
 MIN_DEPTH_FLUX = 0.05  # normalised flux below which a logarithm says more about the zero point than the star

@@ -36,8 +36,8 @@ from remap import workdir as layout
 from remap.augment import Batch
 from remap.comparison import Candidate, FoldLoss, Result, compare
 from remap.data import assign_folds
-from remap.losses import LossTerms
-from remap.models import count_parameters, init_variables
+from remap.network.losses import LossSettings, LossTerms
+from remap.network.resnet import build_model, count_parameters, init_variables
 from remap.overrides import apply_overrides
 from remap.prepare import readable_stars
 from remap.preprocess import Preprocessing
@@ -45,14 +45,13 @@ from remap.search import FoldLosses, SearchSettings, search
 from remap.stages import (
     Pretraining,
     Training,
-    build_model,
     check_prepared,
     held_out_batch,
     pretraining,
     start_stage,
     train_network,
 )
-from remap.train import DivergedError, LossSettings, make_eval_step
+from remap.train import DivergedError, make_eval_step
 from remap.tuning import finetuning, fold_split
 
 logger = logging.getLogger(__name__)
@@ -195,7 +194,9 @@ def fold_losses(
         mine = folder / digest(setting)
         layout.write_json(mine / "setting.json", {"overrides": dict(candidate.overrides)} | setting)
         training = open_folds(config)
-        eval_step = make_eval_step(build_model(config, preprocessing), LossSettings(**config.loss))
+        eval_step = make_eval_step(
+            build_model(config.model, preprocessing.labels), LossSettings(**config.loss)
+        )
         for fold in range(settings.folds):
             records = [
                 _run_fold(config, settings.stage, training, eval_step, arm, fold, mine, candidate.name)

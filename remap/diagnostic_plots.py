@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from remap.figure import COLOURS, SYMBOLS, axis_name, page
-from remap.metrics import binomial_band, uniform_distance
+from remap.pmf.metrics import binomial_band, uniform_distance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

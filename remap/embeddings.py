@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from remap.augment import Batch
 from remap.data import Draw
-from remap.models import ResNet1D
+from remap.network.resnet import ResNet1D
 from remap.state import TrainState
 from remap.workdir import save_arrays
 

@@ -16,10 +16,10 @@ from scipy.special import ndtr
 from remap import workdir as layout
 from remap.bridge import Sky, open_sky
 from remap.catalogue import Catalogue, build_catalogue, provenance
-from remap.distributions import count_modes, is_edge
 from remap.flags import Flag
 from remap.labels import LabelBins
 from remap.members import encode, load_members
+from remap.pmf.distributions import count_modes, is_edge
 from remap.prepare import readable_stars
 from remap.regress import Regressors, load_regressors
 from remap.regressor import predict_labels

@@ -13,11 +13,11 @@ import numpy as np
 from astropy.table import Table
 
 from remap import workdir as layout
-from remap.calibration import Calibration, FoldCalibration
 from remap.catalogue import Catalogue, write_catalogue
 from remap.diagnostic_plots import CalibrationFound, calibration_curves
-from remap.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.plots import one_to_one, training_curves
+from remap.pmf.calibration import Calibration, FoldCalibration
+from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict import ArmInputs, ArmPrediction, Predictor, load
 from remap.prepare import STATUS_OK, readable_stars
 from remap.report import by_snr, table1

@@ -14,11 +14,12 @@ import numpy as np
 import optax
 
 from remap import workdir as layout
+from remap.network.losses import LossSettings
 from remap.optim import make_optimizer
 from remap.plots import learning_rates
 from remap.stages import Pretraining, check_prepared, pretraining
 from remap.state import init_state
-from remap.train import FitSettings, LossSettings, make_train_step
+from remap.train import FitSettings, make_train_step
 
 logger = logging.getLogger(__name__)
 

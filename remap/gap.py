@@ -22,7 +22,6 @@ from remap.bridge import Sky, open_sky
 from remap.bridge_errors import label_rows, library_rows, reconstruction_rows
 from remap.catalogue import Catalogue, write_catalogue
 from remap.correction import locate
-from remap.domain import classifier_auc, feature_tests, median_distance, mmd_test
 from remap.ensemble import estimate
 from remap.evaluate import in_group
 from remap.latent_plots import latent_maps
@@ -40,6 +39,7 @@ from remap.members import (
     open_source,
     stage_key,
 )
+from remap.network.discrepancy import classifier_auc, feature_tests, median_distance, mmd_test
 from remap.plots import one_to_one, training_curves
 from remap.prepare import readable_stars
 from remap.stages import check_prepared

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remap import distributions, metrics
 from remap.figure import COLOURS, MARKERS, SYMBOLS, axis_name, page
+from remap.pmf import distributions, metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

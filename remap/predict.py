@@ -17,16 +17,15 @@ from jaxtyping import Array, Bool, Float
 
 from remap import checkpoint, io
 from remap import workdir as layout
-from remap.calibration import Calibrates, Calibration
 from remap.catalogue import Catalogue, build_catalogue, provenance
+from remap.continuum.normalizers import Normalizer, get_normalizer
 from remap.cycles import unstack
-from remap.distributions import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.flags import Flag
-from remap.models import ResNet1D
-from remap.normalizers import Normalizer, get_normalizer
+from remap.network.resnet import ResNet1D, build_model
+from remap.pmf.calibration import Calibrates, Calibration
+from remap.pmf.distributions import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate, usable
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError
-from remap.stages import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +330,7 @@ def load(
         for folder in folders:
             variables, meta = checkpoint.load_final(folder / "final")
             layout.check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
-            model = build_model(meta["config"], expected)
+            model = build_model(meta["config"]["model"], expected.labels)
             priors.append(variables.pop("prior", None))
             kept = meta["config"][stage].get("average") == "snapshots"
             members += unstack(variables) if kept else [variables]

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from remap import _version
-from remap.augment import NormalizeFn
+from remap.continuum.common import NormalizeFn
+from remap.continuum.normalizers import NORMALIZERS, get_normalizer
 from remap.labels import LabelBins, label_bins
-from remap.normalizers import NORMALIZERS, get_normalizer
 from remap.resample import LineSpread, degrade_and_resample, resample
 from remap.spectra import MEDIA, Spectra, SpectrumError, doppler_shift
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from remap.metrics import attainable_slope, decimals, residual_table
+from remap.pmf.metrics import attainable_slope, decimals, residual_table
 
 MINUS = "\N{MINUS SIGN}"
 

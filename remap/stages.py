@@ -20,39 +20,27 @@ import numpy as np
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.augment import (
-    AugmentSettings,
-    Batch,
-    NormalizeFn,
-    finish,
-    join,
-    library_draw,
-    paper_set_size,
-)
+from remap.augment import AugmentSettings, Batch, finish, join, library_draw, paper_set_size
+from remap.continuum.common import NormalizeFn
 from remap.data import Draw, Library, random_labels
 from remap.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
-from remap.labels import bin_mask, label_prior, padded_edges, soft_labels
-from remap.models import ModelSettings, ResNet1D, count_parameters, init_variables, make_model
+from remap.labels import label_prior, padded_edges, soft_labels
+from remap.network.losses import LossSettings
+from remap.network.resnet import (
+    ResNet1D,
+    build_model,
+    count_parameters,
+    init_variables,
+    model_settings,
+)
 from remap.optim import Rule, make_optimizer, sgdr
 from remap.preprocess import (
     Preprocessing,
     make_preprocessing,
 )
-from remap.train import BatchFn, FitSettings, LossSettings, OnEpoch, fit, run_keys
+from remap.train import BatchFn, FitSettings, OnEpoch, fit, run_keys
 
 logger = logging.getLogger(__name__)
-
-
-def model_settings(config: Mapping[str, Any]) -> ModelSettings:
-    """The config section `model` as a record."""
-    # Networks on disk from before the switch existed have a temperature.
-    section = {"temperature": True, **dict(config["model"])}
-    return ModelSettings(**{**section, "filters": tuple(section["filters"])})
-
-
-def build_model(config: Mapping[str, Any], preprocessing: Preprocessing) -> ResNet1D:
-    """The network that a config describes."""
-    return make_model(model_settings(config), bin_mask(preprocessing.labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +81,7 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
     plain = layout.config_to_json(config)
     return Arm(
         arm,
-        build_model(config, preprocessing),
+        build_model(config.model, preprocessing.labels),
         preprocessing.normalizer(arm),
         jnp.asarray(padded_edges(preprocessing.labels), jnp.float32),
         jnp.asarray(preprocessing.wave(arm), jnp.float32),
@@ -161,7 +149,9 @@ def check_network(found: Mapping[str, Any], arm: Arm, where: str) -> None:
     free = {"dropout", "batch_norm_momentum"}  # of training alone: another value may be fine-tuned with
     models = [
         checkpoint.plain({k: v for k, v in settings.items() if k not in free})
-        for settings in (dataclasses.asdict(model_settings(meta["config"])) for meta in (found, arm.meta))
+        for settings in (
+            dataclasses.asdict(model_settings(meta["config"]["model"])) for meta in (found, arm.meta)
+        )
     ]
     checkpoint.check_equal(*models, f"{where}: another network than that of config.model")
 

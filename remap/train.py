@@ -20,8 +20,8 @@ from jaxtyping import Array
 
 from remap import checkpoint, cycles, writers
 from remap.augment import Batch
-from remap.losses import LossTerms, multitask_loss
-from remap.models import Outputs, ResNet1D
+from remap.network.losses import LossSettings, LossTerms, multitask_loss
+from remap.network.resnet import Outputs, ResNet1D
 from remap.optim import swa_update_at_cycle_end
 from remap.state import TrainState, init_state
 
@@ -30,23 +30,6 @@ logger = logging.getLogger(__name__)
 BatchFn = Callable[[Array, Array, Any], Batch]  # (key, step, data) -> batch; pure
 Terms = TypeVar("Terms", bound=NamedTuple)  # parts of a loss, of which `total` is made small
 OnEpoch = Callable[[int, TrainState], None]  # (epochs done, state)
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """Weights of the loss (config section `loss`); see `losses.multitask_loss`."""
-
-    gamma: float
-    cost_weight: float
-    triplet_weight: float
-    margin: float
-    label_weights: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if any(w < 0 for w in self.label_weights) or (self.label_weights and not any(self.label_weights)):
-            raise ValueError(
-                f"loss.label_weights: expected weights >= 0, one of them positive, found {self.label_weights}"
-            )
 
 
 AVERAGES = ("swa", "last", *cycles.KEPT)

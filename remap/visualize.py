@@ -15,7 +15,7 @@ from remap import workdir as layout
 from remap.diagnostic_plots import embedding_maps
 from remap.embeddings import Embedded, EmbeddingSettings, EpochEmbeddings, read_embeddings
 from remap.labels import LabelBins
-from remap.metrics import decimals
+from remap.pmf.metrics import decimals
 
 logger = logging.getLogger(__name__)
 

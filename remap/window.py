@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from remap import workdir as layout
-from remap.augment import NormalizeFn, add_noise
+from remap.augment import add_noise
 from remap.autoencoder import Pixels
+from remap.continuum.common import NormalizeFn
 from remap.data import Library, Survey, draw_library, stream_indices
 from remap.preprocess import Preprocessing
 

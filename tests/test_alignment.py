@@ -13,7 +13,7 @@ from remap import align, checkpoint, evaluate, load, prepare, tuning
 from remap import workdir as layout
 from remap.alignment import AlignSettings, discrepancy, find_scale, matched_cells
 from remap.data import Library
-from remap.domain import coral
+from remap.network.discrepancy import coral
 from remap.writers import read_records
 
 

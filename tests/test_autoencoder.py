@@ -18,7 +18,7 @@ from remap.autoencoder import (
     init_params,
     reconstruction_error,
 )
-from remap.models import count_parameters
+from remap.network.resnet import count_parameters
 from remap.optim import match_rules
 
 PIXELS, LATENT = 20, 4

@@ -8,10 +8,12 @@ import pytest
 import tiny
 from scipy import stats
 
-from remap import distributions, load, metrics
+from remap import load
 from remap import workdir as layout
 from remap.calibrate import calibrate
-from remap.calibration import (
+from remap.evaluate import evaluate, held_out, predict_held_out
+from remap.pmf import distributions, metrics
+from remap.pmf.calibration import (
     Calibration,
     CalibrationSettings,
     FoldCalibration,
@@ -21,7 +23,6 @@ from remap.calibration import (
     fit_widening,
     widen,
 )
-from remap.evaluate import evaluate, held_out, predict_held_out
 
 EDGES = np.linspace(-10, 10, 81)
 SETTINGS = CalibrationSettings("outliers", 9.0, 1.0, 0.05, 1.5, 10)

@@ -10,7 +10,8 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table
 
-from remap import catalogue, distributions, flags
+from remap import catalogue, flags
+from remap.pmf import distributions
 
 EDGES = {
     "teff": np.linspace(3000.0, 7000.0, 51),

@@ -14,22 +14,22 @@ from configs import common
 from remap.ablate import plan
 from remap.augment import AugmentSettings
 from remap.autoencoder import adapt_rules
-from remap.continuum import MIN_PIXELS
+from remap.continuum.common import MIN_PIXELS
 from remap.cross_validate import CrossValidationSettings, candidate_config, read_candidates
 from remap.embeddings import EmbeddingSettings
 from remap.ensemble import KERNELS
 from remap.grid_search import combinations
 from remap.io import FORMATS
 from remap.members import ENCODERS, build_autoencoder, loss_settings, member_settings, noise_settings
+from remap.network.losses import LossSettings
+from remap.network.resnet import build_model
 from remap.optim import layer_rules
 from remap.preprocess import make_preprocessing
 from remap.regress import build_regressor
 from remap.report import by_snr
 from remap.search import SearchSettings
-from remap.stages import build_model
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import make_survey
-from remap.train import LossSettings
 from remap.window import make_window
 
 # ml_collections loads config files in a way that Python 3.12 drops.
@@ -71,7 +71,7 @@ def test_config_describes_a_whole_experiment(name):
         assert len(preprocessing.wave(arm)) >= MIN_PIXELS
         preprocessing.continuum_settings(arm)
     assert preprocessing.line_spreads()
-    assert len(build_model(c, preprocessing).bin_mask) == len(c.label_names)
+    assert len(build_model(c.model, preprocessing.labels).bin_mask) == len(c.label_names)
     LossSettings(**c.loss)
     augment = AugmentSettings(**c.augment)
     stars = AugmentSettings(**{**c.augment, **c.finetune.augment})
@@ -85,7 +85,7 @@ def test_config_describes_a_whole_experiment(name):
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
     compared = CrossValidationSettings(**c.cross_validate)
     for candidate in (*read_candidates(compared.candidates), SearchSettings(**compared.optuna).corner):
-        build_model(candidate_config(c, candidate, compared.stage), preprocessing)
+        build_model(candidate_config(c, candidate, compared.stage).model, preprocessing.labels)
     assert c.library.source.format in FORMATS
     assert c.survey.source.format in FORMATS
     assert set(c.survey.labels["columns"]) <= set(c.label_names)

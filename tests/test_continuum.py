@@ -8,17 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap import _continuum_kernel as kernel
-from remap import continuum as module
-from remap.continuum import (
-    ContinuumFlag,
-    ContinuumSettings,
-    normalize,
-    normalize_batch,
-    pixel_width,
-)
-from remap.continuum_reference import reference
-from remap.normalizers import NORMALIZERS, ChebyshevSettings, QuantileSettings, get_normalizer
+from remap.continuum import _kernel as kernel
+from remap.continuum import common
+from remap.continuum.algorithm1 import ContinuumSettings, normalize, normalize_batch, pixel_width
+from remap.continuum.common import ContinuumFlag
+from remap.continuum.normalizers import NORMALIZERS, ChebyshevSettings, QuantileSettings, get_normalizer
+from remap.continuum.reference import reference
 
 N = 478  # the smallest grid of the benchmark: 0.9 Å pixels over 4850-5280 Å
 BINS = tuple(range(2, 12))
@@ -55,7 +50,7 @@ def library(data_root):
 @functools.partial(jax.jit, static_argnames=("bins", "patience"))
 def descend_one(flux, valid, exceed, relift, bins=BINS, patience=4):
     """The integers of one spectrum [N]. What is static in the public functions is traced: compiled once."""
-    z, _, good = module.scale_flux(flux, valid)
+    z, _, good = common.scale_flux(flux, valid)
     z = jnp.where(good, z, -jnp.inf)
     return kernel.descend(z, exceed=exceed, relift=relift, bins=bins, patience=patience, **COARSE)
 

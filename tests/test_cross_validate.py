@@ -14,12 +14,13 @@ from remap import workdir as layout
 from remap.augment import Batch
 from remap.comparison import Candidate
 from remap.cross_validate import CrossValidationSettings, cross_validate, read_candidates
-from remap.losses import LossTerms
-from remap.models import count_parameters, init_variables
+from remap.network import resnet
+from remap.network.losses import LossSettings, LossTerms
+from remap.network.resnet import count_parameters, init_variables
 from remap.overrides import apply_overrides, read_overrides
 from remap.prepare import preprocess, readable_stars
 from remap.preprocess import Preprocessing
-from remap.train import DivergedError, LossSettings, batch_loss
+from remap.train import DivergedError, batch_loss
 
 # "stands" cannot win: its rate moves nothing. Folds and epochs are such that the programs of the other tests serve.
 CANDIDATES = (
@@ -301,7 +302,7 @@ def test_smallest_or_best_is_chosen_as_the_config_says(tiny_data, prepared_arm, 
         path = workdir / "cross_validate" / "pretrain" / "chosen.json"
         chosen = apply_overrides(tiny.config(tiny_data), read_overrides(path), str(path))
         assert chosen.model.filters == filters
-        model = stages.build_model(chosen, layout.read_preprocessing(workdir))
+        model = resnet.build_model(chosen.model, layout.read_preprocessing(workdir).labels)
         shapes = jax.eval_shape(lambda key, model=model: init_variables(model, key, 120), jax.random.key(0))
         assert count_parameters(shapes["params"]) == table["parameters"][table["chosen"]][0]
 

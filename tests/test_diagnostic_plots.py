@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from remap import diagnostic_plots, metrics
+from remap import diagnostic_plots
 from remap.diagnostic_plots import CalibrationFound
+from remap.pmf import metrics
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 

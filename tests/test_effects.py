@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from remap.continuum import ContinuumSettings, normalize_batch
+from remap.continuum.algorithm1 import ContinuumSettings, normalize_batch
 from remap.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.resample import resample
 from remap.spectra import SPEED_OF_LIGHT, doppler_shift, make_spectra

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from remap.distributions import pmf_summary
 from remap.ensemble import fine_bins, kernel_width, mixture_pmf
 from remap.labels import LabelBins
+from remap.pmf.distributions import pmf_summary
 
 EDGES = np.linspace(4000.0, 6000.0, 201)
 

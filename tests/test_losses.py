@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from remap.losses import (
+from remap.network.losses import (
     cost_loss,
     focal_loss,
     masked_mean,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, interpolate, signal, stats
 
-from remap import distributions, flags, metrics
+from remap import flags
+from remap.pmf import distributions, metrics
 
 EDGES = np.linspace(3000.0, 7000.0, 51)
 UNEVEN = np.array([0.0, 0.1, 0.5, 0.7, 2.0, 2.1, 4.0])

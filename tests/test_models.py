@@ -13,19 +13,20 @@ from flax import traverse_util
 
 from configs import common
 from remap.labels import bin_mask
-from remap.models import (
+from remap.network.resnet import (
     ACTIVATIONS,
     POOLS,
     Head,
     ModelSettings,
     ResidualModule,
+    build_model,
     count_parameters,
     init_variables,
     make_model,
     mish,
+    model_settings,
 )
 from remap.preprocess import make_preprocessing
-from remap.stages import build_model, model_settings
 
 PIXELS, STARS = 33, 3
 MASK = np.array([[True] * 5, [True] * 3 + [False] * 2])
@@ -108,7 +109,7 @@ def test_mish_equals_its_definition_in_float64_and_in_jax():
 
 def test_number_of_parameters_of_the_common_config():
     config = common.get_config()
-    model = build_model(config, make_preprocessing(config))
+    model = build_model(config.model, make_preprocessing(config).labels)
     variables = abstract_variables(model, 4300)
     stem = 7 * 2 * 16 + 2 * 16
     v1 = 2 * 5 * 16 * 16 + 2 * 2 * 16
@@ -121,7 +122,7 @@ def test_number_of_parameters_of_the_common_config():
 def test_every_config_builds_a_network_that_fits_its_arms(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     preprocessing = make_preprocessing(config)
-    model = build_model(config, preprocessing)
+    model = build_model(config.model, preprocessing.labels)
     bins = [b.bins for b in preprocessing.labels]
     for arm in preprocessing.arms:
         pixels = len(preprocessing.wave(arm))
@@ -295,9 +296,9 @@ def test_unknown_choices_are_refused_with_the_known_ones():
 
 def test_model_settings_come_from_the_config_and_are_hashable():
     config = common.get_config()
-    settings = model_settings(config)
+    settings = model_settings(config.model)
     assert settings.filters == (16, 32, 64, 128)
     plain = config.to_dict()  # of a network that was trained before the switch existed
     del plain["model"]["temperature"]
-    assert model_settings(plain) == settings
+    assert model_settings(plain["model"]) == settings
     assert hash(make_model(settings, bin_mask(make_preprocessing(config).labels)))

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import traverse_util
 
-from remap.models import ModelSettings, init_variables, make_model
+from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.optim import (
     graded_rules,
     layer_rules,

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from remap import distributions, metrics, plots
+from remap import plots
+from remap.pmf import distributions, metrics
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from remap.models import count_parameters
+from remap.network.resnet import count_parameters
 from remap.regressor import (
     Examples,
     PairConvolution,

@@ -13,9 +13,10 @@ import pytest
 
 from remap import checkpoint, cycles, train
 from remap.augment import Batch
-from remap.models import ModelSettings, init_variables, make_model
+from remap.network.losses import LossSettings
+from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.optim import make_optimizer, sgdr
-from remap.train import DivergedError, FitSettings, LossSettings, Preempted, fit, reestimate_stats
+from remap.train import DivergedError, FitSettings, Preempted, fit, reestimate_stats
 from remap.writers import read_records
 
 PIXELS, STARS, BINS = 48, 4, 5

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from remap.labels import LabelBins, bin_mask
 
 
 class Outputs(NamedTuple):
@@ -205,3 +207,15 @@ def init_variables(model: ResNet1D, key: Array, pixels: int) -> dict:
 def count_parameters(params: dict) -> int:
     """Number of trained numbers."""
     return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
+
+
+def model_settings(section: Mapping[str, Any]) -> ModelSettings:
+    """The config section `model` as a record."""
+    # Networks on disk from before the switch existed have a temperature.
+    section = {"temperature": True, **dict(section)}
+    return ModelSettings(**{**section, "filters": tuple(section["filters"])})
+
+
+def build_model(section: Mapping[str, Any], labels: Sequence[LabelBins]) -> ResNet1D:
+    """The network that a config section `model` describes, with a head for each of the labels."""
+    return make_model(model_settings(section), bin_mask(labels))

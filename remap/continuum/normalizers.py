@@ -1,6 +1,6 @@
-"""Simpler continuum normalisers with the signature of `continuum.normalize`, and the look-up by name.
+"""Simpler continuum normalisers with the signature of `algorithm1.normalize`, and the look-up by name.
 
-    from remap.normalizers import get_normalizer
+    from remap.continuum.normalizers import get_normalizer
     method = get_normalizer("chebyshev")
     result = method.normalize_batch(flux, valid, settings=method.settings(degree=4))
 
@@ -21,17 +21,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from remap._continuum_kernel import dot
-from remap.continuum import (
+from remap.continuum._kernel import dot
+from remap.continuum.algorithm1 import ContinuumSettings, normalize, normalize_batch
+from remap.continuum.common import (
     Continuum,
     ContinuumFlag,
-    ContinuumSettings,
     assemble,
     check_range,
     check_spectra,
     map_spectra,
-    normalize,
-    normalize_batch,
     pick_mapping,
     scale_flux,
 )
@@ -127,12 +125,12 @@ def normalize_chebyshev(
       settings: static.
 
     Returns:
-      As `continuum.normalize`; `nodes` are the continuum at degree + 1 Chebyshev points, STUCK says that the last
+      As `algorithm1.normalize`; `nodes` are the continuum at degree + 1 Chebyshev points, STUCK says that the last
       fit still changed by more than 5e-3 of the largest flux, SHORT_BIN that fewer than 2 (degree + 1) pixels
       were valid or left.
 
     Raises:
-      ValueError: as `continuum.normalize`.
+      ValueError: as `algorithm1.normalize`.
     """
     check_spectra(flux, valid, 1)
     flux, valid = jnp.asarray(flux), jnp.asarray(valid, bool)
@@ -184,11 +182,11 @@ def normalize_quantile(
       settings: static.
 
     Returns:
-      As `continuum.normalize`; `nodes` are the quantiles of the windows, 0 where a window has fewer than 4 valid
+      As `algorithm1.normalize`; `nodes` are the quantiles of the windows, 0 where a window has fewer than 4 valid
       pixels. Such windows set SHORT_BIN and have no weight. STUCK is never set.
 
     Raises:
-      ValueError: as `continuum.normalize`.
+      ValueError: as `algorithm1.normalize`.
     """
     check_spectra(flux, valid, 1)
     flux, valid = jnp.asarray(flux), jnp.asarray(valid, bool)
@@ -221,7 +219,7 @@ def normalize_quantile(
 
 
 def _batched(one: Callable[..., Continuum], default: Any) -> Callable[..., Continuum]:
-    """The batch form of a normaliser, mapped as `continuum.normalize_batch` is."""
+    """The batch form of a normaliser, mapped as `algorithm1.normalize_batch` is."""
 
     def batch(
         flux: Float[Array, "S N"],
@@ -230,7 +228,7 @@ def _batched(one: Callable[..., Continuum], default: Any) -> Callable[..., Conti
         settings: Any = default,
         mapping: str | None = None,
     ) -> Continuum:
-        """The normaliser for flux float[S, N] and valid bool[S, N]; see `continuum.normalize_batch`."""
+        """The normaliser for flux float[S, N] and valid bool[S, N]; see `algorithm1.normalize_batch`."""
         return map_spectra(lambda f, v: one(f, v, settings=settings), flux, valid, pick_mapping(mapping))
 
     return jax.jit(batch, static_argnames=("settings", "mapping"))

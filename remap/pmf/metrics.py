@@ -1,6 +1,6 @@
 """Predictions against known labels: residuals, calibration, scores, paired intervals.
 
-PMFs are those of `remap.distributions`: uniform within a bin, exact sums, NaN for a row that is missing, float64.
+PMFs are those of `remap.pmf.distributions`: uniform within a bin, exact sums, NaN for a row that is missing, float64.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from remap.distributions import checked, cumulative, take_along
+from remap.pmf.distributions import checked, cumulative, take_along
 
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 

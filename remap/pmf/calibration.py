@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.optimize import minimize
 
-from remap.distributions import temper
-from remap.metrics import nll, pit
+from remap.pmf.distributions import temper
+from remap.pmf.metrics import nll, pit
 
 KINDS = ("outliers", "coverage", "temperature", "none")
 

@@ -6,6 +6,7 @@ takes no part in any mean. `multitask_loss` runs them over the leading label axi
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -145,3 +146,20 @@ def multitask_loss(
     weights = jnp.asarray(label_weights or (1.0,) * logits.shape[0])
     total = jnp.sum(weights * (focal + cost_weight * cost + triplet_weight * triplet))
     return LossTerms(total, focal, cost, triplet, nll)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Weights of the loss (config section `loss`); see `losses.multitask_loss`."""
+
+    gamma: float
+    cost_weight: float
+    triplet_weight: float
+    margin: float
+    label_weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if any(w < 0 for w in self.label_weights) or (self.label_weights and not any(self.label_weights)):
+            raise ValueError(
+                f"loss.label_weights: expected weights >= 0, one of them positive, found {self.label_weights}"
+            )

@@ -1,4 +1,4 @@
-"""The machinery behind `continuum.normalize`: fixed matrices, made once per grid, and the descent itself.
+"""The machinery behind `algorithm1.normalize`: fixed matrices, made once per grid, and the descent itself.
 
 Names follow Algorithm 1: E are the nodes, H their pixels, k how often each node was lowered, v the number of
 bins of a stage; r^k falls as k grows.
@@ -141,7 +141,7 @@ def descend(
 
     Args:
       z: float[N], flux over its maximum; -inf at invalid pixels.
-      exceed, ratio, bins, relift, max_steps: as in `continuum.ContinuumSettings`, none of them None.
+      exceed, ratio, bins, relift, max_steps: as in `algorithm1.ContinuumSettings`, none of them None.
       patience: steps with the same set of moving nodes before a jump is tried; 0 tries at every step, which is
         best where many spectra go in lock-step. No influence on the result.
     """
