@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from remap import tuning
 from remap import workdir as layout
-from remap.preprocess import model_inputs
+from remap.preprocess.grid import model_inputs
 
 Fit = Callable[
     [np.ndarray, np.ndarray, np.ndarray, int], np.ndarray

@@ -35,7 +35,7 @@ from remap.continuum.common import scale_flux
 from remap.continuum.normalizers import ChebyshevSettings, QuantileSettings, get_normalizer
 from remap.continuum.reference import node_matrix, node_pixels, reference
 from remap.io import find_data
-from remap.resample import LineSpread, degrade_and_resample
+from remap.preprocess.resample import LineSpread, degrade_and_resample
 from remap.spectra import make_spectra
 
 START = 4851.0  # Å: the library begins at 4850, and the line spread needs a margin

@@ -23,7 +23,6 @@ from astropy.table import Table
 
 from remap import align, bridge, checkpoint, cli, prepare, regress, stages
 from remap import workdir as layout
-from remap.augment import Batch
 from remap.bridge_errors import bootstrap
 from remap.catalogue import Catalogue
 from remap.ensemble import estimate
@@ -32,7 +31,8 @@ from remap.gap import Matched, compare, match
 from remap.members import encode, load_members, open_source
 from remap.network import resnet
 from remap.pmf.metrics import coverage, crps, residual_table
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
+from remap.sampling.augment import Batch
 from remap.window import Pixels
 
 ARGUMENT = flags.DEFINE_string(

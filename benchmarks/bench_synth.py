@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.synth_report import plot, report
 from remap import io
 from remap.io import find_data
-from remap.resample import LineSpread, degrade_and_resample
+from remap.preprocess.resample import LineSpread, degrade_and_resample
 from remap.spectra import make_spectra
 from remap.synth import default_lines, synthesize_batch
 

@@ -74,8 +74,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
 
     # Noise of training spectra (§3.3 iii), as a fraction of the flux, and, with `kind` "online" only, what the
-    # paper does not have, each off at 0 (remap.augment.AugmentSettings): residual radial velocity, scattered light,
-    # tilt of the continuum, runs of invalid pixels.
+    # paper does not have, each off at 0 (remap.sampling.augment.AugmentSettings): residual radial velocity,
+    # scattered light, tilt of the continuum, runs of invalid pixels.
     effects = {"velocity": 0.0, "scattered": 0.0, "tilt": 0.0, "gaps": 0, "gap_pixels": 0}
     c.augment = {"kind": "online", "noise_low": 0.005, "noise_high": 0.02, "levels": 5, "draws": 3, **effects}
 
@@ -211,8 +211,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "rehearsal": 0.0,  # fraction of every batch that is drawn from the library (paper: none)
         "rehearsal_augment": {},  # what differs from `augment` for these spectra
         # "linear": the library of the rehearsal is multiplied by the stars' observed / synthetic flux, per pixel
-        # linear in the labels (remap.correction); `correction_ridge` in units of one star's weight. The stars'
-        # residuals, up to `residual_clip` in log flux, times U(residual_weight) are noise on its spectra.
+        # linear in the labels (remap.sampling.correction); `correction_ridge` in units of one star's weight. The
+        # stars' residuals, up to `residual_clip` in log flux, times U(residual_weight) are noise on its spectra.
         "correction": "none",
         "correction_ridge": 10.0,
         "residual_weight": (0.0, 0.0),

@@ -30,17 +30,18 @@ from jaxtyping import Array, Bool, Float
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.alignment import AlignSettings, Scale, discrepancy, find_scale, matched_cells
-from remap.augment import AugmentSettings, Batch, join, library_draw, take
-from remap.correction import locate
-from remap.data import Library, split_stars, stream_indices
 from remap.labels import label_prior
+from remap.network.discrepancy import AlignSettings, Scale, discrepancy, find_scale
 from remap.network.losses import LossSettings
 from remap.network.resnet import Outputs, ResNet1D, mish
 from remap.optim import make_optimizer, sgdr
 from remap.pmf.distributions import pmf_quantile
 from remap.prepare import readable_stars
-from remap.preprocess import Preprocessing, usable
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.grid import usable
+from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, take
+from remap.sampling.folds import split_stars
+from remap.sampling.sources import Library, locate, matched_cells, stream_indices
 from remap.stages import (
     ALIGN,
     PRIOR,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from remap.alignment import AlignSettings, Scale, discrepancy
+from remap.network.discrepancy import AlignSettings, Scale, discrepancy
 from remap.optim import Rule
 
 # Published widths of the encoder's layers before the bottleneck, as fractions of the first: numerator, denominator.

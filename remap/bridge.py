@@ -23,7 +23,6 @@ from jaxtyping import Array
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.alignment import AlignSettings, Scale, find_scale
 from remap.autoencoder import (
     AdaptBatch,
     AdaptTerms,
@@ -36,8 +35,6 @@ from remap.autoencoder import (
     autoencoder_loss,
     init_params,
 )
-from remap.correction import locate
-from remap.data import split_stars, stream_indices
 from remap.members import (
     ADAPT,
     AUTOENCODER,
@@ -60,11 +57,14 @@ from remap.members import (
     stage_key,
     training_pool,
 )
-from remap.network.discrepancy import squared_distances
+from remap.network.discrepancy import AlignSettings, Scale, find_scale, squared_distances
 from remap.network.resnet import count_parameters
 from remap.optim import make_optimizer, sgdr
 from remap.prepare import readable_stars
-from remap.preprocess import Preprocessing, usable
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.grid import usable
+from remap.sampling.folds import split_stars
+from remap.sampling.sources import locate, stream_indices
 from remap.stages import check_prepared, fit_settings
 from remap.train import FitSettings, fit_function
 from remap.window import Pool, Ranges, draw_pool, load_surveys, survey_pixels, take

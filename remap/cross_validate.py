@@ -33,14 +33,14 @@ from jaxtyping import Int
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.augment import Batch
 from remap.comparison import Candidate, FoldLoss, Result, compare
-from remap.data import assign_folds
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import build_model, count_parameters, init_variables
 from remap.overrides import apply_overrides
 from remap.prepare import readable_stars
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
+from remap.sampling.augment import Batch
+from remap.sampling.folds import assign_folds
 from remap.search import FoldLosses, SearchSettings, search
 from remap.stages import (
     Pretraining,

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from remap.augment import Batch
-from remap.data import Draw
 from remap.network.resnet import ResNet1D
+from remap.sampling.augment import Batch
+from remap.sampling.sources import Draw
 from remap.state import TrainState
 from remap.workdir import save_arrays
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 from remap import checkpoint
 from remap import workdir as layout
 from remap.autoencoder import Autoencoder, AutoencoderLoss, AutoencoderSettings
-from remap.data import Library
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
+from remap.sampling.sources import Library
 from remap.stages import check_prepared
 from remap.window import Noise, Pool, Ranges, Window, draw_pool, limit_cells, load_libraries, make_window
 

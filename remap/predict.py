@@ -24,7 +24,8 @@ from remap.flags import Flag
 from remap.network.resnet import ResNet1D, build_model
 from remap.pmf.calibration import Calibrates, Calibration
 from remap.pmf.distributions import arm_disagreement, combine_arms, count_modes, is_edge
-from remap.preprocess import Preprocessing, observed_on_grid, scale_to_unit, snr_estimate, usable
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.grid import observed_on_grid, scale_to_unit, snr_estimate, usable
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError
 
 logger = logging.getLogger(__name__)

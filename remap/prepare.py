@@ -14,17 +14,10 @@ from astropy.table import Table
 from remap import io
 from remap import workdir as layout
 from remap.labels import check_labels, in_range
-from remap.preprocess import (
-    Preprocessing,
-    crop,
-    library_on_grid,
-    make_preprocessing,
-    observed_on_grid,
-    scale_to_unit,
-    snr_estimate,
-)
-from remap.resample import LineSpread
-from remap.rotation import rotate
+from remap.preprocess.description import Preprocessing, make_preprocessing
+from remap.preprocess.grid import crop, library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
+from remap.preprocess.resample import LineSpread
+from remap.preprocess.rotation import rotate
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError, make_spectra
 
 logger = logging.getLogger(__name__)

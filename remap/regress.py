@@ -13,7 +13,6 @@ from jaxtyping import Array
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.data import stream_indices
 from remap.members import (
     ADAPT,
     REGRESS,
@@ -28,7 +27,7 @@ from remap.members import (
     training_pool,
 )
 from remap.optim import make_optimizer, sgdr
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
 from remap.regressor import (
     Examples,
     Regressor,
@@ -41,6 +40,7 @@ from remap.regressor import (
     regressor_loss,
     standardise,
 )
+from remap.sampling.sources import stream_indices
 from remap.stages import check_prepared, fit_settings
 from remap.train import fit_function
 

@@ -23,7 +23,7 @@ def by_snr(
     """Bias, scatter and slope of one label in bins of the signal-to-noise.
 
     Where a survey gives no errors of the flux, its signal-to-noise is estimated from the flux and counts lines as
-    noise (`preprocess.snr_estimate`): the bins then sort by the strength of the lines, too.
+    noise (`grid.snr_estimate`): the bins then sort by the strength of the lines, too.
 
     Args:
       predicted, truth, errors: float[S], prediction, known label and its standard deviation, in its unit.

@@ -20,9 +20,7 @@ import numpy as np
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.augment import AugmentSettings, Batch, finish, join, library_draw, paper_set_size
 from remap.continuum.common import NormalizeFn
-from remap.data import Draw, Library, random_labels
 from remap.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
 from remap.labels import label_prior, padded_edges, soft_labels
 from remap.network.losses import LossSettings
@@ -34,10 +32,9 @@ from remap.network.resnet import (
     model_settings,
 )
 from remap.optim import Rule, make_optimizer, sgdr
-from remap.preprocess import (
-    Preprocessing,
-    make_preprocessing,
-)
+from remap.preprocess.description import Preprocessing, make_preprocessing
+from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, paper_set_size
+from remap.sampling.sources import Draw, Library, random_labels
 from remap.train import BatchFn, FitSettings, OnEpoch, fit, run_keys
 
 logger = logging.getLogger(__name__)

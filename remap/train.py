@@ -19,10 +19,10 @@ import optax
 from jaxtyping import Array
 
 from remap import checkpoint, cycles, writers
-from remap.augment import Batch
 from remap.network.losses import LossSettings, LossTerms, multitask_loss
 from remap.network.resnet import Outputs, ResNet1D
 from remap.optim import swa_update_at_cycle_end
+from remap.sampling.augment import Batch
 from remap.state import TrainState, init_state
 
 logger = logging.getLogger(__name__)

@@ -15,18 +15,17 @@ from astropy.table import Table
 
 from remap import checkpoint
 from remap import workdir as layout
-from remap.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
 from remap.continuum.common import NormalizeFn
-from remap.correction import add_residuals, apply_correction, fit_correction
-from remap.data import Draw, Library, Survey, node_cells, split_stars, stream_indices
 from remap.labels import label_prior, soft_labels
 from remap.network.resnet import init_variables
 from remap.optim import layer_rules
 from remap.prepare import STATUS_OK, readable_stars
-from remap.preprocess import (
-    Preprocessing,
-    usable,
-)
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.grid import usable
+from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
+from remap.sampling.correction import add_residuals, apply_correction, fit_correction
+from remap.sampling.folds import split_stars
+from remap.sampling.sources import Draw, Library, Survey, node_cells, stream_indices
 from remap.stages import (
     FINETUNE,
     PRIOR,

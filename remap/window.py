@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from remap import workdir as layout
-from remap.augment import add_noise
 from remap.autoencoder import Pixels
 from remap.continuum.common import NormalizeFn
-from remap.data import Library, Survey, draw_library, stream_indices
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
+from remap.sampling.augment import add_noise
+from remap.sampling.sources import Library, Survey, draw_library, stream_indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def draw_pixels(
     Args:
       key: of line spreads and noise.
       libraries: of the arms; a spectrum has one line spread and one level of noise in all of them.
-      cells, places: as for `data.draw_library`.
+      cells, places: as for `sources.draw_library`.
     """
     batch = cells.shape[0]
     spread_key, sigma_key, noise_key = jax.random.split(key, 3)

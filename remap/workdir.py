@@ -37,8 +37,8 @@ import numpy as np
 from astropy.table import Table
 
 from remap.checkpoint import check_equal, has_final
-from remap.data import Library, Survey, find_cells, node_cells
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
+from remap.sampling.sources import Library, Survey, find_cells, node_cells
 
 
 def write_json(path: Path, value: Any) -> None:

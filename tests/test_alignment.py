@@ -11,9 +11,8 @@ import tiny
 
 from remap import align, checkpoint, evaluate, load, prepare, tuning
 from remap import workdir as layout
-from remap.alignment import AlignSettings, discrepancy, find_scale, matched_cells
-from remap.data import Library
-from remap.network.discrepancy import coral
+from remap.network.discrepancy import AlignSettings, coral, discrepancy, find_scale
+from remap.sampling.sources import Library, matched_cells
 from remap.writers import read_records
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap import augment
-from remap.augment import (
+from remap.sampling import augment
+from remap.sampling.augment import (
     AugmentSettings,
     Batch,
     add_noise,
@@ -20,7 +20,15 @@ from remap.augment import (
     survey_draw,
     vary,
 )
-from remap.data import Draw, Library, Survey, draw_library, draw_survey, find_cells, stream_indices
+from remap.sampling.sources import (
+    Draw,
+    Library,
+    Survey,
+    draw_library,
+    draw_survey,
+    find_cells,
+    stream_indices,
+)
 from remap.spectra import SPEED_OF_LIGHT
 
 PIXELS = 400

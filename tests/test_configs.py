@@ -12,7 +12,6 @@ from ml_collections import config_flags
 
 from configs import common
 from remap.ablate import plan
-from remap.augment import AugmentSettings
 from remap.autoencoder import adapt_rules
 from remap.continuum.common import MIN_PIXELS
 from remap.cross_validate import CrossValidationSettings, candidate_config, read_candidates
@@ -24,9 +23,10 @@ from remap.members import ENCODERS, build_autoencoder, loss_settings, member_set
 from remap.network.losses import LossSettings
 from remap.network.resnet import build_model
 from remap.optim import layer_rules
-from remap.preprocess import make_preprocessing
+from remap.preprocess.description import make_preprocessing
 from remap.regress import build_regressor
 from remap.report import by_snr
+from remap.sampling.augment import AugmentSettings
 from remap.search import SearchSettings
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import make_survey

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap.correction import add_residuals, apply_correction, fit_correction, locate
-from remap.data import Draw, Library, Survey, draw_library, find_cells
+from remap.sampling.correction import add_residuals, apply_correction, fit_correction
+from remap.sampling.sources import Draw, Library, Survey, draw_library, find_cells, locate
 
 PIXELS = 12
 AXES = ([4000.0, 5000.0, 6000.0, 7000.0], [2.0, 3.0, 4.0, 5.0])

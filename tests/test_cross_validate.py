@@ -11,7 +11,6 @@ import tiny
 from remap import cross_validate as module
 from remap import stages, tuning
 from remap import workdir as layout
-from remap.augment import Batch
 from remap.comparison import Candidate
 from remap.cross_validate import CrossValidationSettings, cross_validate, read_candidates
 from remap.network import resnet
@@ -19,7 +18,8 @@ from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
 from remap.overrides import apply_overrides, read_overrides
 from remap.prepare import preprocess, readable_stars
-from remap.preprocess import Preprocessing
+from remap.preprocess.description import Preprocessing
+from remap.sampling.augment import Batch
 from remap.train import DivergedError, batch_loss
 
 # "stands" cannot win: its rate moves nothing. Folds and epochs are such that the programs of the other tests serve.

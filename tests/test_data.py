@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap.data import (
+from remap.sampling.folds import assign_folds, split_stars
+from remap.sampling.sources import (
     Library,
     Survey,
-    assign_folds,
     draw_library,
     draw_survey,
     find_cells,
     interpolation_weights,
     paired_indices,
-    split_stars,
     stream_indices,
 )
 

@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from remap.continuum.algorithm1 import ContinuumSettings, normalize_batch
-from remap.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
-from remap.resample import resample
+from remap.preprocess.resample import resample
+from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.spectra import SPEED_OF_LIGHT, doppler_shift, make_spectra
 
 PIXELS, START, STEP = 952, 4860.0, 0.5

@@ -6,8 +6,9 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 
+from remap.preprocess.rotation import broaden
 from remap.synth import ELEMENTS, make_survey
-from remap.synth.survey import blaze_function, broaden, line_spread
+from remap.synth.survey import blaze_function, line_spread
 
 SURVEY = {
     "seed": 5,

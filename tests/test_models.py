@@ -26,7 +26,7 @@ from remap.network.resnet import (
     mish,
     model_settings,
 )
-from remap.preprocess import make_preprocessing
+from remap.preprocess.description import make_preprocessing
 
 PIXELS, STARS = 33, 3
 MASK = np.array([[True] * 5, [True] * 3 + [False] * 2])

@@ -14,15 +14,8 @@ from astropy.table import Table
 from configs import miles
 from remap import make_spectra, prepare
 from remap import workdir as layout
-from remap.preprocess import (
-    PREPROCESSING_VERSION,
-    Preprocessing,
-    library_on_grid,
-    make_preprocessing,
-    observed_on_grid,
-    scale_to_unit,
-    snr_estimate,
-)
+from remap.preprocess.description import PREPROCESSING_VERSION, Preprocessing, make_preprocessing
+from remap.preprocess.grid import library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
 
 DESCRIPTION = make_preprocessing(tiny.with_algorithm1(tiny.get_config()))

@@ -5,7 +5,14 @@ import pytest
 from scipy import integrate, interpolate
 
 from remap import io
-from remap.resample import FWHM_PER_SIGMA, LineSpread, degrade, degrade_and_resample, line_fwhm, resample
+from remap.preprocess.resample import (
+    FWHM_PER_SIGMA,
+    LineSpread,
+    degrade,
+    degrade_and_resample,
+    line_fwhm,
+    resample,
+)
 from remap.spectra import SpectrumError, air_to_vacuum, make_spectra, vacuum_to_air
 
 RNG = np.random.default_rng(0)
@@ -105,8 +112,8 @@ def test_blocks_shapes_and_precision(monkeypatch):
     wave = np.linspace(5080, 5120, 1001)
     flux = RNG.normal(1, 0.1, (2, 3, wave.size)).astype(np.float32)
     whole, _ = degrade(wave, flux, lsf=LineSpread(fwhm=1.0))
-    monkeypatch.setattr("remap.resample.BLOCK", 5000)
-    monkeypatch.setattr("remap.resample.CHUNK", 2000)
+    monkeypatch.setattr("remap.preprocess.resample.BLOCK", 5000)
+    monkeypatch.setattr("remap.preprocess.resample.CHUNK", 2000)
     pieces, _ = degrade(wave, flux, lsf=LineSpread(fwhm=1.0))
     assert whole.shape == flux.shape
     assert whole.dtype == np.float32

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from remap.rotation import rotate
+from remap.preprocess.rotation import rotate
 from remap.spectra import SPEED_OF_LIGHT, make_spectra
 
 WAVE = 8800.0 * np.exp(np.arange(3000) * 0.3 / SPEED_OF_LIGHT)  # 0.3 km/s per pixel

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from remap import checkpoint, cycles, train
-from remap.augment import Batch
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.optim import make_optimizer, sgdr
+from remap.sampling.augment import Batch
 from remap.train import DivergedError, FitSettings, Preempted, fit, reestimate_stats
 from remap.writers import read_records
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap.data import Library, Survey, find_cells
+from remap.sampling.sources import Library, Survey, find_cells
 from remap.window import (
     Noise,
     Window,

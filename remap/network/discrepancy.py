@@ -1,36 +1,16 @@
-"""How far apart two sets of features are: discrepancies to train with, and tests with intervals to report.
-
-`mmd` and `coral` are pure, jittable and differentiable. The rest runs once per report: a two-sample classifier's
-cross-validated AUC, the MMD's permutation test and Kolmogorov-Smirnov tests per feature. Where sample i of one set
-belongs to sample i of the other (a star and a library spectrum of its labels), `paired` keeps the two together.
-"""
+"""How far apart two sets of features are, pure, jittable and differentiable: what alignment makes small."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import stats
 
-ROUNDING = 1e-6  # of an MMD: sums of kernels, which are at most 1, in float32
-
-
-class Interval(NamedTuple):
-    """A number with the ends of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class FeatureTests(NamedTuple):
-    """Two-sample Kolmogorov-Smirnov tests of F features; NaN for features that never change."""
-
-    statistic: np.ndarray  # float[F], largest distance of the two cumulative distributions
-    p_value: np.ndarray  # float[F]
+KINDS = ("none", "mmd", "coral", "autoencoder")
+WIDTHS = (0.5, 1.0, 2.0)  # of the kernels of the MMD, in median distances of the library's features
 
 
 def squared_distances(x: Float[Array, "n features"], y: Float[Array, "m features"]) -> Float[Array, "n m"]:
@@ -62,8 +42,8 @@ def mmd(
       Gretton et al. 2012, JMLR 13, 723, eq. 3.
     """
     n = x.shape[0]
-    gram = _gram(jnp.concatenate([x, y]), widths)
-    return _mmd_of(gram, jnp.arange(gram.shape[0]) < n)
+    gram = kernel_matrix(jnp.concatenate([x, y]), widths)
+    return mmd_of_kernel(gram, jnp.arange(gram.shape[0]) < n)
 
 
 def coral(x: Float[Array, "n features"], y: Float[Array, "m features"]) -> Float[Array, ""]:
@@ -75,132 +55,13 @@ def coral(x: Float[Array, "n features"], y: Float[Array, "m features"]) -> Float
     return jnp.sum((_covariance(x) - _covariance(y)) ** 2) / (4.0 * x.shape[1] ** 2)
 
 
-def mmd_test(
-    x: np.ndarray, y: np.ndarray, *, widths: np.ndarray, permutations: int, seed: int, paired: bool
-) -> tuple[float, float]:
-    """The squared MMD, and its p-value by permutation of the two sets' names.
-
-    Args:
-      x, y: float[n, F], float[m, F].
-      widths: float[K], as for `mmd`.
-      permutations: of the names; the p-value is (1 + those at least as large) / (1 + permutations).
-      seed: of the permutations.
-      paired: True swaps names within pairs alone (n = m), which is exact where a pair shares what the
-        features depend on.
-
-    Raises:
-      ValueError: paired sets of different sizes.
-    """
-    check_pairs(x, y, paired)
-    n, total = len(x), len(x) + len(y)
-    rng = np.random.default_rng(seed)
-    if paired:
-        swap = rng.random((permutations, n)) < 0.5
-        names = np.concatenate([~swap, swap], axis=1)
-    else:
-        names = np.argsort(rng.random((permutations, total)), axis=1) < n
-    names = np.concatenate([(np.arange(total) < n)[None], names])
-    gram = _gram(jnp.concatenate([jnp.asarray(x), jnp.asarray(y)]), jnp.asarray(widths))
-    found = np.asarray(jax.jit(jax.vmap(_mmd_of, in_axes=(None, 0)))(gram, jnp.asarray(names)))
-    ties = found[1:] >= found[0] - ROUNDING  # swapping all names gives the same value, but for rounding
-    return float(found[0]), float((1 + np.count_nonzero(ties)) / (1 + permutations))
-
-
-def auc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a positive's score is the higher one, ties counting half."""
-    rank = stats.rankdata(score)
-    n = np.count_nonzero(positive)
-    m = len(score) - n
-    if n == 0 or m == 0:
-        raise ValueError(f"an AUC needs both classes, found {n} and {m}")
-    return float((rank[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def classifier_auc(
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    folds: int,
-    repeats: int,
-    ridge: float,
-    resamples: int,
-    level: float,
-    seed: int,
-    paired: bool,
-) -> Interval:
-    """Cross-validated AUC of a classifier that tells the two sets apart: 0.5 = it cannot, 1 = always.
-
-    The classifier is kernel ridge regression of ±1 on the standardised features, with a Gaussian kernel of the
-    median distance: it sees differences of means, widths and shapes. Scores are those of folds that did not train
-    on the sample; with several repeats of the folds an AUC is their mean.
-
-    Args:
-      x, y: float[n, F], float[m, F].
-      folds, repeats: of the cross-validation.
-      ridge: penalty, in units of the kernel's value at distance 0.
-      resamples, level: of the bootstrap over samples (or pairs) that gives the interval. The scores stay as they
-        are, so that it does not hold the scatter from training on other samples.
-      seed: of folds and bootstrap.
-      paired: True keeps pairs together in folds and bootstrap (n = m).
-
-    Raises:
-      ValueError: fewer samples than folds, or paired sets of different sizes.
-    """
-    check_pairs(x, y, paired)
-    n, m = len(x), len(y)
-    if not 2 <= folds <= min(n, m):
-        raise ValueError(f"expected between 2 and {min(n, m)} folds, found {folds}")
-    both = np.concatenate([x, y]).astype(np.float64)
-    std = both.std(axis=0)
-    both = ((both - both.mean(axis=0)) / np.where(std > 0, std, 1.0)).astype(np.float32)
-    width = median_distance(jnp.asarray(both[:n]), jnp.asarray(both[n:]))
-    width = jnp.where(width > 0, width, 1.0)  # samples may all be alike
-    gram = np.asarray(_gram(jnp.asarray(both), width[None]), np.float64)
-    positive = np.arange(n + m) < n
-    rng = np.random.default_rng(seed)
-    scores = np.stack(
-        [_fold_scores(gram, positive, _folds(rng, n, m, folds, paired), ridge) for _ in range(repeats)]
-    )
-    value = float(np.mean([auc(s, positive) for s in scores]))
-    draws = []
-    for _ in range(resamples):
-        first = rng.integers(0, n, n)
-        index = np.concatenate([first, n + (first if paired else rng.integers(0, m, m))])
-        draws.append(np.mean([auc(s[index], positive) for s in scores]))
-    tail = 50 * (1 - level)
-    low, high = np.percentile(draws, [tail, 100 - tail]) if draws else (np.nan, np.nan)
-    return Interval(value, float(low), float(high))
-
-
-def feature_tests(x: np.ndarray, y: np.ndarray) -> FeatureTests:
-    """Two-sample Kolmogorov-Smirnov tests, feature by feature."""
-    found = []
-    for a, b in zip(np.asarray(x).T, np.asarray(y).T, strict=True):
-        if np.ptp(np.concatenate([a, b])) == 0:
-            found.append((np.nan, np.nan))
-            continue
-        result = stats.ks_2samp(a, b, method="asymp")
-        found.append((result.statistic, result.pvalue))
-    statistic, p_value = np.array(found, float).reshape(-1, 2).T
-    return FeatureTests(statistic, p_value)
-
-
-def check_pairs(x: np.ndarray, y: np.ndarray, paired: bool) -> None:
-    """Raises ValueError if the sets cannot be compared, or are paired and have different sizes."""
-    if np.ndim(x) != 2 or np.ndim(y) != 2 or np.shape(x)[1] != np.shape(y)[1]:
-        raise ValueError(
-            f"expected two sets of one number of features, found {np.shape(x)} and {np.shape(y)}"
-        )
-    if paired and len(x) != len(y):
-        raise ValueError(f"expected pairs, found {len(x)} and {len(y)} samples")
-
-
-def _gram(both: Array, widths: Array) -> Array:
+def kernel_matrix(both: Array, widths: Array) -> Array:
+    """float[n, n]: the mean of Gaussian kernels of all pairs of rows of float[n, F]."""
     square = squared_distances(both, both)
     return jnp.mean(jnp.exp(-0.5 * square[None] / widths[:, None, None] ** 2), axis=0)
 
 
-def _mmd_of(gram: Array, first: Array) -> Array:
+def mmd_of_kernel(gram: Array, first: Array) -> Array:
     """Squared MMD from the kernel of all pairs, for a bool[n + m] that names the first set."""
     a = first.astype(gram.dtype)
     b = 1.0 - a
@@ -216,19 +77,80 @@ def _covariance(x: Array) -> Array:
     return jnp.matmul(centred.T, centred, precision="highest") / (x.shape[0] - 1)
 
 
-def _folds(rng: np.random.Generator, n: int, m: int, folds: int, paired: bool) -> np.ndarray:
-    """int[n + m]: the fold of every sample; each class is spread evenly, and a pair has one fold."""
-    first = rng.permutation(np.arange(n) % folds)
-    second = first if paired else rng.permutation(np.arange(m) % folds)
-    return np.concatenate([first, second])
+@dataclasses.dataclass(frozen=True)
+class AlignSettings:
+    """How features are aligned (config sections `align` and `adapt.align`).
+
+    Attributes:
+      kind: a discrepancy of `remap.network.discrepancy`, "mmd" or "coral"; "autoencoder", the main route
+        alone, see `remap.align`; "none" leaves the term out.
+      weight: of the term in the loss.
+      match: True compares the stars with library spectra from the cells that the networks, before they are
+        aligned, put the stars in, so that it is the same kinds of stars that are compared; False with the whole
+        library.
+    """
+
+    kind: str
+    weight: float
+    match: bool
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"align.kind must be one of {KINDS}, found {self.kind!r}")
+        if self.weight < 0:
+            raise ValueError(f"align.weight: expected at least 0, found {self.weight}")
 
 
-def _fold_scores(gram: np.ndarray, positive: np.ndarray, fold: np.ndarray, ridge: float) -> np.ndarray:
-    """float[n + m]: scores of samples by classifiers that were not trained on their fold."""
-    target = np.where(positive, 1.0, -1.0)
-    score = np.empty(len(fold))
-    for k in np.unique(fold):
-        train, test = fold != k, fold == k
-        kernel = gram[np.ix_(train, train)] + ridge * np.eye(np.count_nonzero(train))
-        score[test] = gram[np.ix_(test, train)] @ np.linalg.solve(kernel, target[train])
-    return score
+class Scale(NamedTuple):
+    """Units of the features, from library spectra before the alignment; they stay, so that nothing can shrink.
+
+    In these units the library's features are uncorrelated with variance 1, so that directions in which the library
+    hardly varies, where a gap shows first, count as much as those of the labels.
+    """
+
+    mean: Float[Array, " features"]
+    whiten: Float[Array, "features features"]
+    widths: Float[Array, " kernels"]  # of the kernels, in those units
+
+    def __call__(self, features: Float[Array, "spectra features"]) -> Float[Array, "spectra features"]:
+        return jnp.matmul(features - self.mean[None], self.whiten, precision="highest")
+
+
+def find_scale(features: Float[np.ndarray, "spectra features"], *, floor: float) -> Scale:
+    """The units of library features.
+
+    Args:
+      floor: least variance of a direction, as a fraction of the largest: what is below is not blown up.
+
+    Raises:
+      ValueError: fewer than four spectra, or features that never change.
+    """
+    features = np.asarray(features, np.float64)
+    if len(features) < 4:
+        raise ValueError(f"units of features need at least 4 library spectra, found {len(features)}")
+    variance, directions = np.linalg.eigh(np.cov(features, rowvar=False))
+    if not variance[-1] > 0:
+        raise ValueError("units of features: expected features that vary over the library, found none")
+    whiten = directions / np.sqrt(np.maximum(variance, floor * variance[-1]))
+    scaled = jnp.asarray((features - features.mean(axis=0)) @ whiten, jnp.float32)
+    half = len(features) // 2
+    width = jnp.maximum(median_distance(scaled[:half], scaled[half:]), 1e-6)
+    return Scale(
+        jnp.asarray(features.mean(axis=0), jnp.float32),
+        jnp.asarray(whiten, jnp.float32),
+        jnp.asarray(WIDTHS, jnp.float32) * width,
+    )
+
+
+def discrepancy(
+    library: Float[Array, "n features"], stars: Float[Array, "m features"], scale: Scale, *, kind: str
+) -> Float[Array, ""]:
+    """How far apart two sets of features are, in the units of `scale`; 0 for kind "none"."""
+    if kind == "none":
+        return jnp.zeros(())
+    x, y = scale(library), scale(stars)
+    if kind == "mmd":
+        return mmd(x, y, widths=scale.widths)
+    if kind == "coral":
+        return coral(x, y)
+    raise ValueError(f"a discrepancy of features must be 'mmd' or 'coral', found {kind!r}")

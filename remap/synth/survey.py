@@ -9,14 +9,13 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 from astropy.table import Table
-from scipy import optimize, special
+from scipy import optimize
 
-from remap.spectra import SPEED_OF_LIGHT
+from remap.preprocess.rotation import broaden
 from remap.synth.blanketing import default_lines
 from remap.synth.library import pixel_grid
 from remap.synth.model import ELEMENTS, LABEL_RANGES, OFFSET_RANGE, LineList, synthesize_batch
 
-_LIMB_DARKENING = 0.6  # of the rotation profile; typical of the visible
 _SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 _METALS = tuple(e for e in ELEMENTS if e != "H")
 
@@ -229,37 +228,6 @@ def blaze_function(x: np.ndarray, loss: float) -> np.ndarray:
     """
     edge = optimize.brentq(lambda a: np.sinc(a) ** 2 - (1 - loss), 0.0, 1.0)
     return np.sinc(edge * np.asarray(x, np.float64)) ** 2
-
-
-def broaden(
-    wave: np.ndarray, flux: np.ndarray, *, vsini: float, macroturbulence: float, velocity: float
-) -> np.ndarray:
-    """Rotation, Gaussian macroturbulence and a radial velocity, in velocity space.
-
-    The rotation profile of Gray (eq. 18.14) has the transforms 2 J1(x)/x and 3 (sin x - x cos x)/x³, mixed by
-    the limb darkening, with x = 2π f v sin i; the product with a Gaussian's transform is applied by FFT.
-
-    Args:
-      wave: float[N], Å, increasing.
-      flux: float[N], normalised; the FFT is periodic, so the ends should be alike or of no interest.
-      vsini, macroturbulence, velocity: km/s; macroturbulence is a Gaussian σ.
-
-    Returns:
-      float64[N] on the same wavelengths; where the shift leaves the range, the edge value.
-    """
-    log_wave = np.linspace(np.log(wave[0]), np.log(wave[-1]), wave.size)
-    pixel = (log_wave[1] - log_wave[0]) * SPEED_OF_LIGHT  # km/s
-    even = np.interp(log_wave, np.log(wave), flux)
-    angular = 2 * np.pi * np.fft.rfftfreq(wave.size, pixel)
-    x = np.maximum(angular * vsini, 1e-3)  # both transforms are 1 to 1e-7 below
-    e = _LIMB_DARKENING
-    disc = 2 * special.j1(x) / x
-    dark = 3 * (np.sin(x) - x * np.cos(x)) / x**3
-    kernel = ((1 - e) * disc + 2 * e / 3 * dark) / (1 - e / 3)
-    kernel = kernel * np.exp(-0.5 * (angular * macroturbulence) ** 2)
-    kernel[0] = 1.0
-    smooth = np.fft.irfft(np.fft.rfft(even) * kernel, wave.size)
-    return np.interp(np.log(wave) - velocity / SPEED_OF_LIGHT, log_wave, smooth)
 
 
 def line_spread(fine: np.ndarray, flux: np.ndarray, *, wave: np.ndarray, fwhm: np.ndarray) -> np.ndarray:

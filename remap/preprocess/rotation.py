@@ -1,21 +1,22 @@
-"""Libraries of slowly rotating models, broadened to several v sin i, which becomes one more label."""
+"""Rotation and macroturbulence: of one spectrum, and of a library, where v sin i becomes one more label."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra
-from remap.synth.survey import broaden
 
+_LIMB_DARKENING = 0.6  # of the rotation profile; typical of the visible
 _END = 20  # pixels whose median says where a spectrum ends
 
 
 def rotate(spectra: Spectra, vsini: Sequence[float]) -> Spectra:
     """Every spectrum at every projected rotational velocity.
 
-    Linear limb darkening of 0.6, as in the mock survey (`synth.survey.broaden`; Gray, eq. 18.14). A straight line
+    Linear limb darkening of 0.6, as in `broaden` (Gray, eq. 18.14). A straight line
     between the ends, which rotation does not change, is taken out before, since the transform is periodic.
 
     Args:
@@ -60,3 +61,34 @@ def rotate(spectra: Spectra, vsini: Sequence[float]) -> Spectra:
         labels={k: np.repeat(v, count) for k, v in spectra.labels.items()}
         | {"vsini": np.tile(speeds, len(spectra))},
     )
+
+
+def broaden(
+    wave: np.ndarray, flux: np.ndarray, *, vsini: float, macroturbulence: float, velocity: float
+) -> np.ndarray:
+    """Rotation, Gaussian macroturbulence and a radial velocity, in velocity space.
+
+    The rotation profile of Gray (eq. 18.14) has the transforms 2 J1(x)/x and 3 (sin x - x cos x)/x³, mixed by
+    the limb darkening, with x = 2π f v sin i; the product with a Gaussian's transform is applied by FFT.
+
+    Args:
+      wave: float[N], Å, increasing.
+      flux: float[N], normalised; the FFT is periodic, so the ends should be alike or of no interest.
+      vsini, macroturbulence, velocity: km/s; macroturbulence is a Gaussian σ.
+
+    Returns:
+      float64[N] on the same wavelengths; where the shift leaves the range, the edge value.
+    """
+    log_wave = np.linspace(np.log(wave[0]), np.log(wave[-1]), wave.size)
+    pixel = (log_wave[1] - log_wave[0]) * SPEED_OF_LIGHT  # km/s
+    even = np.interp(log_wave, np.log(wave), flux)
+    angular = 2 * np.pi * np.fft.rfftfreq(wave.size, pixel)
+    x = np.maximum(angular * vsini, 1e-3)  # both transforms are 1 to 1e-7 below
+    e = _LIMB_DARKENING
+    disc = 2 * special.j1(x) / x
+    dark = 3 * (np.sin(x) - x * np.cos(x)) / x**3
+    kernel = ((1 - e) * disc + 2 * e / 3 * dark) / (1 - e / 3)
+    kernel = kernel * np.exp(-0.5 * (angular * macroturbulence) ** 2)
+    kernel[0] = 1.0
+    smooth = np.fft.irfft(np.fft.rfft(even) * kernel, wave.size)
+    return np.interp(np.log(wave) - velocity / SPEED_OF_LIGHT, log_wave, smooth)

@@ -48,45 +48,6 @@ class Draw(NamedTuple):
     errors: Float[Array, "stars labels"]
 
 
-def assign_folds(star_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """int[S]: the fold of every spectrum; all spectra of a star share one fold.
-
-    The folds depend on the set of star ids and the seed, not on the order of the spectra.
-    """
-    unique, inverse = np.unique(np.asarray(star_ids, dtype=str), return_inverse=True)
-    if not 2 <= folds <= len(unique):
-        raise ValueError(f"expected between 2 and {len(unique)} folds (one star each), found {folds}")
-    order = np.random.default_rng(seed).permutation(len(unique))
-    fold = np.empty(len(unique), int)
-    fold[order] = np.arange(len(unique)) % folds
-    return fold[inverse]
-
-
-def split_stars(
-    star_ids: Sequence[str], *, folds: int, fold: int, validation: float, seed: int
-) -> np.ndarray:
-    """str[S]: "train", "val" or "test" for every spectrum, by star.
-
-    Args:
-      folds, fold: stars of this fold are "test"; fold -1 makes no test stars.
-      validation: fraction of the remaining stars that become "val".
-      seed: of the folds and of the validation stars.
-    """
-    star_ids = np.asarray(star_ids, dtype=str)
-    if not -1 <= fold < folds:
-        raise ValueError(f"split.fold must be -1 (none) or 0 to {folds - 1}, found {fold}")
-    if not 0 <= validation < 1:
-        raise ValueError(f"split.validation must be in [0, 1), found {validation}")
-    split = np.full(len(star_ids), "train", dtype="<U5")
-    if fold >= 0:
-        split[assign_folds(star_ids, folds, seed) == fold] = "test"
-    rest = np.unique(star_ids[split == "train"])
-    count = round(validation * len(rest))
-    chosen = np.random.default_rng((seed, fold + 1)).permutation(rest)[:count]
-    split[np.isin(star_ids, chosen) & (split == "train")] = "val"
-    return split
-
-
 def find_cells(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """int[C, 2^L]: the nodes at the corners of every complete cell of a regular (gaps allowed) grid.
 
@@ -216,3 +177,38 @@ def paired_indices(
     allowed = jnp.where(same.any(axis=1, keepdims=True), same, other)
     partners = jax.random.categorical(partner_key, jnp.where(allowed, 0.0, -jnp.inf))
     return jnp.concatenate([anchors, partners])
+
+
+def matched_cells(library: Library, cell: np.ndarray) -> Library:
+    """The library with one cell for each star that is in one, so that draws have the stars' distribution.
+
+    Args:
+      cell: int[S], index into `library.cells`, -1 = none (`sources.locate`).
+
+    Raises:
+      ValueError: no star is in a cell, or cells are single nodes, which no star is in.
+    """
+    if np.asarray(library.cells).shape[1] == 1:
+        raise ValueError("align.match needs library.interpolate, found nodes without cells")
+    inside = cell[cell >= 0]
+    if not len(inside):
+        raise ValueError(
+            f"align.match: none of {len(cell)} stars is inside the library, as far as the networks can tell"
+        )
+    return library._replace(cells=np.asarray(library.cells)[inside])
+
+
+def locate(library: Library, labels: Float[np.ndarray, "stars labels"]) -> tuple[np.ndarray, np.ndarray]:
+    """The library cell that holds each star, and the place in it.
+
+    Returns:
+      int[S], the index into `library.cells`, -1 for labels that are missing or in no cell; float32[S, L] in
+      [0, 1], 0 where there is no cell.
+    """
+    nodes, cells = np.asarray(library.labels, float), np.asarray(library.cells)
+    low, high = nodes[cells[:, 0]], nodes[cells[:, -1]]
+    inside = ((labels[:, None] >= low) & (labels[:, None] <= high)).all(axis=-1)
+    cell = np.where(inside.any(axis=1), inside.argmax(axis=1), -1)
+    with np.errstate(invalid="ignore"):
+        place = np.where((cell >= 0)[:, None], (labels - low[cell]) / (high - low)[cell], 0.0)
+    return cell, place.astype(np.float32)

@@ -19,9 +19,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from remap.continuum.common import NormalizeFn
-from remap.data import Draw, Library, Survey, draw_library, draw_survey, paired_indices, stream_indices
-from remap.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.labels import bin_index, soft_labels
+from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
+from remap.sampling.sources import (
+    Draw,
+    Library,
+    Survey,
+    draw_library,
+    draw_survey,
+    paired_indices,
+    stream_indices,
+)
 from remap.spectra import SPEED_OF_LIGHT
 
 # Folded, plus 0 to 3, into the key of a batch for what `vary` draws: small numbers would give `split`'s own keys.
@@ -231,7 +239,7 @@ def survey_draw(
 ) -> Draw:
     """The stars of batch `step` on the grid `wave` [Å]; "online" varies them, "paper" leaves them as they are.
 
-    With `edges` half of them share a bin of a label with one of the others (`data.paired_indices`).
+    With `edges` half of them share a bin of a label with one of the others (`sources.paired_indices`).
     """
     order_key, fresh_key = jax.random.split(key)
     if edges is None:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from remap.continuum.common import NormalizeFn
-from remap.data import Draw, Library, Survey, draw_library
+from remap.sampling.sources import Draw, Library, Survey, draw_library, locate
 
 MIN_DEPTH_FLUX = 0.05  # normalised flux below which a logarithm says more about the zero point than the star
 
@@ -26,22 +26,6 @@ class Correction(NamedTuple):
 
     nodes: Float[np.ndarray, "nodes pixels"]  # to be added to the library's log flux
     residuals: Float[np.ndarray, "stars pixels"]  # what is left of each star used; 0 at invalid pixels
-
-
-def locate(library: Library, labels: Float[np.ndarray, "stars labels"]) -> tuple[np.ndarray, np.ndarray]:
-    """The library cell that holds each star, and the place in it.
-
-    Returns:
-      int[S], the index into `library.cells`, -1 for labels that are missing or in no cell; float32[S, L] in
-      [0, 1], 0 where there is no cell.
-    """
-    nodes, cells = np.asarray(library.labels, float), np.asarray(library.cells)
-    low, high = nodes[cells[:, 0]], nodes[cells[:, -1]]
-    inside = ((labels[:, None] >= low) & (labels[:, None] <= high)).all(axis=-1)
-    cell = np.where(inside.any(axis=1), inside.argmax(axis=1), -1)
-    with np.errstate(invalid="ignore"):
-        place = np.where((cell >= 0)[:, None], (labels - low[cell]) / (high - low)[cell], 0.0)
-    return cell, place.astype(np.float32)
 
 
 def fit_correction(

@@ -1,0 +1,143 @@
+"""Spectra of library and survey on the grid of an arm, and what is asked of them there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.resample import LineSpread, degrade_and_resample, resample
+from remap.spectra import Spectra, SpectrumError, doppler_shift
+
+# Å beyond the outermost pixels that degrading may look at: 4σ of any line spread below 25 Å, the shift
+# between air and vacuum (1.6 Å at 5750 Å), and a spline's reach.
+CROP_MARGIN = 50.0
+
+
+def crop(spectra: Spectra, preprocessing: Preprocessing) -> Spectra:
+    """The part of library spectra that the arms need, with a margin for degrading; labels and names stay."""
+    ends = np.concatenate([preprocessing.wave(arm)[[0, -1]] for arm in preprocessing.arms])
+    low, high = ends.min() - CROP_MARGIN, ends.max() + CROP_MARGIN
+    keep = (spectra.wave >= low) & (spectra.wave <= high)
+    if not keep.any():
+        raise SpectrumError(
+            f"{spectra.names[0]}: expected wavelengths between {low:.0f} and {high:.0f} Å, found "
+            f"{spectra.wave[0]:.0f} to {spectra.wave[-1]:.0f} Å"
+        )
+    return dataclasses.replace(
+        spectra,
+        wave=spectra.wave[keep],
+        flux=spectra.flux[:, keep].copy(),  # a view would keep the whole file in memory
+        valid=spectra.valid[:, keep],
+        ivar=None if spectra.ivar is None else spectra.ivar[:, keep],
+    )
+
+
+def library_on_grid(
+    spectra: Spectra, preprocessing: Preprocessing, arm: str, *, native: LineSpread | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Degraded and resampled library spectra, before noise and normalisation (§3.3 i-ii).
+
+    Args:
+      spectra: library spectra with positive flux.
+      native: the library's own line spread; None = infinitely sharp.
+
+    Returns:
+      log_flux: float32[P, S, N], natural logarithm of the flux, each spectrum scaled to a maximum of 1.
+      valid: bool[N], pixels that every line spread and every spectrum covers.
+
+    Raises:
+      ValueError: the library does not cover the arm, or has pixels without positive flux in it.
+    """
+    wave = preprocessing.wave(arm)
+    fluxes, valid = [], np.ones(len(wave), bool)
+    for spread in preprocessing.line_spreads():
+        out = degrade_and_resample(spectra, wave, medium=preprocessing.medium, lsf=spread, native=native)
+        valid &= out.valid.all(axis=0)
+        fluxes.append(out.flux)
+    if valid.mean() < 0.9:
+        raise ValueError(
+            f"library: expected to cover arm {arm} ({wave[0]:.1f}-{wave[-1]:.1f} Å {preprocessing.medium}), "
+            f"found {valid.mean():.0%} of its pixels usable; its own range is "
+            f"{spectra.wave[0]:.1f}-{spectra.wave[-1]:.1f} Å {spectra.medium}"
+        )
+    flux = np.where(valid, np.stack(fluxes), 1.0)
+    bad = ~np.all(flux > 0, axis=(0, 2))
+    if bad.any():
+        raise ValueError(
+            f"library: {spectra.names[int(np.argmax(bad))]} has flux at or below zero in arm {arm}"
+        )
+    peak = np.where(valid, flux, 0.0).max(axis=-1, keepdims=True)
+    return np.where(valid, np.log(flux / peak), 0.0).astype(np.float32), valid
+
+
+def observed_on_grid(
+    spectra: Spectra, preprocessing: Preprocessing, arm: str, *, velocity: float = 0.0
+) -> Spectra:
+    """Observed spectra on an arm's grid, at rest.
+
+    Args:
+      spectra: as read, in their own medium and sampling.
+      velocity: radial velocity to remove [km/s], positive when receding.
+
+    Returns:
+      The resampled spectra; pixels that the input does not cover are invalid.
+    """
+    if velocity:
+        spectra = dataclasses.replace(spectra, wave=doppler_shift(spectra.wave, -velocity))
+    return resample(spectra, preprocessing.wave(arm), medium=preprocessing.medium)
+
+
+def scale_to_unit(flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """float32 flux divided by its largest valid absolute value, 0 at invalid pixels: safe in float32.
+
+    The normaliser is scale-free, but fluxes of 1e-17 or 1e15 would leave float32's range.
+    """
+    flux = np.where(valid, flux, 0.0)
+    peak = np.abs(flux).max(axis=-1, keepdims=True)
+    return (flux / np.where(peak > 0, peak, 1.0)).astype(np.float32)
+
+
+def snr_estimate(flux: np.ndarray, valid: np.ndarray, ivar: np.ndarray | None) -> np.ndarray:
+    """Median signal-to-noise per pixel of each spectrum, NaN without valid pixels.
+
+    From the inverse variance where it is known; otherwise from the flux alone (DER_SNR, Stoehr et al. 2008,
+    ASPC 394, 505: noise = 1.482602/sqrt(6) · median |2 f_i - f_(i-2) - f_(i+2)|), which counts lines as noise
+    and is a lower limit where lines are dense.
+
+    Args:
+      flux: float[S, N].
+      valid: bool[S, N].
+      ivar: float[S, N] or None.
+    """
+    out = np.full(len(flux), np.nan)
+    for i, (f, v) in enumerate(zip(flux, valid, strict=True)):
+        if not v.any():
+            continue
+        if ivar is not None:
+            out[i] = np.median(f[v] * np.sqrt(ivar[i][v]))
+            continue
+        triple = v[4:] & v[2:-2] & v[:-4]
+        noise = np.abs(2 * f[2:-2] - f[:-4] - f[4:])[triple]
+        if noise.size:
+            with np.errstate(divide="ignore", invalid="ignore"):  # a constant or zero spectrum
+                out[i] = np.median(f[v]) / (1.482602 / np.sqrt(6) * np.median(noise))
+    return out
+
+
+def usable(flux: np.ndarray, valid: np.ndarray, *, min_coverage: float) -> np.ndarray:
+    """bool[S]: spectra with enough valid pixels in an arm and positive flux in one of them at least.
+
+    Args:
+      flux: float[S, N].
+      valid: bool[S, N].
+      min_coverage: smallest valid fraction.
+    """
+    return (valid.mean(axis=1) >= min_coverage) & np.any((flux > 0) & valid, axis=1)
+
+
+def model_inputs(flux: np.ndarray, valid: np.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """Flux and mask as the device arrays that normaliser and network take."""
+    return jnp.asarray(scale_to_unit(flux, valid)), jnp.asarray(valid)
