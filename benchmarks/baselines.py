@@ -19,9 +19,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from remap import tuning
-from remap import workdir as layout
 from remap.preprocess.grid import model_inputs
+from remap.store.stars import fold_split
+from remap.store.workdir import load_survey, read_preprocessing
 
 Fit = Callable[
     [np.ndarray, np.ndarray, np.ndarray, int], np.ndarray
@@ -30,10 +30,10 @@ Fit = Callable[
 
 def normalised_pixels(workdir: Path) -> np.ndarray:
     """float[S, N]: all arms of the survey's stars side by side, normalised as for the network."""
-    preprocessing = layout.read_preprocessing(workdir)
+    preprocessing = read_preprocessing(workdir)
     pixels = []
     for arm in preprocessing.arms:
-        survey, _ = layout.load_survey(workdir, arm)
+        survey, _ = load_survey(workdir, arm)
         flux, valid = model_inputs(survey.flux, survey.valid)
         pixels.append(np.asarray(jax.jit(preprocessing.normalizer(arm))(flux, valid)))
     return np.concatenate(pixels, axis=1)
@@ -121,7 +121,7 @@ def held_out_predictions(config, workdir: Path, stars, method: Fit) -> dict[str,
     y = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
     total, count = np.zeros(y.shape), np.zeros(len(stars))
     for fold in config.split.run:
-        split = tuning.fold_split(stars, config, fold)
+        split = fold_split(stars, config, fold)
         train, test = np.isin(split, ("train", "val")), np.isin(split, ("test", "other"))
         train &= np.isfinite(y).all(axis=1)
         with warnings.catch_warnings():

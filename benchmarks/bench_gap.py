@@ -21,18 +21,21 @@ import numpy as np
 from absl import flags
 from astropy.table import Table
 
-from remap import align, bridge, checkpoint, cli, prepare, regress, stages
-from remap import workdir as layout
+from remap import align, bridge, cli, prepare, regress, stages
 from remap.bridge_errors import bootstrap
 from remap.catalogue import Catalogue
 from remap.ensemble import estimate
-from remap.evaluate import in_group, predict_held_out
+from remap.evaluate import predict_held_out
 from remap.gap import Matched, compare, match
 from remap.members import encode, load_members, open_source
 from remap.network import resnet
 from remap.pmf.metrics import coverage, crps, residual_table
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
+from remap.store import checkpoint
+from remap.store.atomic import write_json
+from remap.store.stars import in_group, readable_stars
+from remap.store.workdir import read_preprocessing, share, stage_folder, write_config
 from remap.window import Pixels
 
 ARGUMENT = flags.DEFINE_string(
@@ -79,7 +82,7 @@ def main() -> None:
         path = root / f"{name.replace(' ', '_')}.json"
         made_by = {"seed": SEED.value, "argument": ARGUMENT.value}
         if not path.exists():
-            layout.write_json(path, run_variant(root, name) | {"made_by": made_by})
+            write_json(path, run_variant(root, name) | {"made_by": made_by})
         found[name] = json.loads(path.read_text())
         checkpoint.check_equal(found[name]["made_by"], made_by, f"{path}: made with other flags")
     text = markdown(found)
@@ -106,11 +109,11 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
         bridge.train_autoencoders(config, base)
     shared = time.monotonic() - began
     for folder in ("data", "pretrain", "autoencoder"):
-        layout.share(workdir, folder, base)
+        share(workdir, folder, base)
     # Regressors of the encoders before their fine-tuning are the same in every folder.
-    layout.share(workdir / "regressor", "library", root / "autoencoder_mmd" / "regressor")
-    preprocessing = layout.read_preprocessing(base)
-    stars = prepare.readable_stars(base)
+    share(workdir / "regressor", "library", root / "autoencoder_mmd" / "regressor")
+    preprocessing = read_preprocessing(base)
+    stars = readable_stars(base)
     sky = bridge.open_sky(config, base, preprocessing)
     matched = match(config, open_source(config, base, preprocessing), stars, sky, list(config.label_names))
     if matched is None:
@@ -118,7 +121,7 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     began = time.monotonic()
     if route == "main":
         align.align(config, workdir)
-        layout.write_config(workdir, config)
+        write_config(workdir, config)
         stage = stages.start_stage(config)
         catalogue, _ = predict_held_out(config, workdir, stars, stage)
         features = main_features(config, workdir, preprocessing, stage, sky.pixels, matched)
@@ -154,7 +157,7 @@ def main_features(
     ends = np.cumsum([0] + [len(preprocessing.wave(arm)) for arm in preprocessing.arms])
     parts: list[list[np.ndarray]] = [[], []]
     for arm, start, stop in zip(preprocessing.arms, ends[:-1], ends[1:], strict=True):
-        variables, meta = checkpoint.load_final(layout.stage_folder(workdir, stage, arm) / "final")
+        variables, meta = checkpoint.load_final(stage_folder(workdir, stage, arm) / "final")
         variables.pop("prior", None)
         model = resnet.build_model(meta["config"]["model"], preprocessing.labels)
         for i, (pixels, rows) in enumerate(((observed, matched.stars), (matched.first.pixels, slice(None)))):

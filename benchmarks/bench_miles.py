@@ -19,10 +19,12 @@ from absl import flags
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
 from remap import cli, prepare, stages, tuning
-from remap import workdir as layout
 from remap.calibrate import calibrate
-from remap.evaluate import in_group, predict_held_out, summarize
+from remap.evaluate import predict_held_out, summarize
 from remap.pmf.metrics import nan_robust, paired_interval, residual_table
+from remap.store.atomic import write_json
+from remap.store.stars import in_group, readable_stars
+from remap.store.workdir import share
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
 ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
@@ -57,7 +59,7 @@ def main() -> None:
         for variant in CHOSEN.value:
             path = root / f"seed_{seed}_{variant.split()[-1]}.json"
             if not path.exists():
-                layout.write_json(path, run_seed(root, seed, variant))
+                write_json(path, run_seed(root, seed, variant))
             one = json.loads(path.read_text())
             found["rows"] += one["rows"]
             for group, methods in one["residuals"].items():
@@ -88,14 +90,14 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
         began = time.monotonic()
         result = stage(*args)
         seconds[name] = max(seconds.get(name, 0.0), time.monotonic() - began)
-        layout.write_json(record, seconds)
+        write_json(record, seconds)
         return result
 
     timed("preprocess", prepare.preprocess, config, base)
     timed("pretrain", stages.pretrain, config, base)
     if workdir != base:
-        layout.share(workdir, "data", base)
-        layout.share(workdir, "pretrain", base)
+        share(workdir, "data", base)
+        share(workdir, "pretrain", base)
     timed("finetune", tuning.finetune, config, workdir)
     # Uncalibrated where the labelled stars are others than those that the calibration is for.
     calibrated = variant in ("fine-tuned", "both kinds")
@@ -107,7 +109,7 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
             "zero-shot": (base, "pretrain", False),
             "fine-tuned, uncalibrated": (base, "finetune", False),
         }
-    stars = prepare.readable_stars(base)
+    stars = readable_stars(base)
     rows, medians = [], {}
     for method, (folder, stage, calibrated) in predictions.items():
         found, tested = predict_held_out(config, folder, stars, stage, calibrated=calibrated)

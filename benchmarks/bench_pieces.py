@@ -18,10 +18,12 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from remap import cli, prepare, stages, tuning
+from remap import cli, stages, tuning
 from remap.network.losses import LossSettings
 from remap.optim import make_optimizer, sgdr
 from remap.state import init_state
+from remap.store.stars import fold_split, readable_stars
+from remap.store.workdir import check_prepared
 from remap.train import FitSettings, make_train_step
 
 ROUNDS = flags.DEFINE_integer("rounds", 60, "Times that each piece is timed.")
@@ -47,9 +49,9 @@ FINETUNE = {
 def main() -> None:
     workdir = Path(cli.WORKDIR.value)
     config = importlib.import_module("configs.miles").get_config()
-    preprocessing = stages.check_prepared(config, workdir)
+    preprocessing = check_prepared(config, workdir)
     arm = next(iter(preprocessing.arms))
-    stars = prepare.readable_stars(workdir)
+    stars = readable_stars(workdir)
 
     pretraining = {}
     for name, change in AUGMENT.items():
@@ -60,7 +62,7 @@ def main() -> None:
     finetuning, steps = {}, {}
     for name, change in FINETUNE.items():
         changed = _changed(config, "finetune", change)
-        split = tuning.fold_split(stars, changed, 0)
+        split = fold_split(stars, changed, 0)
         start = tuning.finetuning(changed, workdir, preprocessing, arm, 0, split)
         finetuning[name] = _batches(start.batch_fn, start.data)
     report("fine-tuning, a batch of 32", finetuning)

@@ -70,8 +70,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.pretrain.update({"batch_size": 32, "epoch_size": 2048, "rate_high": 1e-2, "rate_low": 1e-4})
     # Of a batch of 32, 8 are labelled stars. 20 are spectra of the library, of all kinds, corrected to look like the
     # stars and with a star's residuals (remap.sampling.correction): the few labelled stars are not learned by heart.
-    # 4 are spectra of other stars, giants mostly, whose log g is to stay what the pre-trained network says, or all that
-    # looks observed is taken for a dwarf. docs/design.md has the evidence.
+    # 4 are spectra of other stars, giants mostly, whose log g is to stay what the pre-trained network says, or all
+    # that looks observed is taken for a dwarf. docs/design.md has the evidence.
     c.finetune.update({"rehearsal": 0.625, "correction": "linear", "residual_weight": (1.0, 1.0)})
     c.finetune.rehearsal_augment = {
         "noise_low": 0.0,

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +21,28 @@ import numpy as np
 from astropy.table import Table
 
 from remap import align, prepare, stages, tuning
-from remap import workdir as layout
 from remap.ablate_report import compare, markdown
-from remap.checkpoint import check_equal
+from remap.config import (
+    DATA_SECTIONS,
+    PRETRAIN_SECTIONS,
+    SCORE_SECTIONS,
+    config_to_json,
+    leaves,
+    override,
+    sections,
+)
 from remap.evaluate import predict_held_out
 from remap.pmf.metrics import crps, nll
+from remap.store.atomic import write_json
+from remap.store.checkpoint import check_equal
+from remap.store.stars import readable_stars
+from remap.store.workdir import check_prepared, read_config, share
 from remap.train import DivergedError
 
 logger = logging.getLogger(__name__)
 
 FULL = "full"  # the name of the model that the others are compared with
 PER_LABEL = "per_label"
-# What decides the prepared data (of `library` all but `interpolate`), a pre-training, and the scores.
-DATA_SECTIONS = (
-    "grid_medium",
-    "arm_names",
-    "arms",
-    "lsf",
-    "continuum",
-    "label_names",
-    "labels",
-    "library",
-    "survey",
-)
-PRETRAIN_SECTIONS = (*DATA_SECTIONS, *stages.NETWORK_SECTIONS, "pretrain")
-SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "align", "finetune", "split", "predict")
-# A variant that changed these would change nothing, or what it is compared by.
-FIXED = (
-    "ablate",
-    "calibrate",
-    "data_root",
-    "embeddings",
-    "evaluate",
-    "find_lr",
-    "label_names",
-    "name",
-    "seed",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,35 +104,6 @@ def plan(config: ml_collections.ConfigDict) -> list[Variant]:
     return out
 
 
-def override(
-    config: ml_collections.ConfigDict, changes: Mapping[str, Any], where: str
-) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
-    """A copy of `config` with the fields of `changes` (nested as the config is), and what differs.
-
-    Raises:
-      ValueError: a field that the config does not have or that is fixed, or a value of another type.
-    """
-    out = config.copy_and_resolve_references()
-    told = []
-    for path, value in _leaves(changes):
-        name, section = ".".join(path), out
-        if path[0] in FIXED:
-            raise ValueError(f"{where}: {name} is not for a variant to change")
-        for key in path[:-1]:
-            section = section[key] if _is_section(section) and key in section else None
-        if not _is_section(section) or path[-1] not in section or _is_section(section[path[-1]]):
-            known = sorted(section) if _is_section(section) else "no such section"
-            raise ValueError(f"{where}: the config has no field {name}; in that place it has {known}")
-        before = section[path[-1]]
-        try:
-            section[path[-1]] = value
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {name}: {error}") from error
-        if section[path[-1]] != before:
-            told.append(f"{name}: {before} → {section[path[-1]]}")
-    return out, tuple(told)
-
-
 def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     """Trains and compares; a finished training is left as it is, an interrupted one is continued.
 
@@ -168,10 +124,10 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"ablate.seeds: expected different seeds, at least one, found {seeds}")
     if (workdir / "data" / "preprocessing.json").exists():
-        stages.check_prepared(base, workdir)
+        check_prepared(base, workdir)
     else:
         prepare.preprocess(base, workdir)
-    stars = prepare.readable_stars(workdir)
+    stars = readable_stars(workdir)
     trained = [v for v in variants if not v.same]
     logger.info(
         "ablate: %d models (%s), %d seeds", len(trained), ", ".join(v.name for v in trained), len(seeds)
@@ -217,10 +173,10 @@ def _scores_of(
     """The scores of one variant and seed: read, or made. `pretrained` collects who has which pre-training."""
     path = workdir / "ablate" / variant.name / f"seed_{seed}.json"
     parts = [dataclasses.replace(part, config=_with_seed(part.config, seed)) for part in variant.parts]
-    settings = {part.name or "all": _sections(part.config, SCORE_SECTIONS) for part in parts}
+    settings = {part.name or "all": sections(part.config, SCORE_SECTIONS) for part in parts}
     owners = {}
     for part in parts:
-        key = json.dumps(_sections(part.config, PRETRAIN_SECTIONS), sort_keys=True)
+        key = json.dumps(sections(part.config, PRETRAIN_SECTIONS), sort_keys=True)
         owners[part.name] = pretrained.setdefault(key, path.with_suffix("") / part.name)
     if path.exists():
         found = json.loads(path.read_text())
@@ -230,9 +186,9 @@ def _scores_of(
     for part in parts:
         folder = path.with_suffix("") / part.name
         logger.info("ablate: %s, seed %d%s", variant.name, seed, part.name and f", {part.name} alone")
-        layout.share(folder, "data", _data_folder(variant.name, part.config, base, workdir))
+        share(folder, "data", _data_folder(variant.name, part.config, base, workdir))
         if owners[part.name] != folder:
-            layout.share(folder, "pretrain", owners[part.name])
+            share(folder, "pretrain", owners[part.name])
         try:
             stages.pretrain(part.config, folder)
             align.align(part.config, folder)
@@ -243,9 +199,9 @@ def _scores_of(
             logger.warning("ablate: %s, seed %d: %s", variant.name, seed, error)
             result |= {"diverged": str(error), "file": [], "labels": {}}
             break
-        result["file"] = [str(file) for file in prepare.readable_stars(folder)["file"]]
+        result["file"] = [str(file) for file in readable_stars(folder)["file"]]
         result["labels"] |= score(part.config, folder, part.labels)
-    layout.write_json(path, result)
+    write_json(path, result)
     jax.clear_caches()  # compiled programs of dozens of trainings would fill the memory
     return result
 
@@ -259,10 +215,10 @@ def score(
       workdir: a folder in which the stages have run.
 
     Returns:
-      label -> {"residual", "crps", "nll"} -> [S], in the order of `prepare.readable_stars`; NaN for spectra
+      label -> {"residual", "crps", "nll"} -> [S], in the order of `stars.readable_stars`; NaN for spectra
       without that label, without a PMF, or not predicted by networks that never saw their star.
     """
-    stars = prepare.readable_stars(workdir)
+    stars = readable_stars(workdir)
     found, tested = predict_held_out(config, workdir, stars, "finetune", calibrated=False)
     out = {}
     for label in labels:
@@ -285,12 +241,12 @@ def _data_folder(
         library = {k: v for k, v in plain["library"].items() if k != "interpolate"}
         return {k: plain[k] for k in DATA_SECTIONS} | {"library": library}
 
-    own = data(layout.config_to_json(config))
-    if own == data(layout.config_to_json(base)):
+    own = data(config_to_json(config))
+    if own == data(config_to_json(base)):
         return workdir
     folder = workdir / "ablate" / name
     if (folder / "data" / "preprocessing.json").exists():
-        check_equal(data(layout.read_config(folder)), own, f"{folder / 'data'}: prepared with other settings")
+        check_equal(data(read_config(folder)), own, f"{folder / 'data'}: prepared with other settings")
     else:
         prepare.preprocess(config, folder)
     return folder
@@ -302,11 +258,6 @@ def _with_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.C
     return out
 
 
-def _sections(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Any]:
-    plain = layout.config_to_json(config)
-    return {name: plain[name] for name in names}
-
-
 def _one_label(config: ml_collections.ConfigDict, label: str) -> ml_collections.ConfigDict:
     """The config with the loss of one label alone: heads of the others get no gradient and give none."""
     out = config.copy_and_resolve_references()
@@ -314,19 +265,6 @@ def _one_label(config: ml_collections.ConfigDict, label: str) -> ml_collections.
     return out
 
 
-def _is_section(value: Any) -> bool:
-    return isinstance(value, ml_collections.ConfigDict)
-
-
-def _leaves(changes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every field of nested sections, with its path."""
-    for key, value in changes.items():
-        if isinstance(value, Mapping) or _is_section(value):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
-
-
 def _named(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields that `changes` names with the value that the config has anyway."""
-    return tuple(f"{'.'.join(path)}: {value}" for path, value in _leaves(changes))
+    return tuple(f"{'.'.join(path)}: {value}" for path, value in leaves(changes))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from remap.evaluate import in_group
 from remap.pmf.metrics import Interval, nan_mean, nan_robust, nan_std, paired_interval
+from remap.store.stars import in_group
 
 # metric -> score per star that it is made of, statistic over the stars, and how two models are compared in it.
 # The NLL of a density has no zero point, so that its ratio means nothing.

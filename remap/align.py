@@ -28,15 +28,12 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap import checkpoint
-from remap import workdir as layout
 from remap.labels import label_prior
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy, find_scale
 from remap.network.losses import LossSettings
 from remap.network.resnet import Outputs, ResNet1D, mish
 from remap.optim import make_optimizer, sgdr
 from remap.pmf.distributions import pmf_quantile
-from remap.prepare import readable_stars
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, take
@@ -48,7 +45,6 @@ from remap.stages import (
     Arm,
     Pretraining,
     check_network,
-    check_prepared,
     check_sections,
     check_single,
     fit_settings,
@@ -57,6 +53,9 @@ from remap.stages import (
     pretraining,
     stage_key,
 )
+from remap.store import checkpoint
+from remap.store.stars import readable_stars
+from remap.store.workdir import check_prepared, check_preprocessing, load_survey, stage_folder, write_config
 from remap.train import batch_loss, fit_function
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         return
     for arm in preprocessing.arms:
         _align_arm(config, workdir, preprocessing, arm)
-    layout.write_config(workdir, config)
+    write_config(workdir, config)
 
 
 def held_stars(config: ml_collections.ConfigDict, workdir: Path) -> np.ndarray:
@@ -123,15 +122,15 @@ def _align_arm(
 ) -> None:
     section = config.align
     settings = AlignSettings(section.kind, section.weight, section.match)
-    folder = layout.stage_folder(workdir, "align", name)
+    folder = stage_folder(workdir, "align", name)
     arm = open_arm(config, preprocessing, name, "align")
     meta = arm.meta | {"min_coverage": config.predict.min_coverage}
     if checkpoint.is_finished(folder, meta):
         return
-    start = layout.stage_folder(workdir, "pretrain", name) / "final"
+    start = stage_folder(workdir, "pretrain", name) / "final"
     variables, found = checkpoint.load_final(start)
     variables.pop("prior", None)
-    layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
+    check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
     check_network(found, arm, str(start))
     check_single(found, str(start))
     check_sections(found, config, ("seed", "pretrain"), f"{start}: trained with other settings")
@@ -259,7 +258,7 @@ def _survey_parts(
     Raises:
       ValueError: fewer than two are left to align with.
     """
-    survey, _ = layout.load_survey(workdir, arm.name)
+    survey, _ = load_survey(workdir, arm.name)
     seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
     held = held_stars(config, workdir)
     order = np.asarray(jax.random.permutation(stage_key(config, arm.name, ALIGN, 0), len(seen)))

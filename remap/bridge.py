@@ -21,8 +21,6 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array
 
-from remap import checkpoint
-from remap import workdir as layout
 from remap.autoencoder import (
     AdaptBatch,
     AdaptTerms,
@@ -60,12 +58,14 @@ from remap.members import (
 from remap.network.discrepancy import AlignSettings, Scale, find_scale, squared_distances
 from remap.network.resnet import count_parameters
 from remap.optim import make_optimizer, sgdr
-from remap.prepare import readable_stars
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.folds import split_stars
 from remap.sampling.sources import locate, stream_indices
-from remap.stages import check_prepared, fit_settings
+from remap.stages import fit_settings
+from remap.store import checkpoint
+from remap.store.stars import readable_stars
+from remap.store.workdir import check_prepared, write_config
 from remap.train import FitSettings, fit_function
 from remap.window import Pool, Ranges, draw_pool, load_surveys, survey_pixels, take
 
@@ -100,7 +100,7 @@ def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -
         )
         total = settings.epochs * settings.steps_per_epoch
         checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": total})
-    layout.write_config(workdir, config)
+    write_config(workdir, config)
 
 
 def fit_autoencoder(
@@ -155,7 +155,7 @@ def fit_autoencoder(
 
 
 class Sky(NamedTuple):
-    """The survey's spectra as the autoencoders take them, in the order of `prepare.readable_stars`."""
+    """The survey's spectra as the autoencoders take them, in the order of `stars.readable_stars`."""
 
     pixels: Pixels  # of all S rows
     usable: np.ndarray  # bool[S], every arm is covered well enough
@@ -278,7 +278,7 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         )
         total = settings.epochs * settings.steps_per_epoch
         checkpoint.save_final(folders[i] / "final", {"params": params}, metas[i] | {"step": total})
-    layout.write_config(workdir, config)
+    write_config(workdir, config)
 
 
 def _validation(aside: Pixels, matched: Pool | None) -> AdaptBatch | None:

@@ -12,16 +12,17 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import workdir as layout
 from remap.autoencoder import Pixels, reconstruction_error
 from remap.bridge import Sky
 from remap.catalogue import Catalogue
-from remap.checkpoint import has_final
 from remap.ensemble import estimate_labels
-from remap.evaluate import held_out, in_group
+from remap.evaluate import held_out
 from remap.members import Member, encode
 from remap.pmf.metrics import coverage, crps, residual_table
 from remap.regress import load_regressors
+from remap.store.checkpoint import has_final
+from remap.store.stars import in_group
+from remap.store.workdir import stage_folder
 from remap.window import Pool
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def label_rows(
 ) -> list[dict[str, Any]]:
     """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
     routes = dict(catalogues)
-    arms = [layout.stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
+    arms = [stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
     if all(has_final(folder / "final") for folder in arms):
         routes = {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)} | routes
     else:

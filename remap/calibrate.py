@@ -9,13 +9,13 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import checkpoint
-from remap import workdir as layout
-from remap.evaluate import held_out, in_group
+from remap.evaluate import held_out
 from remap.pmf.calibration import Calibration, CalibrationSettings, fit
 from remap.pmf.distributions import combine_arms
-from remap.prepare import readable_stars
-from remap.tuning import fold_split
+from remap.store import checkpoint
+from remap.store.atomic import write_json
+from remap.store.stars import fold_split, in_group, readable_stars
+from remap.store.workdir import network_description, stage_folder
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +71,12 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         test = np.isin(ids, ids[fold_split(stars, config, fold) == "test"])
         folds[str(fold)] = fit_on(tested & ~test).to_json()
     everyone = fit_on(tested)
-    last = layout.stage_folder(workdir, "finetune", arms[-1], config.split.run[-1])
+    last = stage_folder(workdir, "finetune", arms[-1], config.split.run[-1])
     _, meta = checkpoint.load_final(last / "final")
-    layout.write_json(
+    write_json(
         workdir / "calibration.json",
         {
-            "networks": layout.network_description(meta),
+            "networks": network_description(meta),
             "combine": method,
             "all": everyone.to_json(),
             "folds": folds,

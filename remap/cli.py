@@ -14,7 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from remap.overrides import apply_overrides, read_overrides
+from remap.config import apply_overrides, read_overrides
 from remap.spectra import SpectrumError
 from remap.train import DivergedError, Preempted
 

@@ -31,28 +31,21 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap import checkpoint
-from remap import workdir as layout
 from remap.comparison import Candidate, FoldLoss, Result, compare
+from remap.config import apply_overrides, config_to_json
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import build_model, count_parameters, init_variables
-from remap.overrides import apply_overrides
-from remap.prepare import readable_stars
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.sampling.folds import assign_folds
 from remap.search import FoldLosses, SearchSettings, search
-from remap.stages import (
-    Pretraining,
-    Training,
-    check_prepared,
-    held_out_batch,
-    pretraining,
-    start_stage,
-    train_network,
-)
+from remap.stages import Pretraining, Training, held_out_batch, pretraining, start_stage, train_network
+from remap.store import checkpoint
+from remap.store.atomic import write_json
+from remap.store.stars import fold_split, readable_stars
+from remap.store.workdir import check_prepared, stage_folder
 from remap.train import DivergedError, make_eval_step
-from remap.tuning import finetuning, fold_split
+from remap.tuning import finetuning
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +185,7 @@ def fold_losses(
         config = candidate_config(base, candidate, settings.stage)
         setting = _describe(config, base, workdir, preprocessing, settings)
         mine = folder / digest(setting)
-        layout.write_json(mine / "setting.json", {"overrides": dict(candidate.overrides)} | setting)
+        write_json(mine / "setting.json", {"overrides": dict(candidate.overrides)} | setting)
         training = open_folds(config)
         eval_step = make_eval_step(
             build_model(config.model, preprocessing.labels), LossSettings(**config.loss)
@@ -249,7 +242,7 @@ def _run_fold(
         "parameters": count_parameters(start.variables["params"]),
         "seconds": time.monotonic() - began,  # since its last interruption
     }
-    layout.write_json(path, record)
+    write_json(path, record)
     shutil.rmtree(scratch / "checkpoints", ignore_errors=True)
     logger.info("%s: loss %s", name, "diverged" if loss is None else f"{loss:.4f}")
     return record
@@ -342,7 +335,7 @@ def _describe(
     settings: CrossValidationSettings,
 ) -> dict[str, Any]:
     """All that the losses of a candidate depend on."""
-    plain, common = (layout.config_to_json(c) for c in (config, base))
+    plain, common = (config_to_json(c) for c in (config, base))
     stage = settings.stage
     sections = ("seed", "arm_names", "model", "loss", "augment", "library", stage)
     out = {
@@ -361,7 +354,7 @@ def _describe(
     }
     if config.finetune.init == "pretrained":
         stage = start_stage(config)
-        finals = {arm: layout.stage_folder(workdir, stage, arm) / "final" for arm in preprocessing.arms}
+        finals = {arm: stage_folder(workdir, stage, arm) / "final" for arm in preprocessing.arms}
         out["start"] = {arm: checkpoint.load_final(path)[1]["config"] for arm, path in finals.items()}
     return out
 
@@ -407,9 +400,9 @@ def _report(results: Sequence[Result], settings: CrossValidationSettings, folder
         "chosen": name,
         "candidates": candidates,
     }
-    layout.write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary)
     table.write(folder / "summary.ecsv", format="ascii.ecsv", overwrite=True)
-    layout.write_json(folder / "chosen.json", dict(by_name[name].candidate.overrides))
+    write_json(folder / "chosen.json", dict(by_name[name].candidate.overrides))
     for line in table.pformat(max_lines=-1, max_width=-1):
         logger.info("%s", line)
     logger.info(

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from remap.state import TrainState
-from remap.workdir import save_arrays
+from remap.store.atomic import save_arrays
 
 KEPT = ("best", "snapshots")  # values of `FitSettings.average` that need the cycles one by one
 
@@ -47,14 +46,3 @@ def read_cycles(folder: str | Path, cycles: int) -> list[dict[str, Any]]:
 def running_means(params: list[Any]) -> list[Any]:
     """Mean of the first, of the first two, ... parameters: the stochastic average had the run stopped there."""
     return [jax.tree.map(lambda *x: np.mean(x, axis=0), *params[: k + 1]) for k in range(len(params))]
-
-
-def stack(networks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Networks as one whose arrays have a leading axis."""
-    return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *networks)
-
-
-def unstack(network: dict[str, Any]) -> list[dict[str, Any]]:
-    """The inverse of `stack`."""
-    count = jax.tree.leaves(network)[0].shape[0]
-    return [jax.tree.map(lambda x, i=i: x[i], network) for i in range(count)]

@@ -16,7 +16,7 @@ from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
 from remap.sampling.sources import Draw
 from remap.state import TrainState
-from remap.workdir import save_arrays
+from remap.store.atomic import save_arrays
 
 PARTS = ("train", "val")
 

@@ -13,17 +13,17 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from remap import workdir as layout
 from remap.bridge import Sky, open_sky
 from remap.catalogue import Catalogue, build_catalogue, provenance
+from remap.config import config_to_json
 from remap.flags import Flag
 from remap.labels import LabelBins
 from remap.members import encode, load_members
 from remap.pmf.distributions import count_modes, is_edge
-from remap.prepare import readable_stars
 from remap.regress import Regressors, load_regressors
 from remap.regressor import predict_labels
-from remap.stages import check_prepared
+from remap.store.stars import readable_stars
+from remap.store.workdir import check_prepared
 
 KERNELS = ("spread", "residual")
 
@@ -138,7 +138,7 @@ def make_catalogue(
         star_ids=star_ids,
     )
     meta = provenance(
-        config=layout.config_to_json(config),
+        config=config_to_json(config),
         checkpoint_step=steps,
         date=date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         inputs=len(files),

@@ -12,17 +12,16 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import workdir as layout
 from remap.catalogue import Catalogue, write_catalogue
 from remap.diagnostic_plots import CalibrationFound, calibration_curves
 from remap.plots import one_to_one, training_curves
 from remap.pmf.calibration import Calibration, FoldCalibration
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict import ArmInputs, ArmPrediction, Predictor, load
-from remap.prepare import STATUS_OK, readable_stars
 from remap.report import by_snr, table1
-from remap.tuning import fold_split
-from remap.writers import read_records
+from remap.store.records import read_records
+from remap.store.stars import fold_split, in_group, readable_stars
+from remap.store.workdir import load_survey, read_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +178,7 @@ def held_out(
             held = one.predict_arm(arm, ArmInputs(x.flux[mine], x.valid[mine], x.snr[mine]))
             arms[arm].pmf[:, mine] = held.pmf
     if everyone.calibration is not None:
-        found = layout.read_calibration(workdir)
+        found = read_calibration(workdir)
         by_fold = {int(k): Calibration.from_json(v) for k, v in found["folds"].items()}
         everyone = dataclasses.replace(
             everyone, calibration=FoldCalibration(by_fold, of_star, everyone.calibration)
@@ -250,18 +249,8 @@ def _by_snr(
     return rows
 
 
-def in_group(stars: Table, limits: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    """bool[S]: stars whose known labels lie within the limits and inside the bins."""
-    keep = np.array([s == STATUS_OK for s in stars["status"]])
-    for label, (low, high) in limits.items():
-        value = np.asarray(stars[label], float)
-        with np.errstate(invalid="ignore"):
-            keep &= (value >= low) & (value <= high)
-    return keep
-
-
 def _inputs(workdir: Path, arm: str) -> ArmInputs:
-    survey, snr = layout.load_survey(workdir, arm)
+    survey, snr = load_survey(workdir, arm)
     return ArmInputs(survey.flux, survey.valid, snr)
 
 

@@ -13,12 +13,13 @@ import ml_collections
 import numpy as np
 import optax
 
-from remap import workdir as layout
 from remap.network.losses import LossSettings
 from remap.optim import make_optimizer
 from remap.plots import learning_rates
-from remap.stages import Pretraining, check_prepared, pretraining
+from remap.stages import Pretraining, pretraining
 from remap.state import init_state
+from remap.store.atomic import write_json
+from remap.store.workdir import check_prepared
 from remap.train import FitSettings, make_train_step
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def find_lr(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str,
         found[arm] = test
         folder = workdir / "find_lr"
         record: dict[str, Any] = dataclasses.asdict(test)
-        layout.write_json(folder / f"{arm}.json", record)
+        write_json(folder / f"{arm}.json", record)
         if not test.diverged:
             logger.warning(
                 "find_lr %s: the loss never diverged up to a rate of %g: raise find_lr.high",

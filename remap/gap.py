@@ -22,7 +22,6 @@ from remap.bridge import Sky, open_sky
 from remap.bridge_errors import label_rows, library_rows, reconstruction_rows
 from remap.catalogue import Catalogue, write_catalogue
 from remap.ensemble import estimate
-from remap.evaluate import in_group
 from remap.latent_plots import latent_maps
 from remap.members import (
     ADAPT,
@@ -40,12 +39,12 @@ from remap.members import (
 )
 from remap.network.discrepancy import median_distance
 from remap.plots import one_to_one, training_curves
-from remap.prepare import readable_stars
 from remap.sampling.sources import locate
-from remap.stages import check_prepared
+from remap.store.records import read_records
+from remap.store.stars import in_group, readable_stars
+from remap.store.workdir import check_prepared
 from remap.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.window import Pool, pool_at
-from remap.writers import read_records
 
 logger = logging.getLogger(__name__)
 

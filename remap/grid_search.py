@@ -21,8 +21,6 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap import checkpoint
-from remap import workdir as layout
 from remap.autoencoder import Pixels, autoencoder_loss
 from remap.bridge import fit_autoencoder
 from remap.members import (
@@ -34,10 +32,13 @@ from remap.members import (
     stage_key,
     stage_meta,
 )
-from remap.stages import check_prepared, fit_settings
+from remap.stages import fit_settings
+from remap.store import checkpoint
+from remap.store.atomic import write_json
+from remap.store.records import read_records
+from remap.store.workdir import check_prepared
 from remap.train import DivergedError
 from remap.window import draw_pool
-from remap.writers import read_records
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             json.loads(record.read_text()), checkpoint.plain(meta), f"{folder}: searched with other settings"
         )
     else:
-        layout.write_json(record, meta)
+        write_json(record, meta)
     results = folder / "results.jsonl"
     done = {_name(r): r["error"] for r in read_records(results)}
     runs = [c | {"fold": k} for c in combinations(config) for k in range(config.search.folds)]

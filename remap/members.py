@@ -11,12 +11,12 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float
 
-from remap import checkpoint
-from remap import workdir as layout
 from remap.autoencoder import Autoencoder, AutoencoderLoss, AutoencoderSettings
+from remap.config import config_to_json
 from remap.preprocess.description import Preprocessing
 from remap.sampling.sources import Library
-from remap.stages import check_prepared
+from remap.store import checkpoint
+from remap.store.workdir import check_prepared, stage_folder
 from remap.window import Noise, Pool, Ranges, Window, draw_pool, limit_cells, load_libraries, make_window
 
 AUTOENCODER, ADAPT, REGRESSOR = "autoencoder", "adapt", "regressor"  # stages, and config sections
@@ -138,7 +138,7 @@ def loss_settings(config: ml_collections.ConfigDict, l1: float) -> AutoencoderLo
 
 def member_folder(workdir: Path, stage: str, member: int) -> Path:
     """Where a stage keeps one autoencoder."""
-    return layout.stage_folder(workdir, stage, f"member_{member}")
+    return stage_folder(workdir, stage, f"member_{member}")
 
 
 def stage_meta(
@@ -148,7 +148,7 @@ def stage_meta(
 
     The list of members is left out, so that one can be added without training the others again.
     """
-    plain = layout.config_to_json(config)
+    plain = config_to_json(config)
     kept = {k: plain[k] for k in ("name", "seed", "library", AUTOENCODER, *sections)}
     kept[AUTOENCODER] = {k: v for k, v in kept[AUTOENCODER].items() if k != "members"}
     return {"stage": stage, "preprocessing": preprocessing.to_json(), "config": kept}

@@ -15,11 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap import checkpoint, io
-from remap import workdir as layout
+from remap import io
 from remap.catalogue import Catalogue, build_catalogue, provenance
 from remap.continuum.normalizers import Normalizer, get_normalizer
-from remap.cycles import unstack
 from remap.flags import Flag
 from remap.network.resnet import ResNet1D, build_model
 from remap.pmf.calibration import Calibrates, Calibration
@@ -27,6 +25,17 @@ from remap.pmf.distributions import arm_disagreement, combine_arms, count_modes,
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import observed_on_grid, scale_to_unit, snr_estimate, usable
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError
+from remap.store import checkpoint
+from remap.store.checkpoint import unstack
+from remap.store.workdir import (
+    check_preprocessing,
+    finished_folds,
+    network_description,
+    read_calibration,
+    read_config,
+    read_preprocessing,
+    stage_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -311,15 +320,15 @@ def load(
         named), or by another version of it; or the calibration belongs to other networks.
     """
     workdir = Path(workdir)
-    config = layout.read_config(workdir)
-    expected = layout.read_preprocessing(workdir)
+    config = read_config(workdir)
+    expected = read_preprocessing(workdir)
     networks = {}
     for arm in expected.arms:
         if stage in ("pretrain", "align"):
-            folders = [layout.stage_folder(workdir, stage, arm)]
+            folders = [stage_folder(workdir, stage, arm)]
         elif stage == "finetune":
-            found = layout.finished_folds(workdir, arm) if folds is None else folds
-            folders = [layout.stage_folder(workdir, stage, arm, fold) for fold in found]
+            found = finished_folds(workdir, arm) if folds is None else folds
+            folders = [stage_folder(workdir, stage, arm, fold) for fold in found]
             if not folders:
                 raise FileNotFoundError(
                     f"{workdir}: expected a fine-tuned network for arm {arm}, found none; run launch.finetune, "
@@ -330,7 +339,7 @@ def load(
         members, priors, steps, model = [], [], [], None
         for folder in folders:
             variables, meta = checkpoint.load_final(folder / "final")
-            layout.check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
+            check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
             model = build_model(meta["config"]["model"], expected.labels)
             priors.append(variables.pop("prior", None))
             kept = meta["config"][stage].get("average") == "snapshots"
@@ -340,9 +349,9 @@ def load(
         prior = None if any(p is None for p in priors) else np.mean(priors, axis=0)
         networks[arm] = Network(model, stacked, tuple(steps), prior)
     calibration = None
-    if stage == "finetune" and calibrated and (found := layout.read_calibration(workdir)) is not None:
+    if stage == "finetune" and calibrated and (found := read_calibration(workdir)) is not None:
         checkpoint.check_equal(
-            found["networks"], layout.network_description(meta), f"{workdir}: calibration of other networks"
+            found["networks"], network_description(meta), f"{workdir}: calibration of other networks"
         )
         checkpoint.check_equal(
             found["combine"],

@@ -12,24 +12,17 @@ import numpy as np
 from astropy.table import Table
 
 from remap import io
-from remap import workdir as layout
 from remap.labels import check_labels, in_range
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import crop, library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
 from remap.preprocess.resample import LineSpread
 from remap.preprocess.rotation import rotate
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError, make_spectra
+from remap.store.atomic import save_arrays, write_json
+from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
+from remap.store.workdir import write_config
 
 logger = logging.getLogger(__name__)
-
-# Status of a survey spectrum in `data/stars.ecsv`.
-STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE, STATUS_UNREADABLE = "ok", "unlabelled", "outside", "unreadable"
-
-
-def readable_stars(workdir: Path) -> Table:
-    """The rows of `data/stars.ecsv` that have a spectrum, in the order of `workdir.load_survey`."""
-    stars = layout.read_stars(workdir)
-    return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
 
 
 def find_path(path: str, config: Mapping[str, Any]) -> Path:
@@ -38,7 +31,7 @@ def find_path(path: str, config: Mapping[str, Any]) -> Path:
 
 
 def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
-    """Brings library and survey onto the arms' grids and writes them (docs: `remap.workdir`).
+    """Brings library and survey onto the arms' grids and writes them (docs: `remap.store.workdir`).
 
     Raises:
       SpectrumError: the library cannot be read, the survey folder is missing or empty, or none of its files
@@ -55,9 +48,7 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     native = None if native.kind == "sharp" else LineSpread(**{native.kind: native.value})
     for arm in preprocessing.arms:
         log_flux, valid = library_on_grid(spectra, preprocessing, arm, native=native)
-        layout.save_arrays(
-            data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma
-        )
+        save_arrays(data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma)
         logger.info("preprocess: library, arm %s: %d nodes, %d pixels", arm, len(labels), valid.size)
 
     stars, readable = _read_survey(config, preprocessing)
@@ -66,7 +57,7 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
     for arm in preprocessing.arms:
         flux, valid, snr = (np.stack(x) for x in zip(*(r[arm] for r in readable), strict=True))
-        layout.save_arrays(
+        save_arrays(
             data / f"survey_{arm}.npz",
             flux=flux,
             valid=valid,
@@ -75,8 +66,8 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             errors=errors[usable],
         )
     stars.write(data / "stars.ecsv", format="ascii.ecsv", overwrite=True)
-    layout.write_json(data / "preprocessing.json", preprocessing.to_json())
-    layout.write_config(workdir, config)
+    write_json(data / "preprocessing.json", preprocessing.to_json())
+    write_config(workdir, config)
 
 
 def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Spectra:

@@ -11,8 +11,6 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array
 
-from remap import checkpoint
-from remap import workdir as layout
 from remap.members import (
     ADAPT,
     REGRESS,
@@ -41,7 +39,9 @@ from remap.regressor import (
     standardise,
 )
 from remap.sampling.sources import stream_indices
-from remap.stages import check_prepared, fit_settings
+from remap.stages import fit_settings
+from remap.store import checkpoint
+from remap.store.workdir import check_prepared, stage_folder, write_config
 from remap.train import fit_function
 
 
@@ -90,7 +90,7 @@ def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     pool = held = None
     for encoder in encoders(config):
         meta = _regressor_meta(config, preprocessing, encoder)
-        folder = layout.stage_folder(workdir, REGRESSOR, encoder)
+        folder = stage_folder(workdir, REGRESSOR, encoder)
         if checkpoint.is_finished(folder, meta):
             continue
         if pool is None:
@@ -148,7 +148,7 @@ def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         }
         total = settings.epochs * settings.steps_per_epoch
         checkpoint.save_final(folder / "final", variables, meta | {"step": total})
-    layout.write_config(workdir, config)
+    write_config(workdir, config)
 
 
 def _scaled(examples: Examples, scaling: Scaling) -> Examples:
@@ -163,7 +163,7 @@ def load_regressors(config: ml_collections.ConfigDict, workdir: Path, encoder: s
       FileNotFoundError: they have not been trained.
       ValueError: they were trained with other settings.
     """
-    folder = layout.stage_folder(workdir, REGRESSOR, encoder)
+    folder = stage_folder(workdir, REGRESSOR, encoder)
     variables, found = checkpoint.load_final(folder / "final")
     step = found.pop("step")
     expected = checkpoint.plain(_regressor_meta(config, check_prepared(config, workdir), encoder))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from remap.comparison import Candidate, FoldLoss, Result, mean_and_error
-from remap.overrides import tuples
+from remap.config import tuples
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from remap import checkpoint
-from remap import workdir as layout
+from remap.config import NETWORK_SECTIONS, config_to_json
 from remap.continuum.common import NormalizeFn
 from remap.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
 from remap.labels import label_prior, padded_edges, soft_labels
@@ -32,9 +31,16 @@ from remap.network.resnet import (
     model_settings,
 )
 from remap.optim import Rule, make_optimizer, sgdr
-from remap.preprocess.description import Preprocessing, make_preprocessing
+from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, paper_set_size
 from remap.sampling.sources import Draw, Library, random_labels
+from remap.store import checkpoint
+from remap.store.workdir import (
+    check_prepared,
+    load_library,
+    stage_folder,
+    write_config,
+)
 from remap.train import BatchFn, FitSettings, OnEpoch, fit, run_keys
 
 logger = logging.getLogger(__name__)
@@ -64,10 +70,6 @@ class Arm:
 PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
 
 
-# What decides a network besides its inputs and the section of its stage; kept with it.
-NETWORK_SECTIONS = ("name", "seed", "model", "loss", "augment", "library")
-
-
 def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> Arm:
     """What a stage needs of one arm, with the description that its networks are kept with."""
     keep = [*NETWORK_SECTIONS, stage]
@@ -75,7 +77,7 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
         keep.append("pretrain")  # it draws from the library as that stage does
     if stage == "finetune" and config.finetune.init == "pretrained" and start_stage(config) == "align":
         keep.append("align")
-    plain = layout.config_to_json(config)
+    plain = config_to_json(config)
     return Arm(
         arm,
         build_model(config.model, preprocessing.labels),
@@ -89,13 +91,6 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
             "config": {k: plain[k] for k in keep},
         },
     )
-
-
-def check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:
-    """The preprocessing of the data in `workdir`, refused where it is not what the config asks for."""
-    found = layout.read_preprocessing(workdir)
-    layout.check_preprocessing(found.to_json(), make_preprocessing(config).to_json(), f"{workdir / 'data'}")
-    return found
 
 
 def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
@@ -163,7 +158,7 @@ def check_sections(
     found: Mapping[str, Any], config: ml_collections.ConfigDict, names: Sequence[str], where: str
 ) -> None:
     """Raises ValueError if config sections that a network was trained with are not those of `config`."""
-    own = checkpoint.plain(layout.config_to_json(config))
+    own = checkpoint.plain(config_to_json(config))
     for name in names:
         checkpoint.check_equal({name: found["config"][name]}, {name: own[name]}, where)
 
@@ -226,7 +221,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     for arm in preprocessing.arms:
         _pretrain_arm(config, workdir, preprocessing, arm)
     # Only now: prediction reads it, and it must be that of the networks in the folder.
-    layout.write_config(workdir, config)
+    write_config(workdir, config)
 
 
 class Pretraining(NamedTuple):
@@ -264,7 +259,7 @@ def pretraining(
     arm = open_arm(config, preprocessing, name, "pretrain")
     section = config.pretrain
     augment = AugmentSettings(**config.augment)
-    library = layout.load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+    library = load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
     key = stage_key(config, name, PRETRAIN)
     init_key, split_key, fit_key, validation_key = jax.random.split(key, 4)
     # The library's "stars" are its cells (or nodes): held-out ones give no training spectrum.
@@ -305,7 +300,7 @@ def held_out_batch(start: Pretraining, section: ml_collections.ConfigDict) -> Ba
 def _pretrain_arm(
     config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
 ) -> None:
-    folder = layout.stage_folder(workdir, "pretrain", name)
+    folder = stage_folder(workdir, "pretrain", name)
     arm = open_arm(config, preprocessing, name, "pretrain")
     if checkpoint.is_finished(folder, arm.meta):
         return

@@ -18,12 +18,13 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from remap import checkpoint, cycles, writers
+from remap import cycles
 from remap.network.losses import LossSettings, LossTerms, multitask_loss
 from remap.network.resnet import Outputs, ResNet1D
 from remap.optim import swa_update_at_cycle_end
 from remap.sampling.augment import Batch
 from remap.state import TrainState, init_state
+from remap.store import checkpoint, records
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def fit(
         return with_stats(state.swa.params)
     ends = cycles.read_cycles(folder, settings.cycles)
     if settings.average == "snapshots":
-        return cycles.stack(ends)
+        return checkpoint.stack(ends)
     candidates = [with_stats(params) for params in cycles.running_means([end["params"] for end in ends])]
     losses = [float(eval_step(network, validation).total) for network in candidates]
     best = int(np.argmin(losses))
@@ -365,7 +366,7 @@ def run(
             logger.info("%s: resuming at step %d", name, int(state.step))
         step = int(state.step)
         writer = stack.enter_context(
-            contextlib.closing(writers.open_records(folder / "metrics.jsonl", step=step))
+            contextlib.closing(records.open_records(folder / "metrics.jsonl", step=step))
         )
         if on_epoch is not None and step == 0:
             on_epoch(0, state)

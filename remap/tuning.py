@@ -13,18 +13,15 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import checkpoint
-from remap import workdir as layout
+from remap.config import config_to_json
 from remap.continuum.common import NormalizeFn
 from remap.labels import label_prior, soft_labels
 from remap.network.resnet import init_variables
 from remap.optim import layer_rules
-from remap.prepare import STATUS_OK, readable_stars
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
 from remap.sampling.correction import add_residuals, apply_correction, fit_correction
-from remap.sampling.folds import split_stars
 from remap.sampling.sources import Draw, Library, Survey, node_cells, stream_indices
 from remap.stages import (
     FINETUNE,
@@ -32,13 +29,22 @@ from remap.stages import (
     Arm,
     Training,
     check_network,
-    check_prepared,
     check_sections,
     check_single,
     open_arm,
     stage_key,
     start_stage,
     train_network,
+)
+from remap.store import checkpoint
+from remap.store.stars import fold_split, readable_stars, selected
+from remap.store.workdir import (
+    check_prepared,
+    check_preprocessing,
+    load_library,
+    load_survey,
+    stage_folder,
+    write_config,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,33 +61,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         split = fold_split(stars, config, fold)
         for arm in preprocessing.arms:
             _finetune_arm(config, workdir, preprocessing, arm, fold, split)
-    layout.write_config(workdir, config)
-
-
-def selected(stars: Table, config: ml_collections.ConfigDict) -> np.ndarray:
-    """bool[S]: stars with labels inside the bins and inside `finetune.select`."""
-    keep = np.array([s == STATUS_OK for s in stars["status"]])
-    for name, (low, high) in config.finetune.select.items():
-        value = np.asarray(stars[name], float)
-        with np.errstate(invalid="ignore"):
-            keep &= (value >= low) & (value <= high)
-    return keep
-
-
-def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np.ndarray:
-    """str[S]: "train", "val", "test" for the selected stars, "other" for the rest."""
-    chosen = selected(stars, config)
-    if not chosen.any():
-        raise ValueError(f"finetune.select {dict(config.finetune.select)} leaves none of {len(stars)} stars")
-    out = np.full(len(stars), "other", dtype="<U5")
-    out[chosen] = split_stars(
-        np.asarray(stars["star_id"][chosen]),
-        folds=config.split.folds,
-        fold=fold,
-        validation=config.split.validation,
-        seed=config.seed,
-    )
-    return out
+    write_config(workdir, config)
 
 
 def _finetune_arm(
@@ -92,9 +72,9 @@ def _finetune_arm(
     fold: int,
     split: np.ndarray,
 ) -> None:
-    folder = layout.stage_folder(workdir, "finetune", name, fold)
+    folder = stage_folder(workdir, "finetune", name, fold)
     arm = open_arm(config, preprocessing, name, "finetune")
-    meta = arm.meta | {"fold": fold, "split": layout.config_to_json(config)["split"]}
+    meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
     if checkpoint.is_finished(folder, meta):
         return
     section = config.finetune
@@ -126,7 +106,7 @@ def finetuning(
     library_augment = AugmentSettings(**{**config.augment, **section.rehearsal_augment})
     noise = {"noise_low": section.noise_low, "noise_high": section.noise_high}
     star_augment = AugmentSettings(**{**config.augment, **noise, **section.augment})
-    survey, _ = layout.load_survey(workdir, name)
+    survey, _ = load_survey(workdir, name)
     # As at prediction: an arm that hardly covers a spectrum must not learn from it.
     seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
     train, val = (split == "train") & seen, (split == "val") & seen
@@ -138,11 +118,11 @@ def finetuning(
         variables = init_variables(arm.model, init_key, len(arm.wave))
     elif section.init == "pretrained":
         stage = start_stage(config)
-        start = layout.stage_folder(workdir, stage, name) / "final"
+        start = stage_folder(workdir, stage, name) / "final"
         variables, found = checkpoint.load_final(start)
         variables.pop("prior", None)
         check_single(found, str(start))
-        layout.check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
+        check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
         check_network(found, arm, str(start))
         if stage == "align":
             check_sections(found, config, ("align",), f"{start}: aligned with other settings")
@@ -163,7 +143,7 @@ def finetuning(
     if replayed:
         # A correction is fitted between the nodes, even where nodes alone are rehearsed.
         between = config.library.interpolate or section.correction != "none"
-        library = layout.load_library(workdir, preprocessing, name, interpolate=between)
+        library = load_library(workdir, preprocessing, name, interpolate=between)
         library, residuals = _corrected(library, stars, arm.normalize, section)
         if not config.library.interpolate:
             library = library._replace(cells=node_cells(len(library.labels)))

@@ -11,11 +11,11 @@ import numpy as np
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
-from remap import workdir as layout
 from remap.diagnostic_plots import embedding_maps
 from remap.embeddings import Embedded, EmbeddingSettings, EpochEmbeddings, read_embeddings
 from remap.labels import LabelBins
 from remap.pmf.metrics import decimals
+from remap.store.workdir import read_preprocessing, stage_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,9 @@ def visualize(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     """
     workdir = Path(workdir)
     settings = EmbeddingSettings(**config.embeddings)
-    preprocessing = layout.read_preprocessing(workdir)
+    preprocessing = read_preprocessing(workdir)
     labels = preprocessing.labels
-    saved = {
-        arm: read_embeddings(layout.stage_folder(workdir, "pretrain", arm)) for arm in preprocessing.arms
-    }
+    saved = {arm: read_embeddings(stage_folder(workdir, "pretrain", arm)) for arm in preprocessing.arms}
     saved = {arm: epochs for arm, epochs in saved.items() if epochs}
     if not saved:
         raise FileNotFoundError(

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from remap import workdir as layout
 from remap.autoencoder import Pixels
 from remap.continuum.common import NormalizeFn
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import add_noise
 from remap.sampling.sources import Library, Survey, draw_library, stream_indices
+from remap.store.workdir import load_library, load_survey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +96,13 @@ def make_window(preprocessing: Preprocessing, *, low: float, high: float) -> Win
 def load_libraries(workdir: Path, preprocessing: Preprocessing, *, interpolate: bool) -> tuple[Library, ...]:
     """The preprocessed library in every arm; they share nodes and cells."""
     return tuple(
-        layout.load_library(workdir, preprocessing, arm, interpolate=interpolate)
-        for arm in preprocessing.arms
+        load_library(workdir, preprocessing, arm, interpolate=interpolate) for arm in preprocessing.arms
     )
 
 
 def load_surveys(workdir: Path, preprocessing: Preprocessing) -> tuple[tuple[Survey, ...], np.ndarray]:
     """The preprocessed survey in every arm, and its signal-to-noise float[A, S]."""
-    parts = [layout.load_survey(workdir, arm) for arm in preprocessing.arms]
+    parts = [load_survey(workdir, arm) for arm in preprocessing.arms]
     return tuple(s for s, _ in parts), np.stack([snr for _, snr in parts])
 
 

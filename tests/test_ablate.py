@@ -10,12 +10,14 @@ import tiny
 from astropy.table import Table
 
 from remap import ablate as module
-from remap import prepare, stages, tuning
-from remap import workdir as layout
-from remap.ablate import ablate, override, plan
+from remap import stages, tuning
+from remap.ablate import ablate, plan
 from remap.ablate_report import compare, markdown
-from remap.checkpoint import load_final
+from remap.config import override
 from remap.evaluate import predict_held_out
+from remap.store.checkpoint import load_final
+from remap.store.stars import fold_split, readable_stars
+from remap.store.workdir import read_preprocessing, share, write_config
 from remap.train import DivergedError
 
 LABELS = ("teff", "logg", "feh")
@@ -85,8 +87,8 @@ def test_data_are_prepared_once_and_variants_of_fine_tuning_share_the_pre_traini
 def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny_data):
     """Against the predictions of the folder and NumPy."""
     workdir = done[0] / "ablate" / "uniform_rates" / "seed_0"
-    c, stars = config(tiny_data), prepare.readable_stars(workdir)
-    split = tuning.fold_split(stars, c, 0)
+    c, stars = config(tiny_data), readable_stars(workdir)
+    split = fold_split(stars, c, 0)
     found, tested = predict_held_out(c, workdir, stars, "finetune")
     result = scores(done[0], "uniform_rates")
     assert result["file"] == list(stars["file"])
@@ -107,7 +109,7 @@ def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny
 
 def test_table_follows_from_the_scores(done):
     workdir, table = done
-    stars = prepare.readable_stars(workdir)
+    stars = readable_stars(workdir)
     logg = np.asarray(stars["logg"], float)
     member = (logg >= 3.5) & (logg <= 5.5) & (np.asarray(stars["status"]) == "ok")
 
@@ -158,7 +160,7 @@ def test_single_task_takes_each_label_from_the_network_of_its_own_loss(moved, ti
     def put(c, folder):
         weights.append(c.loss.label_weights)
         shutil.copytree(moved / "ablate" / source[folder.name] / "seed_0" / "finetune", folder / "finetune")
-        layout.write_config(folder, c)
+        write_config(folder, c)
 
     monkeypatch.setattr(stages, "pretrain", lambda *_: None)
     monkeypatch.setattr(tuning, "finetune", put)
@@ -204,7 +206,7 @@ def test_variants_of_the_inputs_prepare_their_own_data(moved, tiny_data):
     sharp, _ = override(base, {"lsf": {"values": (2.0, 2.1)}}, "")
     folder = module._data_folder("sharp", sharp, base, moved)
     assert folder == moved / "ablate" / "sharp"
-    assert layout.read_preprocessing(folder).spreads == ("fwhm", (2.0, 2.1))
+    assert read_preprocessing(folder).spreads == ("fwhm", (2.0, 2.1))
     assert module._data_folder("sharp", sharp, base, moved) == folder
     other, _ = override(sharp, {"labels": {"teff": {"library_sigma": 99.0}}}, "")
     with pytest.raises(ValueError, match=r"other settings: labels\.teff\.library_sigma: expected 99\.0"):
@@ -216,13 +218,13 @@ def test_links_are_relative_leave_what_is_there_and_replace_dangling_ones(tmp_pa
         (tmp_path / name / "data").mkdir(parents=True)
     (tmp_path / "source" / "data" / "x").touch()
     work = tmp_path / "deep" / "work"
-    layout.share(work, "data", tmp_path / "nothing")
+    share(work, "data", tmp_path / "nothing")
     assert not work.exists()
-    layout.share(work, "data", tmp_path / "old")
-    layout.share(work, "data", tmp_path / "source")
+    share(work, "data", tmp_path / "old")
+    share(work, "data", tmp_path / "source")
     assert str((work / "data").readlink()) == "../../old/data"
     shutil.rmtree(tmp_path / "old")
-    layout.share(work, "data", tmp_path / "source")
+    share(work, "data", tmp_path / "source")
     assert (work / "data" / "x").exists()
 
 

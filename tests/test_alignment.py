@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import align, checkpoint, evaluate, load, prepare, tuning
-from remap import workdir as layout
+from remap import align, evaluate, load, prepare, tuning
 from remap.network.discrepancy import AlignSettings, coral, discrepancy, find_scale
 from remap.sampling.sources import Library, matched_cells
-from remap.writers import read_records
+from remap.store import checkpoint
+from remap.store.atomic import save_arrays
+from remap.store.records import read_records
+from remap.store.stars import fold_split, readable_stars
+from remap.store.workdir import read_config, read_preprocessing
 
 
 def features(seed, n=40, shift=0.0):
@@ -75,7 +78,7 @@ def pretrained(tiny_data, tiny_workdir, tmp_path_factory):
     shutil.copytree(tiny_workdir / "pretrain" / "A", workdir / "pretrain" / "A")
     path = workdir / "pretrain" / "A" / "final"
     variables, meta = checkpoint.load_final(path)
-    meta["preprocessing"] = layout.read_preprocessing(workdir).to_json()  # of one arm
+    meta["preprocessing"] = read_preprocessing(workdir).to_json()  # of one arm
     shutil.rmtree(path)
     checkpoint.save_final(path, variables, meta)
     return workdir
@@ -133,15 +136,15 @@ def test_labels_of_stars_have_no_part(tiny_data, pretrained, aligned, tmp_path):
     path = workdir / "data" / "survey_A.npz"
     with np.load(path) as old:
         arrays = dict(old)
-    layout.save_arrays(path, **arrays | {"labels": arrays["labels"][::-1] + 1})
+    save_arrays(path, **arrays | {"labels": arrays["labels"][::-1] + 1})
     align.align(settings(tiny_data), workdir)
     assert same(final(aligned), final(workdir))
 
 
 def test_finetuning_starts_from_the_aligned_network(tiny_data, pretrained, aligned):
     config = settings(tiny_data)
-    preprocessing = layout.read_preprocessing(aligned)
-    split = tuning.fold_split(prepare.readable_stars(aligned), config, 0)
+    preprocessing = read_preprocessing(aligned)
+    split = fold_split(readable_stars(aligned), config, 0)
     start = tuning.finetuning(config, aligned, preprocessing, "A", 0, split)
     assert same(start.variables["params"], final(aligned)["params"])
     plain = tuning.finetuning(settings(tiny_data, "none"), aligned, preprocessing, "A", 0, split)
@@ -185,7 +188,7 @@ def test_stars_kept_aside_have_no_part(tiny_data, pretrained, aligned, tmp_path)
     with np.load(path) as old:
         arrays = dict(old)
     changed = np.where(held[:, None], arrays["flux"][::-1] * 0.7 + 0.1, arrays["flux"])
-    layout.save_arrays(path, **arrays | {"flux": changed})
+    save_arrays(path, **arrays | {"flux": changed})
     align.align(settings(tiny_data), workdir)
     assert same(final(aligned), final(workdir))
 
@@ -200,9 +203,9 @@ def test_finished_fine_tuning_from_another_start_is_refused(tiny_data, pretraine
 
 
 def test_kind_none_does_nothing(tiny_data, pretrained, caplog):
-    before = json.dumps(layout.read_config(pretrained))
+    before = json.dumps(read_config(pretrained))
     with caplog.at_level("INFO"):
         align.align(settings(tiny_data, "none"), pretrained)
     assert "nothing to do" in caplog.text
     assert not (pretrained / "align").exists()
-    assert json.dumps(layout.read_config(pretrained)) == before
+    assert json.dumps(read_config(pretrained)) == before

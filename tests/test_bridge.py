@@ -10,15 +10,18 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import bridge, bridge_errors, checkpoint, prepare, regress, train
-from remap import workdir as layout
+from remap import bridge, bridge_errors, prepare, regress, train
 from remap.catalogue import read_catalogue
 from remap.ensemble import estimate, estimate_labels
 from remap.flags import Flag
 from remap.gap import report
 from remap.members import encode, held_pool, load_members, member_folder, open_source, training_pool
+from remap.store import checkpoint
+from remap.store.atomic import save_arrays
+from remap.store.records import read_records
+from remap.store.stars import readable_stars
+from remap.store.workdir import read_preprocessing
 from remap.train import Preempted
-from remap.writers import read_records
 
 
 def same(a, b):
@@ -117,7 +120,7 @@ def test_alignment_that_makes_no_sense_is_refused(route, tiny_data):
 def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_data):
     workdir = copy(route, without=("adapt",))
     config = tiny.route_config(tiny_data)
-    sky = bridge.open_sky(config, workdir, layout.read_preprocessing(workdir))
+    sky = bridge.open_sky(config, workdir, read_preprocessing(workdir))
     assert sky.held.any()
     for arm in ("A", "B"):
         path = workdir / "data" / f"survey_{arm}.npz"
@@ -125,15 +128,15 @@ def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_d
             arrays = dict(old)
         arrays["labels"] = arrays["labels"][::-1] + 1
         arrays["flux"] = np.where(sky.held[:, None], arrays["flux"][::-1], arrays["flux"])
-        layout.save_arrays(path, **arrays)
+        save_arrays(path, **arrays)
     bridge.adapt(config, workdir)
     assert same(final(route, "adapt"), final(workdir, "adapt"))
 
 
 def test_an_arm_that_is_not_covered_keeps_a_star_out(route, tiny_data):
     config = tiny.route_config(tiny_data)
-    sky = bridge.open_sky(config, route, layout.read_preprocessing(route))
-    files = list(prepare.readable_stars(route)["file"])
+    sky = bridge.open_sky(config, route, read_preprocessing(route))
+    files = list(readable_stars(route)["file"])
     assert [f for f, good in zip(files, sky.usable, strict=True) if not good] == ["one_arm.fits"]
     row = estimate(config, route, date="2024-01-01").table[files.index("one_arm.fits")]
     assert row["flags"] == Flag.UNREADABLE
@@ -203,7 +206,7 @@ def test_a_stage_that_misses_the_one_before_says_so(route_prepared, tiny_data):
 def test_regressors_come_back_with_their_scaling_and_their_errors_on_unseen_cells(route, tiny_data):
     config = tiny.route_config(tiny_data)
     found = regress.load_regressors(config, route, "library")
-    source = open_source(config, route, layout.read_preprocessing(route))
+    source = open_source(config, route, read_preprocessing(route))
     members = load_members(config, route, "library")
     pool = training_pool(config, source)
     latent = encode(members, pool.pixels.flux, chunk=16)
@@ -277,9 +280,9 @@ def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data
     zero = HeldOutStub(estimate(config, workdir, adapted=False, date="2024-01-01"))
     monkeypatch.setattr(bridge_errors, "held_out", lambda *arguments: zero)
     monkeypatch.setattr(bridge_errors, "has_final", lambda folder: True)
-    stars = prepare.readable_stars(workdir)
+    stars = readable_stars(workdir)
     catalogue = estimate(config, workdir, date="2024-01-01")
-    sky = bridge.open_sky(config, workdir, layout.read_preprocessing(workdir))
+    sky = bridge.open_sky(config, workdir, read_preprocessing(workdir))
     rows = bridge_errors.label_rows(config, workdir, stars, sky, {"after": catalogue})
     found = {(r["route"], r["group"], r["label"]): r for r in rows}
     after, before = found["after", "dwarfs", "teff"], found["zero-shot", "dwarfs", "teff"]

@@ -9,7 +9,6 @@ import tiny
 from scipy import stats
 
 from remap import load
-from remap import workdir as layout
 from remap.calibrate import calibrate
 from remap.evaluate import evaluate, held_out, predict_held_out
 from remap.pmf import distributions, metrics
@@ -23,6 +22,8 @@ from remap.pmf.calibration import (
     fit_widening,
     widen,
 )
+from remap.store.atomic import write_json
+from remap.store.workdir import read_calibration, read_stars
 
 EDGES = np.linspace(-10, 10, 81)
 SETTINGS = CalibrationSettings("outliers", 9.0, 1.0, 0.05, 1.5, 10)
@@ -177,7 +178,7 @@ def test_the_stage_writes_what_prediction_uses(calibrated):
     assert set(table["arms"]) == {"A", "B", "A+B"}
     predictor, plain = load(workdir), load(workdir, calibrated=False)
     assert plain.calibration is None
-    stars = layout.read_stars(workdir)
+    stars = read_stars(workdir)
     stars = stars[[s != "unreadable" for s in stars["status"]]]
     found = held_out(config, workdir, stars, "finetune", calibrated=False)
     raw = plain.combine(found.arms, list(stars["file"]), date="2026-01-01")
@@ -191,12 +192,12 @@ def test_the_stage_writes_what_prediction_uses(calibrated):
 def test_test_stars_took_no_part_in_the_calibration_of_their_report(calibrated):
     """Other labels of a fold's test stars change neither its calibration nor the PMFs in the report."""
     config, workdir, _ = calibrated
-    stars = layout.read_stars(workdir)
+    stars = read_stars(workdir)
     stars = stars[[s != "unreadable" for s in stars["status"]]]
     before, tested = predict_held_out(config, workdir, stars, "finetune")
     found = held_out(config, workdir, stars, "finetune")
-    folds = layout.read_calibration(workdir)["folds"]
-    everyone = layout.read_calibration(workdir)["all"]
+    folds = read_calibration(workdir)["folds"]
+    everyone = read_calibration(workdir)["all"]
     assert folds["0"] != everyone
     counts = [folds[k]["teff"]["A+B"]["stars"] for k in ("0", "1")]
     assert max(counts) < everyone["teff"]["A+B"]["stars"]
@@ -217,9 +218,9 @@ def test_the_report_shows_both(calibrated):
 def test_a_calibration_of_other_networks_is_refused(calibrated, tmp_path):
     _, source, _ = calibrated
     shutil.copytree(source, tmp_path / "work")
-    found = layout.read_calibration(tmp_path / "work")
+    found = read_calibration(tmp_path / "work")
     found["networks"]["config"]["finetune"]["rate_high"] = 0.5
-    layout.write_json(tmp_path / "work" / "calibration.json", found)
+    write_json(tmp_path / "work" / "calibration.json", found)
     with pytest.raises(ValueError, match=r"calibration of other networks: config\.finetune\.rate_high"):
         load(tmp_path / "work")
 

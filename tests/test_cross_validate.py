@@ -9,17 +9,18 @@ import pytest
 import tiny
 
 from remap import cross_validate as module
-from remap import stages, tuning
-from remap import workdir as layout
+from remap import stages
 from remap.comparison import Candidate
+from remap.config import apply_overrides, read_overrides
 from remap.cross_validate import CrossValidationSettings, cross_validate, read_candidates
 from remap.network import resnet
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
-from remap.overrides import apply_overrides, read_overrides
-from remap.prepare import preprocess, readable_stars
+from remap.prepare import preprocess
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
+from remap.store.stars import fold_split, readable_stars
+from remap.store.workdir import load_library, load_survey, read_preprocessing
 from remap.train import DivergedError, batch_loss
 
 # "stands" cannot win: its rate moves nothing. Folds and epochs are such that the programs of the other tests serve.
@@ -91,9 +92,7 @@ def untrained(monkeypatch):
 
 
 def test_folds_of_cells_are_disjoint_cover_all_and_do_not_depend_on_the_order(prepared_arm, tiny_data):
-    library = layout.load_library(
-        prepared_arm, layout.read_preprocessing(prepared_arm), "A", interpolate=True
-    )
+    library = load_library(prepared_arm, read_preprocessing(prepared_arm), "A", interpolate=True)
     folds = module.cell_folds(library.cells, FOLDS, 0)
     assert len(folds) == len(library.cells) == 8
     np.testing.assert_array_equal(np.bincount(folds), [2, 2, 2, 2])
@@ -141,7 +140,7 @@ def test_folds_of_stars_are_by_star_and_leave_out_the_test_stars(prepared_arm, t
     stars, config = readable_stars(prepared_arm), tiny.config(tiny_data)
     folds = module.star_folds(stars, config, folds=3, fold=0)
     used = folds >= 0
-    split = tuning.fold_split(stars, config, 0)
+    split = fold_split(stars, config, 0)
     np.testing.assert_array_equal(used, np.isin(split, ["train", "val"]))
     assert not set(stars["star_id"][used]) & set(stars["star_id"][split == "test"])
     members = [set(stars["star_id"][folds == k]) for k in range(3)]
@@ -164,7 +163,7 @@ def test_finetune_trains_on_the_stars_of_the_other_folds(tiny_data, prepared_arm
     config = one_arm(tiny_data, **change)
     config.finetune.init = "scratch"
     cross_validate(config, workdir)
-    survey, _ = layout.load_survey(workdir, "A")
+    survey, _ = load_survey(workdir, "A")
     folds = module.star_folds(readable_stars(workdir), config, folds=2, fold=-1)
     for fold, start in enumerate(seen):
         np.testing.assert_array_equal(start.data.stars.labels, survey.labels[folds == 1 - fold])
@@ -302,7 +301,7 @@ def test_smallest_or_best_is_chosen_as_the_config_says(tiny_data, prepared_arm, 
         path = workdir / "cross_validate" / "pretrain" / "chosen.json"
         chosen = apply_overrides(tiny.config(tiny_data), read_overrides(path), str(path))
         assert chosen.model.filters == filters
-        model = resnet.build_model(chosen.model, layout.read_preprocessing(workdir).labels)
+        model = resnet.build_model(chosen.model, read_preprocessing(workdir).labels)
         shapes = jax.eval_shape(lambda key, model=model: init_variables(model, key, 120), jax.random.key(0))
         assert count_parameters(shapes["params"]) == table["parameters"][table["chosen"]][0]
 

@@ -9,12 +9,14 @@ import pytest
 import tiny
 
 from configs import common
-from remap import checkpoint, embeddings, stages
+from remap import embeddings, stages
 from remap.embeddings import EmbeddingSettings, read_embeddings
 from remap.labels import bin_index, padded_edges
 from remap.optim import make_optimizer, sgdr
 from remap.state import init_state
-from remap.writers import read_records
+from remap.store import checkpoint
+from remap.store.records import read_records
+from remap.store.workdir import check_prepared
 
 SIZE = 12  # of each part; not a multiple of the batch of 8
 
@@ -23,7 +25,7 @@ SIZE = 12  # of each part; not a multiple of the batch of 8
 def start(tiny_data, tiny_workdir):
     """Where the pre-training of arm A began."""
     config = tiny.config(tiny_data)
-    return stages.pretraining(config, tiny_workdir, stages.check_prepared(config, tiny_workdir), "A")
+    return stages.pretraining(config, tiny_workdir, check_prepared(config, tiny_workdir), "A")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_saving_nothing_is_the_default_and_trains_the_same_network(
     with monkeypatch.context() as patch:
         for name in ("fixed_spectra", "make_recorder"):
             patch.setattr(stages, name, lambda *_: pytest.fail("spectra were made for nothing"))
-        stages._pretrain_arm(config, tmp_path / "work", stages.check_prepared(config, tmp_path / "work"), "A")
+        stages._pretrain_arm(config, tmp_path / "work", check_prepared(config, tmp_path / "work"), "A")
     folders = [w / "pretrain" / "A" for w in (tmp_path / "work", tiny_workdir)]
     assert not list(folders[0].glob("*.npz"))
     records = [

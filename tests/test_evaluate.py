@@ -8,10 +8,11 @@ import tiny
 from astropy.table import Table
 from scipy.stats import kstest
 
-from remap import evaluate, load, prepare, tuning
-from remap import workdir as layout
+from remap import evaluate, load
 from remap.catalogue import read_catalogue
 from remap.predict import ArmInputs
+from remap.store.stars import STATUS_UNREADABLE, fold_split, in_group
+from remap.store.workdir import load_survey, read_stars
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def no_matplotlib(*_):
 
 
 def stars_of(workdir):
-    stars = layout.read_stars(workdir)
-    return stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
+    stars = read_stars(workdir)
+    return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
 
 
 def held_out(tiny_data, workdir, stage="finetune", **changes):
@@ -41,7 +42,7 @@ def held_out(tiny_data, workdir, stage="finetune", **changes):
 def single_fold(workdir, fold):
     """PMFs of one arm and fold for all stars, straight from that network."""
     predictor = load(workdir, folds=[fold])
-    survey, snr = layout.load_survey(workdir, "A")
+    survey, snr = load_survey(workdir, "A")
     return predictor.predict_arm("A", ArmInputs(survey.flux, survey.valid, snr)).pmf
 
 
@@ -50,7 +51,7 @@ def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_da
     catalogue, tested = held_out(tiny_data, tiny_workdir)
     assert tested.all()
     folds = [single_fold(tiny_workdir, k)[0][:, :50] for k in (0, 1)]  # teff
-    splits = [tuning.fold_split(stars, config, k) for k in (0, 1)]
+    splits = [fold_split(stars, config, k) for k in (0, 1)]
     found = catalogue.pmfs["teff", "A"]
     assert list(catalogue.table["star_id"]) == list(stars["star_id"])
     for i in range(len(stars)):
@@ -65,7 +66,7 @@ def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_da
 def test_stars_of_folds_that_were_not_run_are_not_tested(tiny_data, tiny_workdir):
     stars = stars_of(tiny_workdir)
     _, tested = held_out(tiny_data, tiny_workdir, split__run=(1,))
-    split = tuning.fold_split(stars, tiny.config(tiny_data), 1)
+    split = fold_split(stars, tiny.config(tiny_data), 1)
     np.testing.assert_array_equal(tested, (split == "test") | (split == "other"))
     assert (~tested).sum() == 9
 
@@ -78,7 +79,7 @@ def test_pretrained_network_saw_no_star(tiny_data, tiny_workdir):
 
 def test_validation_stars_are_predicted_by_a_fold_that_watched_them(tiny_data, tiny_workdir):
     stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
-    splits = [tuning.fold_split(stars, config, k) for k in (0, 1)]
+    splits = [fold_split(stars, config, k) for k in (0, 1)]
     catalogue, tuned = evaluate.predict_held_out(config, tiny_workdir, stars, "finetune", "val")
     np.testing.assert_array_equal(tuned, (splits[0] == "val") | (splits[1] == "val"))
     assert 0 < tuned.sum() < (splits[0] != "other").sum()
@@ -92,13 +93,13 @@ def test_another_spectrum_of_a_training_star_is_held_out_with_it(tiny_data, tiny
     """dwarf_16 is a second visit to D00. Unselected, by a label of its own, it is still the same star."""
     workdir = tmp_path / "work"
     shutil.copytree(tiny_workdir, workdir)
-    stars = layout.read_stars(workdir)
+    stars = read_stars(workdir)
     second = list(stars["file"]).index("dwarf_16.fits")
     assert stars["star_id"][second] == "D00"
     stars["logg"][second] = 3.45  # below `finetune.select`; that of the first visit is above
     stars.write(workdir / "data" / "stars.ecsv", overwrite=True)
     catalogue, tested = held_out(tiny_data, workdir)
-    split = tuning.fold_split(stars_of(workdir), tiny.config(tiny_data), 0)
+    split = fold_split(stars_of(workdir), tiny.config(tiny_data), 0)
     assert split[second] == "other"
     fold = 0 if split[0] == "test" else 1
     expected = single_fold(workdir, fold)[0][second, :50]
@@ -239,9 +240,9 @@ def test_reports_of_a_folder_without_networks_are_refused(tiny_data, tiny_prepar
 
 def test_group_limits_include_their_ends_and_leave_out_unknown_labels(tiny_workdir):
     stars = stars_of(tiny_workdir)
-    member = evaluate.in_group(stars, {"teff": (4600.0, 4675.0), "feh": (-2.0, 1.0)})
+    member = in_group(stars, {"teff": (4600.0, 4675.0), "feh": (-2.0, 1.0)})
     assert sorted(stars["file"][member]) == ["dwarf_00.fits", "dwarf_01.fits", "dwarf_16.fits"]
-    member = evaluate.in_group(stars, {"feh": (-2.0, 1.0)})
+    member = in_group(stars, {"feh": (-2.0, 1.0)})
     assert tiny.NO_METALLICITY not in set(stars["file"][member])
 
 

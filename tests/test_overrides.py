@@ -8,7 +8,7 @@ from absl import flags
 
 from configs import common
 from remap import cli
-from remap.overrides import apply_overrides, read_overrides
+from remap.config import apply_overrides, read_overrides
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from astropy.table import Table
 
 from configs import miles
 from remap import make_spectra, prepare
-from remap import workdir as layout
 from remap.preprocess.description import PREPROCESSING_VERSION, Preprocessing, make_preprocessing
 from remap.preprocess.grid import library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
+from remap.store.workdir import check_preprocessing, load_library, load_survey, read_preprocessing, read_stars
 
 DESCRIPTION = make_preprocessing(tiny.with_algorithm1(tiny.get_config()))
 SUN = np.array([5770.0, 4.4, 0.0])
@@ -50,12 +50,12 @@ def test_description_of_another_version_is_refused_with_both():
 
 def test_a_difference_is_named_with_both_values_and_the_software_may_differ():
     expected = DESCRIPTION.to_json()
-    layout.check_preprocessing(expected | {"software": "deep-remap 7"}, expected, "here")
+    check_preprocessing(expected | {"software": "deep-remap 7"}, expected, "here")
     found = json.loads(json.dumps(expected))
     found["arms"]["B"][2] = 0.5
     found["medium"] = "vacuum"
     with pytest.raises(ValueError, match="here") as error:
-        layout.check_preprocessing(found, expected, "here")
+        check_preprocessing(found, expected, "here")
     assert "medium: expected 'air', found 'vacuum'" in str(error.value)
     assert "arms.B: expected [5120.0, 5240.0, 1.0], found [5120.0, 5240.0, 0.5]" in str(error.value)
 
@@ -202,7 +202,7 @@ def test_signal_to_noise_of_nothing_is_nan_and_of_dead_pixels_no_trouble(with_iv
 
 def run(data, workdir, **changes):
     prepare.preprocess(tiny.config(data, **changes), workdir)
-    return layout.read_stars(workdir)
+    return read_stars(workdir)
 
 
 def row(stars, file):
@@ -210,20 +210,20 @@ def row(stars, file):
 
 
 def test_stage_writes_every_arm_and_one_row_per_file(tiny_prepared):
-    stars = layout.read_stars(tiny_prepared)
+    stars = read_stars(tiny_prepared)
     assert len(stars) == len(tiny.DWARFS) + len(tiny.OTHERS)
     assert str(stars["teff"].unit) == "K"
-    description = layout.read_preprocessing(tiny_prepared)
+    description = read_preprocessing(tiny_prepared)
     assert description == make_preprocessing(tiny.get_config())
     for arm in "AB":
-        survey, snr = layout.load_survey(tiny_prepared, arm)
+        survey, snr = load_survey(tiny_prepared, arm)
         assert survey.flux.shape == (23, tiny.PIXELS)  # all but the truncated file
         assert np.abs(survey.flux).max() <= 1
         assert survey.valid[:-1].all()
         assert survey.valid[-1].sum() == (110 if arm == "A" else 0)  # one_arm.fits, which ends at 5109.3 Å
         np.testing.assert_allclose(snr[:-1], tiny.SNR, rtol=0.2)  # the slope of the continuum
         assert np.isfinite(snr[-1]) == (arm == "A")
-        nodes = layout.load_library(tiny_prepared, description, arm, interpolate=True)
+        nodes = load_library(tiny_prepared, description, arm, interpolate=True)
         assert nodes.log_flux.shape == (2, 27, tiny.PIXELS)
         assert nodes.cells.shape == (8, 8)
 
@@ -271,7 +271,7 @@ def test_bad_files_are_left_out_and_the_rest_keeps_its_values(tiny_data, tiny_pr
         "expected wavelengths that increase strictly, found 5251.3 then 5250.3" in reasons["c_backwards.fits"]
     )
     for arm in "AB":
-        ours, theirs = (layout.load_survey(w, arm)[0] for w in (tmp_path / "work", tiny_prepared))
+        ours, theirs = (load_survey(w, arm)[0] for w in (tmp_path / "work", tiny_prepared))
         np.testing.assert_array_equal(ours.flux, theirs.flux[:3])
 
 
@@ -283,15 +283,15 @@ def test_bad_pixels_are_invalid_and_do_not_spread(tiny_data, tiny_prepared, tmp_
     flux[150], flux[170] = 0.0, -5.0  # arm B; kept: what they are worth is the normaliser's decision
     tiny.write_table(data / "survey" / "spectra" / name, wave, flux, ivar)
     run(data, tmp_path / "work")
-    survey, _ = layout.load_survey(tmp_path / "work", "A")
+    survey, _ = load_survey(tmp_path / "work", "A")
     grid = DESCRIPTION.wave("A")
     np.testing.assert_array_equal(grid[~survey.valid[0]], [5030, 5031, 5050, 5051, 5070, 5071])
     assert np.isfinite(survey.flux).all()
-    clean = layout.load_survey(tiny_prepared, "A")[0].flux[0]
+    clean = load_survey(tiny_prepared, "A")[0].flux[0]
     far = np.abs(grid[:, None] - [5030.3, 5050.3, 5070.3]).min(axis=1) > 8
     # The spline reaches over the gap with a factor 0.27 per pixel: 3e-5 of a line's depth after 8
     np.testing.assert_allclose(survey.flux[0][far], clean[far], atol=1e-4)
-    assert layout.load_survey(tmp_path / "work", "B")[0].valid.all()
+    assert load_survey(tmp_path / "work", "B")[0].valid.all()
 
 
 def test_one_bad_star_among_labels_stops_nothing_but_doubles_do(tiny_data, tmp_path):
@@ -338,9 +338,7 @@ def test_library_nodes_outside_the_bins_are_left_out_and_counted(tiny_data, tmp_
     with caplog.at_level(logging.INFO, logger="remap"):
         run(data, tmp_path / "work", labels__teff__high=5500.0)
     assert "library of 27 spectra, 9 left out" in caplog.text
-    nodes = layout.load_library(
-        tmp_path / "work", layout.read_preprocessing(tmp_path / "work"), "A", interpolate=True
-    )
+    nodes = load_library(tmp_path / "work", read_preprocessing(tmp_path / "work"), "A", interpolate=True)
     assert nodes.labels[:, 0].max() == 5250
 
 
@@ -367,7 +365,7 @@ def test_velocities_of_the_label_table_take_stars_to_rest(tiny_data, tiny_prepar
     assert list(stars["status"]) == ["ok", "ok", "unreadable"]
     assert "dwarf_02.fits: expected a radial velocity [km/s], found nan" in stars["reason"][2]
     for arm in "AB":
-        ours, theirs = (layout.load_survey(w, arm)[0] for w in (tmp_path / "work", tiny_prepared))
+        ours, theirs = (load_survey(w, arm)[0] for w in (tmp_path / "work", tiny_prepared))
         np.testing.assert_allclose(ours.flux, theirs.flux[:2], atol=1e-6)  # float32
 
 
@@ -386,11 +384,11 @@ def test_real_library_and_stars_meet_on_miles_own_pixels(data_root, tmp_path):
     c.survey.path = str(tmp_path / "spectra")
     c.library.select = {"teff": (5500.0, 6000.0), "logg": (4.0, 5.0)}
     prepare.preprocess(c, tmp_path / "work")
-    stars = layout.read_stars(tmp_path / "work")
+    stars = read_stars(tmp_path / "work")
     assert list(stars["file"]) == names
-    description = layout.read_preprocessing(tmp_path / "work")
+    description = read_preprocessing(tmp_path / "work")
     for arm in "AB":
-        survey, snr = layout.load_survey(tmp_path / "work", arm)
+        survey, snr = load_survey(tmp_path / "work", arm)
         assert survey.valid.all()
         assert np.all(snr > 10)
         wave = description.wave(arm)
@@ -400,6 +398,6 @@ def test_real_library_and_stars_meet_on_miles_own_pixels(data_root, tmp_path):
             first = round((wave[0] - header["CRVAL1"]) / header["CDELT1"] + header["CRPIX1"] - 1)
             own = raw[first : first + len(wave)]
             np.testing.assert_allclose(flux, own / np.abs(own).max(), atol=1e-6)
-        nodes = layout.load_library(tmp_path / "work", description, arm, interpolate=True)
+        nodes = load_library(tmp_path / "work", description, arm, interpolate=True)
         assert np.isfinite(nodes.log_flux).all()
         assert nodes.valid.all()

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import checkpoint, load, prepare, stages, tuning
-from remap import workdir as layout
+from remap import load, prepare, stages, tuning
 from remap.embeddings import read_embeddings
 from remap.predict import ArmInputs
 from remap.spectra import SpectrumError
-from remap.writers import read_records
+from remap.store import checkpoint
+from remap.store.records import read_records
+from remap.store.stars import STATUS_UNREADABLE, fold_split, selected
+from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
 
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="bit for bit on CPU only")
 STAGES = {"pretrain": stages.pretrain, "finetune": tuning.finetune}
@@ -262,15 +264,15 @@ def test_network_keeps_the_preprocessing_it_was_trained_with(tiny_workdir):
 
 
 def readable(workdir):
-    stars = layout.read_stars(workdir)
-    return stars[[s != prepare.STATUS_UNREADABLE for s in stars["status"]]]
+    stars = read_stars(workdir)
+    return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
 
 
 def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepared):
     stars, config = readable(tiny_prepared), tiny.config(tiny_data)
     tested = []
     for fold in (0, 1):
-        split = tuning.fold_split(stars, config, fold)
+        split = fold_split(stars, config, fold)
         members = {s: set(stars["star_id"][split == s]) for s in ("train", "val", "test")}
         assert not members["train"] & members["test"]
         assert not members["val"] & (members["train"] | members["test"])
@@ -282,16 +284,16 @@ def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepa
 
 def test_only_selected_stars_with_labels_inside_the_bins_may_be_trained_on(tiny_data, tiny_prepared):
     stars = readable(tiny_prepared)
-    chosen = tuning.selected(stars, tiny.config(tiny_data))
+    chosen = selected(stars, tiny.config(tiny_data))
     assert list(stars["file"][chosen]) == [row[0] for row in tiny.DWARFS]  # one of them lacks its metallicity
-    everyone = tuning.selected(stars, tiny.config(tiny_data, finetune__select={}))
+    everyone = selected(stars, tiny.config(tiny_data, finetune__select={}))
     assert set(stars["file"][everyone]) - {r[0] for r in tiny.DWARFS} == {"giant_0.fits", "giant_1.fits"}
 
 
 def test_selection_that_leaves_no_star_is_an_error(tiny_data, tiny_prepared):
     config = tiny.config(tiny_data, finetune__select={"teff": (3000.0, 3100.0)})
     with pytest.raises(ValueError, match=r"finetune\.select.*3100.*leaves none of 23 stars"):
-        tuning.fold_split(readable(tiny_prepared), config, 0)
+        fold_split(readable(tiny_prepared), config, 0)
 
 
 def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir, tmp_path, monkeypatch):
@@ -318,7 +320,7 @@ def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir,
 
 def test_more_folds_than_stars_is_an_error(tiny_data, tiny_prepared):
     with pytest.raises(ValueError, match="expected between 2 and 16 folds"):
-        tuning.fold_split(readable(tiny_prepared), tiny.config(tiny_data, split__folds=17), 0)
+        fold_split(readable(tiny_prepared), tiny.config(tiny_data, split__folds=17), 0)
 
 
 def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
@@ -372,10 +374,10 @@ def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_netw
     config = tiny.config(tiny_data, **change)
     found = finetuned_batches(monkeypatch, config, workdir)
     stars = readable(workdir)
-    other = tuning.fold_split(stars, config, 0) == "other"
+    other = fold_split(stars, config, 0) == "other"
     before = load(workdir, stage="pretrain")
     for arm, (batch, data) in zip(config.arm_names, found, strict=True):
-        survey, snr = layout.load_survey(workdir, arm)
+        survey, snr = load_survey(workdir, arm)
         said = before.predict_arm(arm, ArmInputs(survey.flux, survey.valid, snr))
         expected = said.pmf[1][other & said.used]
         np.testing.assert_allclose(data.unlabelled.target[1], expected, atol=1e-5)
@@ -392,17 +394,17 @@ def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_netw
 def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     """By many batches of labels, against the distribution that is kept with the networks."""
     config = tiny.config(tiny_data)
-    preprocessing = layout.read_preprocessing(tiny_workdir)
+    preprocessing = read_preprocessing(tiny_workdir)
     start = stages.pretraining(config, tiny_workdir, preprocessing, "A")
     make = jax.jit(start.batch_fn)
     steps = [make(start.fit_key, jax.numpy.asarray(i), start.library).target for i in range(60)]
     drawn = np.mean(np.concatenate(steps, axis=1), axis=1)
     np.testing.assert_allclose(np.cumsum(start.prior, axis=1), np.cumsum(drawn, axis=1), atol=0.05)
-    kept, _ = checkpoint.load_final(layout.stage_folder(tiny_workdir, "pretrain", "A") / "final")
+    kept, _ = checkpoint.load_final(stage_folder(tiny_workdir, "pretrain", "A") / "final")
     np.testing.assert_allclose(kept["prior"], start.prior, atol=1e-6)
     # Fine-tuning without rehearsal draws the stars alone.
     stars = readable(tiny_workdir)
-    split = tuning.fold_split(stars, config, 0)
+    split = fold_split(stars, config, 0)
     tuned = tuning.finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
     values = np.asarray(stars["teff"], float)[split == "train"]
     b = preprocessing.labels[0]
@@ -435,7 +437,7 @@ def test_an_epoch_of_size_0_is_the_fixed_set_of_the_paper(tiny_data, tiny_prepar
     for size in (0, 48):
         change = {"library__interpolate": False, "augment__kind": "paper", "pretrain__epoch_size": size}
         config = tiny.config(tiny_data, **change)
-        preprocessing = stages.check_prepared(config, tiny_prepared)
+        preprocessing = check_prepared(config, tiny_prepared)
         steps[size] = stages.pretraining(config, tiny_prepared, preprocessing, "A").steps
     assert steps == {0: 20 * 2 * 5 * 3 // 8, 48: 6}
 
@@ -489,7 +491,7 @@ def test_pretraining_draws_with_the_augmentation_and_the_grid_of_the_arm(
 ):
     seen = spy_on_draws(monkeypatch)
     config = one_arm(tiny_data, **on("augment", velocity=5.0), **on("finetune__augment", tilt=0.1))
-    preprocessing = stages.check_prepared(config, prepared_arm)
+    preprocessing = check_prepared(config, prepared_arm)
     start = stages.pretraining(config, prepared_arm, preprocessing, "A")
     jax.eval_shape(start.batch_fn, start.fit_key, 0, start.library)
     wave, effects, noise = seen.pop("library_draw")

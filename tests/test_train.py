@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap import checkpoint, cycles, train
+from remap import train
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.optim import make_optimizer, sgdr
 from remap.sampling.augment import Batch
+from remap.store import checkpoint
+from remap.store.checkpoint import unstack
+from remap.store.records import read_records
 from remap.train import DivergedError, FitSettings, Preempted, fit, reestimate_stats
-from remap.writers import read_records
 
 PIXELS, STARS, BINS = 48, 4, 5
 LOSS = LossSettings(gamma=2.0, cost_weight=1.0, triplet_weight=0.001, margin=0.2, label_weights=())
@@ -161,7 +163,7 @@ def test_statistics_are_the_mean_over_batches_of_each_batchs_own(variables):
 
 def test_snapshots_are_the_ends_of_the_cycles_and_their_mean_is_the_average(run, whole, tmp_path):
     found = run(tmp_path, settings=dataclasses.replace(SETTINGS, average="snapshots"))
-    ends = cycles.unstack(found)
+    ends = unstack(found)
     assert len(ends) == 2
     last = run(tmp_path / "last", settings=dataclasses.replace(SETTINGS, average="last"))
     assert same(ends[1], last)
@@ -175,7 +177,7 @@ def test_the_best_average_is_that_of_the_least_validation_loss(run, whole, tmp_p
     settings = dataclasses.replace(SETTINGS, average="best")
     validation = batch_fn(jax.random.key(9), jnp.asarray(0), jnp.asarray(-1))
     snapshots = run(tmp_path / "s", settings=dataclasses.replace(SETTINGS, average="snapshots"))
-    first = cycles.unstack(snapshots)[0]["params"]
+    first = unstack(snapshots)[0]["params"]
     # Either network has statistics of its own, from the same batches.
     one = {"params": first, "batch_stats": _statistics(first, whole[1]["batch_stats"])}
     p_one, p_mean = (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from remap.writers import open_records, read_records
+from remap.store.records import open_records, read_records
 
 
 @pytest.fixture

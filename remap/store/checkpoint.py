@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -153,3 +154,14 @@ def _differences(a: Any, b: Any, path: str) -> Any:
             )
     elif a != b:
         yield path, a, b
+
+
+def stack(networks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Networks as one whose arrays have a leading axis."""
+    return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *networks)
+
+
+def unstack(network: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inverse of `stack`."""
+    count = jax.tree.leaves(network)[0].shape[0]
+    return [jax.tree.map(lambda x, i=i: x[i], network) for i in range(count)]

@@ -36,31 +36,11 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.checkpoint import check_equal, has_final
-from remap.preprocess.description import Preprocessing
+from remap.config import config_to_json
+from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.sampling.sources import Library, Survey, find_cells, node_cells
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an `.npz` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
-
-
-def config_to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A config as plain JSON values."""
-    return json.loads(config.to_json())
+from remap.store.atomic import write_json
+from remap.store.checkpoint import check_equal, has_final
 
 
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -152,3 +132,10 @@ def read_calibration(workdir: Path) -> dict[str, Any] | None:
     """What `calibrate` wrote, or None."""
     path = workdir / "calibration.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:
+    """The preprocessing of the data in `workdir`, refused where it is not what the config asks for."""
+    found = read_preprocessing(workdir)
+    check_preprocessing(found.to_json(), make_preprocessing(config).to_json(), f"{workdir / 'data'}")
+    return found
