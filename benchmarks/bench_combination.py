@@ -16,10 +16,10 @@ import numpy as np
 from absl import flags
 
 from remap import cli
-from remap.evaluate import HeldOut, held_out
 from remap.pmf.calibration import KINDS, CalibrationSettings, fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll
+from remap.predict.held_out import HeldOut, held_out
 from remap.store.stars import in_group, readable_stars
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of bench_miles to use.")

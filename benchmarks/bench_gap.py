@@ -23,13 +23,13 @@ from astropy.table import Table
 
 from remap import align, bridge, cli, prepare, regress, stages
 from remap.bridge_errors import bootstrap
-from remap.catalogue import Catalogue
 from remap.ensemble import estimate
-from remap.evaluate import predict_held_out
 from remap.gap import Matched, compare, match
 from remap.members import encode, load_members, open_source
 from remap.network import resnet
 from remap.pmf.metrics import coverage, crps, residual_table
+from remap.predict.catalogue import Catalogue
+from remap.predict.held_out import predict_held_out
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.store import checkpoint

@@ -20,8 +20,9 @@ from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
 from remap import cli, prepare, stages, tuning
 from remap.calibrate import calibrate
-from remap.evaluate import predict_held_out, summarize
+from remap.evaluate import summarize
 from remap.pmf.metrics import nan_robust, paired_interval, residual_table
+from remap.predict.held_out import predict_held_out
 from remap.store.atomic import write_json
 from remap.store.stars import in_group, readable_stars
 from remap.store.workdir import share

@@ -20,11 +20,11 @@ from absl import flags
 
 from remap import cli, stages, tuning
 from remap.network.losses import LossSettings
-from remap.optim import make_optimizer, sgdr
-from remap.state import init_state
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared
-from remap.train import FitSettings, make_train_step
+from remap.train.loop import FitSettings, make_train_step
+from remap.train.optim import make_optimizer, sgdr
+from remap.train.state import init_state
 
 ROUNDS = flags.DEFINE_integer("rounds", 60, "Times that each piece is timed.")
 # Values as one would choose them; the cost does not depend on them.

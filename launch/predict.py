@@ -11,7 +11,7 @@ import json
 from absl import flags
 
 from remap import cli, io, load
-from remap.catalogue import check_output, write_catalogue
+from remap.predict.catalogue import check_output, write_catalogue
 
 SPECTRA = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.")
 OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits or NAME.ecsv.")

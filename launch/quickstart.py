@@ -7,10 +7,10 @@ from pathlib import Path
 
 from remap import align, cli, prepare, stages, tuning
 from remap.calibrate import calibrate
-from remap.catalogue import write_catalogue
 from remap.evaluate import brief, evaluate
 from remap.io import list_files
-from remap.predict import load
+from remap.predict.catalogue import write_catalogue
+from remap.predict.predictor import load
 from remap.synth.mock import make_mock_data
 
 CONFIG = cli.define_config(default="configs/quickstart.py")

@@ -31,13 +31,13 @@ from remap.config import (
     override,
     sections,
 )
-from remap.evaluate import predict_held_out
 from remap.pmf.metrics import crps, nll
+from remap.predict.held_out import predict_held_out
 from remap.store.atomic import write_json
 from remap.store.checkpoint import check_equal
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, read_config, share
-from remap.train import DivergedError
+from remap.train.loop import DivergedError
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,6 @@ from remap.labels import label_prior
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy, find_scale
 from remap.network.losses import LossSettings
 from remap.network.resnet import Outputs, ResNet1D, mish
-from remap.optim import make_optimizer, sgdr
 from remap.pmf.distributions import pmf_quantile
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
@@ -40,23 +39,22 @@ from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, t
 from remap.sampling.folds import split_stars
 from remap.sampling.sources import Library, locate, matched_cells, stream_indices
 from remap.stages import (
-    ALIGN,
     PRIOR,
     Arm,
     Pretraining,
     check_network,
     check_sections,
     check_single,
-    fit_settings,
     held_out_batch,
     open_arm,
     pretraining,
-    stage_key,
 )
 from remap.store import checkpoint
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, check_preprocessing, load_survey, stage_folder, write_config
-from remap.train import batch_loss, fit_function
+from remap.train.keys import ALIGN, stage_key
+from remap.train.loop import batch_loss, fit_function, fit_settings
+from remap.train.optim import make_optimizer, sgdr
 
 logger = logging.getLogger(__name__)
 

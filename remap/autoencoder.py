@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy
-from remap.optim import Rule
+from remap.train.optim import Rule
 
 # Published widths of the encoder's layers before the bottleneck, as fractions of the first: numerator, denominator.
 WIDTHS = ((1, 1), (3, 4), (1, 2), (1, 4), (1, 8))

@@ -57,16 +57,15 @@ from remap.members import (
 )
 from remap.network.discrepancy import AlignSettings, Scale, find_scale, squared_distances
 from remap.network.resnet import count_parameters
-from remap.optim import make_optimizer, sgdr
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.folds import split_stars
 from remap.sampling.sources import locate, stream_indices
-from remap.stages import fit_settings
 from remap.store import checkpoint
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, write_config
-from remap.train import FitSettings, fit_function
+from remap.train.loop import FitSettings, fit_function, fit_settings
+from remap.train.optim import make_optimizer, sgdr
 from remap.window import Pool, Ranges, draw_pool, load_surveys, survey_pixels, take
 
 logger = logging.getLogger(__name__)

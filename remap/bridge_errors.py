@@ -14,11 +14,11 @@ from astropy.table import Table
 
 from remap.autoencoder import Pixels, reconstruction_error
 from remap.bridge import Sky
-from remap.catalogue import Catalogue
 from remap.ensemble import estimate_labels
-from remap.evaluate import held_out
 from remap.members import Member, encode
 from remap.pmf.metrics import coverage, crps, residual_table
+from remap.predict.catalogue import Catalogue
+from remap.predict.held_out import held_out
 from remap.regress import load_regressors
 from remap.store.checkpoint import has_final
 from remap.store.stars import in_group

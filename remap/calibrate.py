@@ -9,9 +9,9 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.evaluate import held_out
 from remap.pmf.calibration import Calibration, CalibrationSettings, fit
 from remap.pmf.distributions import combine_arms
+from remap.predict.held_out import held_out
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.stars import fold_split, in_group, readable_stars

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from remap.config import apply_overrides, read_overrides
 from remap.spectra import SpectrumError
-from remap.train import DivergedError, Preempted
+from remap.train.loop import DivergedError, Preempted
 
 logger = logging.getLogger("remap")
 

@@ -44,7 +44,7 @@ from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared, stage_folder
-from remap.train import DivergedError, make_eval_step
+from remap.train.loop import DivergedError, make_eval_step
 from remap.tuning import finetuning
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,11 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from remap.bridge import Sky, open_sky
-from remap.catalogue import Catalogue, build_catalogue, provenance
 from remap.config import config_to_json
-from remap.flags import Flag
 from remap.labels import LabelBins
 from remap.members import encode, load_members
 from remap.pmf.distributions import count_modes, is_edge
+from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.regress import Regressors, load_regressors
 from remap.regressor import predict_labels
 from remap.store.stars import readable_stars

@@ -14,13 +14,13 @@ import numpy as np
 import optax
 
 from remap.network.losses import LossSettings
-from remap.optim import make_optimizer
-from remap.plots import learning_rates
+from remap.report.plots import learning_rates
 from remap.stages import Pretraining, pretraining
-from remap.state import init_state
 from remap.store.atomic import write_json
 from remap.store.workdir import check_prepared
-from remap.train import FitSettings, make_train_step
+from remap.train.loop import FitSettings, make_train_step
+from remap.train.optim import make_optimizer
+from remap.train.state import init_state
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,7 @@ from jaxtyping import Float
 
 from remap.bridge import Sky, open_sky
 from remap.bridge_errors import label_rows, library_rows, reconstruction_rows
-from remap.catalogue import Catalogue, write_catalogue
 from remap.ensemble import estimate
-from remap.latent_plots import latent_maps
 from remap.members import (
     ADAPT,
     AUTOENCODER,
@@ -38,12 +36,14 @@ from remap.members import (
     stage_key,
 )
 from remap.network.discrepancy import median_distance
-from remap.plots import one_to_one, training_curves
+from remap.predict.catalogue import Catalogue, write_catalogue
+from remap.report.maps import latent_maps
+from remap.report.plots import one_to_one, training_curves
+from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
 from remap.store.stars import in_group, readable_stars
 from remap.store.workdir import check_prepared
-from remap.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.window import Pool, pool_at
 
 logger = logging.getLogger(__name__)

@@ -32,12 +32,11 @@ from remap.members import (
     stage_key,
     stage_meta,
 )
-from remap.stages import fit_settings
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
 from remap.store.workdir import check_prepared
-from remap.train import DivergedError
+from remap.train.loop import DivergedError, fit_settings
 from remap.window import draw_pool
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,6 @@ from remap.members import (
     stage_meta,
     training_pool,
 )
-from remap.optim import make_optimizer, sgdr
 from remap.preprocess.description import Preprocessing
 from remap.regressor import (
     Examples,
@@ -39,10 +38,10 @@ from remap.regressor import (
     standardise,
 )
 from remap.sampling.sources import stream_indices
-from remap.stages import fit_settings
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder, write_config
-from remap.train import fit_function
+from remap.train.loop import fit_function, fit_settings
+from remap.train.optim import make_optimizer, sgdr
 
 
 class Regressors(NamedTuple):

@@ -20,7 +20,6 @@ import numpy as np
 
 from remap.config import NETWORK_SECTIONS, config_to_json
 from remap.continuum.common import NormalizeFn
-from remap.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
 from remap.labels import label_prior, padded_edges, soft_labels
 from remap.network.losses import LossSettings
 from remap.network.resnet import (
@@ -30,7 +29,6 @@ from remap.network.resnet import (
     init_variables,
     model_settings,
 )
-from remap.optim import Rule, make_optimizer, sgdr
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, paper_set_size
 from remap.sampling.sources import Draw, Library, random_labels
@@ -41,7 +39,10 @@ from remap.store.workdir import (
     stage_folder,
     write_config,
 )
-from remap.train import BatchFn, FitSettings, OnEpoch, fit, run_keys
+from remap.train.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
+from remap.train.keys import PRETRAIN, stage_key
+from remap.train.loop import BatchFn, FitSettings, OnEpoch, fit, run_keys
+from remap.train.optim import Rule, make_optimizer, sgdr
 
 logger = logging.getLogger(__name__)
 
@@ -93,20 +94,6 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
     )
 
 
-def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
-    """Length of a run of `steps` per epoch of what has no batch statistics, or keeps them."""
-    return FitSettings(
-        cycles=section.cycles,
-        epochs_per_cycle=section.epochs_per_cycle,
-        steps_per_epoch=steps,
-        checkpoint_epochs=section.checkpoint_epochs,
-        keep=section.keep,
-        stats_batches=0,
-        freeze_stats=True,
-        average="swa",
-    )
-
-
 def _network_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stats: bool) -> FitSettings:
     return FitSettings(
         cycles=section.cycles,
@@ -118,17 +105,6 @@ def _network_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_
         freeze_stats=freeze_stats,
         average=section.average,
     )
-
-
-def stage_key(config: ml_collections.ConfigDict, arm: str, *what: int) -> jax.Array:
-    """The root key of a run: a function of the seed, the arm and what is run."""
-    key = jax.random.fold_in(jax.random.key(config.seed), config.arm_names.index(arm))
-    for number in what:
-        key = jax.random.fold_in(key, number)
-    return key
-
-
-PRETRAIN, FINETUNE, ALIGN = 0, 1, 1 << 21  # folded into the keys; folds follow FINETUNE
 
 
 def start_stage(config: Mapping[str, Any]) -> str:
@@ -187,7 +163,7 @@ def train_network(
     name: str,
     on_epoch: OnEpoch | None = None,
 ) -> dict:
-    """Trains as the config's section `stage` says and resumes in `folder`: the averaged network, see `train.fit`."""
+    """Trains as the config's section `stage` says and resumes in `folder`: the averaged network, see `loop.fit`."""
     section = config[stage]
     schedule = sgdr(
         peak=section.rate_high,

@@ -17,14 +17,12 @@ from remap.config import config_to_json
 from remap.continuum.common import NormalizeFn
 from remap.labels import label_prior, soft_labels
 from remap.network.resnet import init_variables
-from remap.optim import layer_rules
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
 from remap.sampling.correction import add_residuals, apply_correction, fit_correction
 from remap.sampling.sources import Draw, Library, Survey, node_cells, stream_indices
 from remap.stages import (
-    FINETUNE,
     PRIOR,
     Arm,
     Training,
@@ -32,7 +30,6 @@ from remap.stages import (
     check_sections,
     check_single,
     open_arm,
-    stage_key,
     start_stage,
     train_network,
 )
@@ -46,6 +43,8 @@ from remap.store.workdir import (
     stage_folder,
     write_config,
 )
+from remap.train.keys import FINETUNE, stage_key
+from remap.train.optim import layer_rules
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import numpy as np
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
-from remap.diagnostic_plots import embedding_maps
-from remap.embeddings import Embedded, EmbeddingSettings, EpochEmbeddings, read_embeddings
 from remap.labels import LabelBins
 from remap.pmf.metrics import decimals
+from remap.report.maps import embedding_maps
 from remap.store.workdir import read_preprocessing, stage_folder
+from remap.train.embeddings import Embedded, EmbeddingSettings, EpochEmbeddings, read_embeddings
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from remap import stages, tuning
 from remap.ablate import ablate, plan
 from remap.ablate_report import compare, markdown
 from remap.config import override
-from remap.evaluate import predict_held_out
+from remap.predict.held_out import predict_held_out
 from remap.store.checkpoint import load_final
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import read_preprocessing, share, write_config
-from remap.train import DivergedError
+from remap.train.loop import DivergedError
 
 LABELS = ("teff", "logg", "feh")
 # The second is what the config has anyway; the third pre-trains on its own.

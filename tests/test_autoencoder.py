@@ -19,7 +19,7 @@ from remap.autoencoder import (
     reconstruction_error,
 )
 from remap.network.resnet import count_parameters
-from remap.optim import match_rules
+from remap.train.optim import match_rules
 
 PIXELS, LATENT = 20, 4
 SMALL = Autoencoder(AutoencoderSettings(16, LATENT, "relu", 0.8, 3.0), PIXELS)

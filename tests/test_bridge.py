@@ -10,18 +10,18 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import bridge, bridge_errors, prepare, regress, train
-from remap.catalogue import read_catalogue
+from remap import bridge, bridge_errors, prepare, regress
 from remap.ensemble import estimate, estimate_labels
-from remap.flags import Flag
 from remap.gap import report
 from remap.members import encode, held_pool, load_members, member_folder, open_source, training_pool
+from remap.predict.catalogue import Flag, read_catalogue
 from remap.store import checkpoint
 from remap.store.atomic import save_arrays
 from remap.store.records import read_records
 from remap.store.stars import readable_stars
 from remap.store.workdir import read_preprocessing
-from remap.train import Preempted
+from remap.train import loop
+from remap.train.loop import Preempted
 
 
 def same(a, b):
@@ -160,7 +160,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(route, copy, tiny_data,
         if len(calls) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train.checkpoint, "save_state", save_and_terminate)
+    monkeypatch.setattr(loop.checkpoint, "save_state", save_and_terminate)
     with pytest.raises(Preempted):
         run(config, workdir)
     assert not list((workdir / stage).glob("*/final"))
@@ -306,7 +306,7 @@ def test_launch_script_runs_the_stages_that_it_is_told(route, copy, tiny_data):
 
 
 class HeldOutStub:
-    """What `evaluate.held_out` gives, with one catalogue for all."""
+    """What `held_out.held_out` gives, with one catalogue for all."""
 
     def __init__(self, catalogue):
         self.found = catalogue

@@ -10,7 +10,7 @@ from scipy import stats
 
 from remap import load
 from remap.calibrate import calibrate
-from remap.evaluate import evaluate, held_out, predict_held_out
+from remap.evaluate import evaluate
 from remap.pmf import distributions, metrics
 from remap.pmf.calibration import (
     Calibration,
@@ -22,6 +22,7 @@ from remap.pmf.calibration import (
     fit_widening,
     widen,
 )
+from remap.predict.held_out import held_out, predict_held_out
 from remap.store.atomic import write_json
 from remap.store.workdir import read_calibration, read_stars
 

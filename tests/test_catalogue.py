@@ -10,8 +10,9 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table
 
-from remap import catalogue, flags
 from remap.pmf import distributions
+from remap.predict import catalogue
+from remap.predict.catalogue import Flag
 
 EDGES = {
     "teff": np.linspace(3000.0, 7000.0, 51),
@@ -39,7 +40,7 @@ def make(step=1200, arms=("A", "B")):
         pmf[1] = np.nan
     pmfs |= {("teff", arm): np.roll(pmfs["teff"], 1, axis=1) for arm in arms}
     bits = np.zeros(len(FILES), int)
-    bits[1] = flags.Flag.UNREADABLE | flags.Flag.MISSING_ARM
+    bits[1] = Flag.UNREADABLE | Flag.MISSING_ARM
     table = catalogue.build_catalogue(
         FILES,
         pmfs,

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from remap.optim import make_optimizer, swa_update_at_cycle_end
-from remap.state import TrainState, init_state
 from remap.store import checkpoint
+from remap.train.optim import make_optimizer, swa_update_at_cycle_end
+from remap.train.state import TrainState, init_state
 
 META = {"arm": "A", "config": {"seed": 0, "filters": (16, 32)}, "nothing_known": None}
 

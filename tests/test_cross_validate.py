@@ -21,7 +21,7 @@ from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import load_library, load_survey, read_preprocessing
-from remap.train import DivergedError, batch_loss
+from remap.train.loop import DivergedError, batch_loss
 
 # "stands" cannot win: its rate moves nothing. Folds and epochs are such that the programs of the other tests serve.
 CANDIDATES = (

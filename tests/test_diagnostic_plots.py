@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from remap import diagnostic_plots
-from remap.diagnostic_plots import CalibrationFound
 from remap.pmf import metrics
+from remap.report import reliability
+from remap.report.maps import embedding_maps
+from remap.report.reliability import CalibrationFound
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 
@@ -37,7 +38,7 @@ def test_calibration_curves_of_a_known_distribution(tmp_path, figures):
 
     curves = {"right": found(1.0), "narrow": found(0.5)}
     empty = {"right": CalibrationFound(np.full(3, np.nan), np.full(19, np.nan))}
-    diagnostic_plots.calibration_curves(
+    reliability.calibration_curves(
         tmp_path / "new" / "a.png",
         {"dwarfs": {"teff": curves, "feh": empty}, "giants": {"teff": curves, "feh": curves}},
         LEVELS,
@@ -69,7 +70,7 @@ def test_calibration_curves_of_a_known_distribution(tmp_path, figures):
 def test_calibration_curves_need_a_group_and_a_label(tmp_path):
     for nothing in ({}, {"dwarfs": {}}):
         with pytest.raises(ValueError, match="at least one group and label"):
-            diagnostic_plots.calibration_curves(tmp_path / "a.png", nothing, LEVELS, bins=10, confidence=0.9)
+            reliability.calibration_curves(tmp_path / "a.png", nothing, LEVELS, bins=10, confidence=0.9)
     assert not list(tmp_path.iterdir())
 
 
@@ -90,9 +91,7 @@ def test_embedding_maps_share_colours_and_limits_and_mark_unknown_labels(tmp_pat
         for name, scale in (("epoch 0", 1.0), ("epoch 25", 50.0))
     }
     notes = {name: {row: f"{name} {row}" for row in rows} for name in columns}
-    diagnostic_plots.embedding_maps(
-        tmp_path / "a.png", columns, rows, label="teff", unit="K", notes=notes, title="T"
-    )
+    embedding_maps(tmp_path / "a.png", columns, rows, label="teff", unit="K", notes=notes, title="T")
     (figure,) = figures
     panels = [axis for axis in figure.axes if axis.collections and axis.get_label() != "<colorbar>"]
     assert [axis.get_title() for axis in panels] == [f"{c} {r}" for r in rows for c in columns]
@@ -119,5 +118,5 @@ def test_embedding_maps_share_colours_and_limits_and_mark_unknown_labels(tmp_pat
 )
 def test_embedding_maps_refuse_what_does_not_fit(tmp_path, places, values, message):
     with pytest.raises(ValueError, match=message):
-        diagnostic_plots.embedding_maps(tmp_path / "a.png", **maps(places, values), label="teff", unit="K")
+        embedding_maps(tmp_path / "a.png", **maps(places, values), label="teff", unit="K")
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from remap.network.discrepancy import coral, median_distance, mmd
-from remap.two_sample import auc, classifier_auc, feature_tests, mmd_test
+from remap.report.two_sample import auc, classifier_auc, feature_tests, mmd_test
 
 SETTINGS = {"folds": 5, "repeats": 2, "ridge": 1.0, "resamples": 100, "level": 0.95, "seed": 0}
 

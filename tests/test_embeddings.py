@@ -9,14 +9,15 @@ import pytest
 import tiny
 
 from configs import common
-from remap import embeddings, stages
-from remap.embeddings import EmbeddingSettings, read_embeddings
+from remap import stages
 from remap.labels import bin_index, padded_edges
-from remap.optim import make_optimizer, sgdr
-from remap.state import init_state
 from remap.store import checkpoint
 from remap.store.records import read_records
 from remap.store.workdir import check_prepared
+from remap.train import embeddings
+from remap.train.embeddings import EmbeddingSettings, read_embeddings
+from remap.train.optim import make_optimizer, sgdr
+from remap.train.state import init_state
 
 SIZE = 12  # of each part; not a multiple of the batch of 8
 

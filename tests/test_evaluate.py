@@ -9,8 +9,9 @@ from astropy.table import Table
 from scipy.stats import kstest
 
 from remap import evaluate, load
-from remap.catalogue import read_catalogue
-from remap.predict import ArmInputs
+from remap.predict.catalogue import read_catalogue
+from remap.predict.held_out import predict_held_out
+from remap.predict.predictor import ArmInputs
 from remap.store.stars import STATUS_UNREADABLE, fold_split, in_group
 from remap.store.workdir import load_survey, read_stars
 
@@ -36,7 +37,7 @@ def stars_of(workdir):
 
 
 def held_out(tiny_data, workdir, stage="finetune", **changes):
-    return evaluate.predict_held_out(tiny.config(tiny_data, **changes), workdir, stars_of(workdir), stage)
+    return predict_held_out(tiny.config(tiny_data, **changes), workdir, stars_of(workdir), stage)
 
 
 def single_fold(workdir, fold):
@@ -80,7 +81,7 @@ def test_pretrained_network_saw_no_star(tiny_data, tiny_workdir):
 def test_validation_stars_are_predicted_by_a_fold_that_watched_them(tiny_data, tiny_workdir):
     stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
     splits = [fold_split(stars, config, k) for k in (0, 1)]
-    catalogue, tuned = evaluate.predict_held_out(config, tiny_workdir, stars, "finetune", "val")
+    catalogue, tuned = predict_held_out(config, tiny_workdir, stars, "finetune", "val")
     np.testing.assert_array_equal(tuned, (splits[0] == "val") | (splits[1] == "val"))
     assert 0 < tuned.sum() < (splits[0] != "other").sum()
     for i in np.flatnonzero(tuned):

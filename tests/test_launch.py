@@ -7,9 +7,8 @@ import pytest
 import tiny
 from astropy.io import fits
 
-from remap.catalogue import read_catalogue
-from remap.flags import Flag
 from remap.io.bundle import read_bundle
+from remap.predict.catalogue import Flag, read_catalogue
 
 
 def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_predictor, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from remap.network.resnet import ModelSettings, init_variables, make_model
-from remap.optim import (
+from remap.train.optim import (
     graded_rules,
     layer_rules,
     make_optimizer,

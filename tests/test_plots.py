@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from remap import plots
 from remap.pmf import distributions, metrics
+from remap.report import plots
 
 pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 
@@ -192,9 +192,9 @@ def test_the_missing_extra_is_named(tmp_path, monkeypatch):
 
 def test_importing_needs_no_matplotlib_and_plotting_no_pyplot(tmp_path):
     code = (
-        "import sys, remap.plots\n"
+        "import sys, remap.report.plots\n"
         "assert 'matplotlib' not in sys.modules\n"
-        f"remap.plots.training_curves({str(tmp_path / 'a.png')!r}, [{{'step': 1, 'loss': 1.0}}])\n"
+        f"remap.report.plots.training_curves({str(tmp_path / 'a.png')!r}, [{{'step': 1, 'loss': 1.0}}])\n"
         "import matplotlib\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert matplotlib.rcParams['font.size'] == matplotlib.rcParamsDefault['font.size']\n"

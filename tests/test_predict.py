@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from remap import Predictor, load, make_spectra
-from remap.flags import Flag
 from remap.io import list_files
+from remap.predict.catalogue import Flag
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift
 
 LABELS = ("teff", "logg", "feh")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from remap.report import by_snr, table1
+from remap.report.tables import by_snr, table1
 
 
 def test_by_snr_of_a_case_made_by_hand():

@@ -9,13 +9,13 @@ import pytest
 import tiny
 
 from remap import load, prepare, stages, tuning
-from remap.embeddings import read_embeddings
-from remap.predict import ArmInputs
+from remap.predict.predictor import ArmInputs
 from remap.spectra import SpectrumError
 from remap.store import checkpoint
 from remap.store.records import read_records
 from remap.store.stars import STATUS_UNREADABLE, fold_split, selected
 from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
+from remap.train.embeddings import read_embeddings
 
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="bit for bit on CPU only")
 STAGES = {"pretrain": stages.pretrain, "finetune": tuning.finetune}
@@ -26,7 +26,7 @@ STEPS = 8  # of pre-training: two cycles of two epochs of two steps
 SIGTERM_AT_STEP_1 = """
 import os, signal
 from remap import train
-make = train.make_train_step
+make = loop.make_train_step
 def make_stopping(*args):
     step = make(*args)
     def stop(state, *rest):
@@ -35,7 +35,7 @@ def make_stopping(*args):
             os.kill(os.getpid(), signal.SIGTERM)
         return out
     return stop
-train.make_train_step = make_stopping
+loop.make_train_step = make_stopping
 """
 SIGKILL_AT_STEP_8 = """
 import os, signal

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap import train
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
-from remap.optim import make_optimizer, sgdr
 from remap.sampling.augment import Batch
 from remap.store import checkpoint
 from remap.store.checkpoint import unstack
 from remap.store.records import read_records
-from remap.train import DivergedError, FitSettings, Preempted, fit, reestimate_stats
+from remap.train import loop
+from remap.train.loop import DivergedError, FitSettings, Preempted, fit, reestimate_stats
+from remap.train.optim import make_optimizer, sgdr
 
 PIXELS, STARS, BINS = 48, 4, 5
 LOSS = LossSettings(gamma=2.0, cost_weight=1.0, triplet_weight=0.001, margin=0.2, label_weights=())
@@ -198,7 +198,7 @@ def test_the_best_average_is_that_of_the_least_validation_loss(run, whole, tmp_p
 
 
 def _statistics(params, like):
-    keys = train.run_keys(jax.random.key(0))
+    keys = loop.run_keys(jax.random.key(0))
     batches = [batch_fn(keys.stats, jnp.asarray(i), jnp.asarray(-1)) for i in range(SETTINGS.stats_batches)]
     return reestimate_stats(MODEL, params, like, batches, keys.stats)
 
@@ -239,7 +239,7 @@ def test_nan_stops_the_run_and_names_the_step_and_the_loss(run, tmp_path):
 def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_losses(
     run, whole, tmp_path, monkeypatch
 ):
-    make = train.make_train_step
+    make = loop.make_train_step
 
     def make_stopping(*args):
         step = make(*args)
@@ -253,7 +253,7 @@ def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_l
         return stop_at_3
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(train, "make_train_step", make_stopping)
+    monkeypatch.setattr(loop, "make_train_step", make_stopping)
     with pytest.raises(Preempted, match="tiny: stopped by SIGTERM at step 3; the same command resumes"):
         run(tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -301,7 +301,7 @@ def test_a_run_with_other_settings_is_refused_with_both_values(run, whole):
 
 
 def test_a_finished_run_trains_no_further(run, whole, monkeypatch):
-    monkeypatch.setattr(train, "_epoch_record", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "_epoch_record", lambda *_: pytest.fail("trained again"))
     text = (whole[0] / "metrics.jsonl").read_text()
     assert same(run(whole[0]), whole[1])
     assert (whole[0] / "metrics.jsonl").read_text() == text

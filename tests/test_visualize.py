@@ -9,7 +9,7 @@ import tiny
 from astropy.table import Table
 
 from remap import visualize
-from remap.embeddings import Embedded, read_embeddings
+from remap.train.embeddings import Embedded, read_embeddings
 from remap.visualize import neighbour_difference, tsne
 
 

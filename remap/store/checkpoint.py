@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from remap.state import TrainState
+from remap.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 

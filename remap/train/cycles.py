@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from remap.state import TrainState
 from remap.store.atomic import save_arrays
+from remap.train.state import TrainState
 
 KEPT = ("best", "snapshots")  # values of `FitSettings.average` that need the cycles one by one
 
@@ -21,7 +21,7 @@ def _path(folder: Path, cycle: int) -> Path:
 
 
 def make_recorder(folder: str | Path, epochs_per_cycle: int) -> Callable[[int, TrainState], None]:
-    """An `on_epoch` for `train.fit` that writes `cycle_K.npz` at the end of cycle K, whole or not at all."""
+    """An `on_epoch` for `loop.fit` that writes `cycle_K.npz` at the end of cycle K, whole or not at all."""
 
     def record(epoch: int, state: TrainState) -> None:
         if epoch == 0 or epoch % epochs_per_cycle:

@@ -15,8 +15,8 @@ from jaxtyping import Array
 from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
 from remap.sampling.sources import Draw
-from remap.state import TrainState
 from remap.store.atomic import save_arrays
+from remap.train.state import TrainState
 
 PARTS = ("train", "val")
 
@@ -90,7 +90,7 @@ def fixed_spectra(
 def make_recorder(
     model: ResNet1D, spectra: Mapping[str, FixedSpectra], folder: str | Path, epochs: Sequence[int]
 ) -> Callable[[int, TrainState], None]:
-    """An `on_epoch` for `train.fit` that writes `embeddings_epoch_EEEE.npz` after each of the given epochs.
+    """An `on_epoch` for `loop.fit` that writes `embeddings_epoch_EEEE.npz` after each of the given epochs.
 
     The network is the one of that epoch (not the average over the cycles), without dropout, with its running
     batch statistics.

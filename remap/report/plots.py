@@ -1,4 +1,4 @@
-"""Figures of predictions, training and spectra, as files (`remap.figure` has what all figures share)."""
+"""Figures of predictions, training and spectra, as files (`remap.report.figure` has what all figures share)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remap.figure import COLOURS, MARKERS, SYMBOLS, axis_name, page
 from remap.pmf import distributions, metrics
+from remap.report.figure import COLOURS, MARKERS, SYMBOLS, axis_name, page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

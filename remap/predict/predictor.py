@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from remap import io
-from remap.catalogue import Catalogue, build_catalogue, provenance
 from remap.continuum.normalizers import Normalizer, get_normalizer
-from remap.flags import Flag
 from remap.network.resnet import ResNet1D, build_model
 from remap.pmf.calibration import Calibrates, Calibration
 from remap.pmf.distributions import arm_disagreement, combine_arms, count_modes, is_edge
+from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import observed_on_grid, scale_to_unit, snr_estimate, usable
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError

@@ -14,17 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 from jaxtyping import Array
 
-from remap import cycles
 from remap.network.losses import LossSettings, LossTerms, multitask_loss
 from remap.network.resnet import Outputs, ResNet1D
-from remap.optim import swa_update_at_cycle_end
 from remap.sampling.augment import Batch
-from remap.state import TrainState, init_state
 from remap.store import checkpoint, records
+from remap.train import cycles
+from remap.train.optim import swa_update_at_cycle_end
+from remap.train.state import TrainState, init_state
 
 logger = logging.getLogger(__name__)
 
@@ -453,3 +454,17 @@ def _sigterm() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def fit_settings(section: ml_collections.ConfigDict, steps: int) -> FitSettings:
+    """Length of a run of `steps` per epoch of what has no batch statistics, or keeps them."""
+    return FitSettings(
+        cycles=section.cycles,
+        epochs_per_cycle=section.epochs_per_cycle,
+        steps_per_epoch=steps,
+        checkpoint_epochs=section.checkpoint_epochs,
+        keep=section.keep,
+        stats_batches=0,
+        freeze_stats=True,
+        average="swa",
+    )

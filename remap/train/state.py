@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from remap.optim import SWAState, swa_init
+from remap.train.optim import SWAState, swa_init
 
 
 class TrainState(NamedTuple):

@@ -17,6 +17,7 @@ keeps blanks at the end of a text, ECSV none at its start.
 from __future__ import annotations
 
 import datetime
+import enum
 import hashlib
 import io
 import json
@@ -33,8 +34,39 @@ from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from remap._version import __version__
-from remap.flags import Flag, describe
 from remap.pmf import distributions
+
+
+class Flag(enum.IntFlag):
+    """Bits of the catalogue's int32 column `flags`; 0 means that nothing was noticed.
+
+    A bit, once released, keeps its number and meaning; new ones are appended (30 is the last that fits).
+    The thresholds are config fields and so part of the catalogue's provenance.
+    """
+
+    LOW_SNR = 1 << 0
+    BAD_PIXELS = 1 << 1
+    CONTINUUM = 1 << 2
+    EDGE = 1 << 3
+    MULTIMODAL = 1 << 4
+    ARMS_DISAGREE = 1 << 5
+    FAR = 1 << 6
+    MISSING_ARM = 1 << 7
+    UNREADABLE = 1 << 8
+
+
+_MEANING = {
+    Flag.LOW_SNR: "the signal-to-noise ratio is below the threshold",
+    Flag.BAD_PIXELS: "more pixels are masked or unusable than the threshold allows",
+    Flag.CONTINUUM: "the continuum fit hit a limit, lacked pixels, or is not positive everywhere",
+    Flag.EDGE: "the PMF of a label piles up on an edge of its range; the truth may lie outside",
+    Flag.MULTIMODAL: "the PMF of a label has several modes; its median may lie between them",
+    Flag.ARMS_DISAGREE: "the arms give values of a label that differ by more than their widths allow",
+    Flag.FAR: "the spectrum lies far from all training spectra in embedding space",
+    Flag.MISSING_ARM: "an arm is not covered, or only in part; the other arms alone were used",
+    Flag.UNREADABLE: "the spectrum could not be used; the row holds NaN and `message` says why",
+}
+
 
 # A label's combined PMF is keyed by its name, that of one arm by (label, arm).
 PmfKey = str | tuple[str, str]
@@ -113,7 +145,7 @@ def build_catalogue(
         that of the columns. PMFs of single arms (keys (label, arm)) are left to `write_catalogue`.
       edges: label -> float[K + 1].
       units: label -> unit as astropy spells it ("K", "dex", "km/s"; "" for none).
-      flags: int[S], bits of `remap.flags.Flag`.
+      flags: int[S], bits of `remap.predict.catalogue.Flag`.
       snr: float[S], per pixel; NaN = unknown.
       arms: arm -> bool[S], whether the row used it.
       messages: S reasons why rows are NaN, "" elsewhere; None = none.
@@ -414,3 +446,8 @@ def _write_files(writers: Mapping[Path, Callable[[BinaryIO], None]]) -> None:
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
+
+
+def describe() -> dict[int, str]:
+    """Bit value -> "NAME: meaning" for every flag, in the order of the bits, for table metadata."""
+    return {int(flag): f"{flag.name}: {_MEANING[flag]}" for flag in Flag}
