@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from astropy.table import Table
 
-from remap import align, bridge, cli, prepare, regress, stages
+from remap import bridge, cli, regress
 from remap.bridge_errors import bootstrap
 from remap.ensemble import estimate
 from remap.gap import Matched, compare, match
@@ -32,6 +32,10 @@ from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import predict_held_out
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
+from remap.stages import common
+from remap.stages.align import align, network_outputs
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.stars import in_group, readable_stars
@@ -102,9 +106,9 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     workdir = root / own.replace(" ", "_")
     began = time.monotonic()
     if not (base / "data" / "preprocessing.json").exists():
-        prepare.preprocess(config, base)
+        preprocess(config, base)
     if route == "main":
-        stages.pretrain(config, base)
+        pretrain(config, base)
     else:
         bridge.train_autoencoders(config, base)
     shared = time.monotonic() - began
@@ -120,9 +124,9 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
         raise ValueError("no star has labels inside the library")
     began = time.monotonic()
     if route == "main":
-        align.align(config, workdir)
+        align(config, workdir)
         write_config(workdir, config)
-        stage = stages.start_stage(config)
+        stage = common.start_stage(config)
         catalogue, _ = predict_held_out(config, workdir, stars, stage)
         features = main_features(config, workdir, preprocessing, stage, sky.pixels, matched)
     else:
@@ -163,7 +167,7 @@ def main_features(
         for i, (pixels, rows) in enumerate(((observed, matched.stars), (matched.first.pixels, slice(None)))):
             flux = low + (high - low) * pixels.flux[rows, start:stop]
             batch = Batch(flux, pixels.valid[rows, start:stop], jnp.zeros(0), jnp.zeros(0))
-            parts[i].append(np.asarray(align.network_outputs(model, variables, batch)[1]))
+            parts[i].append(np.asarray(network_outputs(model, variables, batch)[1]))
     return tuple(np.concatenate(p, axis=1) for p in parts)
 
 

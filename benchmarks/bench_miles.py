@@ -18,11 +18,14 @@ from absl import flags
 
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
-from remap import cli, prepare, stages, tuning
-from remap.calibrate import calibrate
-from remap.evaluate import summarize
+from remap import cli
 from remap.pmf.metrics import nan_robust, paired_interval, residual_table
 from remap.predict.held_out import predict_held_out
+from remap.stages.calibrate import calibrate
+from remap.stages.evaluate import summarize
+from remap.stages.finetune import finetune
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain
 from remap.store.atomic import write_json
 from remap.store.stars import in_group, readable_stars
 from remap.store.workdir import share
@@ -94,12 +97,12 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
         write_json(record, seconds)
         return result
 
-    timed("preprocess", prepare.preprocess, config, base)
-    timed("pretrain", stages.pretrain, config, base)
+    timed("preprocess", preprocess, config, base)
+    timed("pretrain", pretrain, config, base)
     if workdir != base:
         share(workdir, "data", base)
         share(workdir, "pretrain", base)
-    timed("finetune", tuning.finetune, config, workdir)
+    timed("finetune", finetune, config, workdir)
     # Uncalibrated where the labelled stars are others than those that the calibration is for.
     calibrated = variant in ("fine-tuned", "both kinds")
     if calibrated:

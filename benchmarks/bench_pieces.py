@@ -18,8 +18,9 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from remap import cli, stages, tuning
+from remap import cli
 from remap.network.losses import LossSettings
+from remap.stages import common, finetune, pretrain
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared
 from remap.train.loop import FitSettings, make_train_step
@@ -55,7 +56,7 @@ def main() -> None:
 
     pretraining = {}
     for name, change in AUGMENT.items():
-        start = stages.pretraining(_changed(config, "augment", change), workdir, preprocessing, arm)
+        start = pretrain.pretraining(_changed(config, "augment", change), workdir, preprocessing, arm)
         pretraining[name] = _batches(start.batch_fn, start.library)
     report("pre-training, a batch of 32", pretraining)
 
@@ -63,7 +64,7 @@ def main() -> None:
     for name, change in FINETUNE.items():
         changed = _changed(config, "finetune", change)
         split = fold_split(stars, changed, 0)
-        start = tuning.finetuning(changed, workdir, preprocessing, arm, 0, split)
+        start = finetune.finetuning(changed, workdir, preprocessing, arm, 0, split)
         finetuning[name] = _batches(start.batch_fn, start.data)
     report("fine-tuning, a batch of 32", finetuning)
     for name, freeze in (("batch statistics of its own", False), ("frozen statistics", True)):
@@ -85,7 +86,7 @@ def _batches(batch_fn: Callable, data: Any) -> Callable[[int], Any]:
 
 
 def _steps(
-    config: ml_collections.ConfigDict, start: stages.Training, freeze_stats: bool
+    config: ml_collections.ConfigDict, start: common.Training, freeze_stats: bool
 ) -> Callable[[int], Any]:
     schedule = sgdr(peak=1e-3, end=1e-5, cycles=1, steps_per_cycle=1000)
     optimizer = make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=1.0)

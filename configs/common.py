@@ -179,10 +179,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         },
     }
 
-    # Between the two (remap.align), not in the paper: features of the survey's spectra, without their labels, pulled
-    # to those of library spectra. `kind`: "none" (no such stage), "mmd", "coral" or "autoencoder". `match` compares
-    # the stars with library spectra from the cells that the pre-trained network puts them in. An epoch has as many
-    # steps as one of pre-training.
+    # Between the two (remap.stages.align), not in the paper: features of the survey's spectra, without their labels,
+    # pulled to those of library spectra. `kind`: "none" (no such stage), "mmd", "coral" or "autoencoder". `match`
+    # compares the stars with library spectra from the cells that the pre-trained network puts them in. An epoch has
+    # as many steps as one of pre-training.
     c.align = {
         "kind": "none",
         "weight": 30.0,  # for "mmd"; benchmarks/bench_gap.py has 100 for "coral" and 3 for "autoencoder"

@@ -3,13 +3,14 @@
 python -m launch.align --config=configs/miles.py --workdir=DIR --config.align.kind=mmd
 """
 
-from remap import align, cli
+from remap import cli
+from remap.stages.align import align
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
-    align.align(CONFIG.value, cli.WORKDIR.value)
+    align(CONFIG.value, cli.WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from absl import flags
 
-from remap import bridge, cli, prepare, regress
+from remap import bridge, cli, regress
 from remap.gap import report
+from remap.stages.preprocess import preprocess
 from remap.synth.mock import make_mock_data
 
 CONFIG = cli.define_config()
@@ -29,7 +30,7 @@ def main() -> None:
         with config.unlocked():
             config.data_root = str((workdir / "mock").absolute())
         make_mock_data(workdir / "mock", config.synthetic)
-        prepare.preprocess(config, workdir)
+        preprocess(config, workdir)
     steps = {"train": bridge.train_autoencoders, "adapt": bridge.adapt, "regress": regress.regress}
     for name, step in steps.items():
         if name in CHOSEN.value:

@@ -4,7 +4,7 @@ python -m launch.calibrate --config=configs/miles.py --workdir=DIR
 """
 
 from remap import cli
-from remap.calibrate import calibrate
+from remap.stages.calibrate import calibrate
 
 CONFIG = cli.define_config()
 

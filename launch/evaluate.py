@@ -4,7 +4,7 @@ python -m launch.evaluate --config=configs/miles.py --workdir=DIR
 """
 
 from remap import cli
-from remap.evaluate import brief, evaluate
+from remap.stages.evaluate import brief, evaluate
 
 CONFIG = cli.define_config()
 

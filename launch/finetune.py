@@ -3,13 +3,14 @@
 python -m launch.finetune --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli, tuning
+from remap import cli
+from remap.stages.finetune import finetune
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
-    tuning.finetune(CONFIG.value, cli.WORKDIR.value)
+    finetune(CONFIG.value, cli.WORKDIR.value)
 
 
 if __name__ == "__main__":

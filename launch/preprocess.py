@@ -3,13 +3,14 @@
 python -m launch.preprocess --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli, prepare
+from remap import cli
+from remap.stages.preprocess import preprocess
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
-    prepare.preprocess(CONFIG.value, cli.WORKDIR.value)
+    preprocess(CONFIG.value, cli.WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 python -m launch.pretrain --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli, stages
+from remap import cli
+from remap.stages.pretrain import pretrain
 
 CONFIG = cli.define_config()
 
 
 def main() -> None:
-    stages.pretrain(CONFIG.value, cli.WORKDIR.value)
+    pretrain(CONFIG.value, cli.WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=qu
 
 from pathlib import Path
 
-from remap import align, cli, prepare, stages, tuning
-from remap.calibrate import calibrate
-from remap.evaluate import brief, evaluate
+from remap import cli
 from remap.io import list_files
 from remap.predict.catalogue import write_catalogue
 from remap.predict.predictor import load
+from remap.stages.align import align
+from remap.stages.calibrate import calibrate
+from remap.stages.evaluate import brief, evaluate
+from remap.stages.finetune import finetune
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain
 from remap.synth.mock import make_mock_data
 
 CONFIG = cli.define_config(default="configs/quickstart.py")
@@ -23,10 +27,10 @@ def main() -> None:
     with config.unlocked():
         config.data_root = str(data.absolute())
     make_mock_data(data, config.synthetic)
-    prepare.preprocess(config, workdir)
-    stages.pretrain(config, workdir)
-    align.align(config, workdir)
-    tuning.finetune(config, workdir)
+    preprocess(config, workdir)
+    pretrain(config, workdir)
+    align(config, workdir)
+    finetune(config, workdir)
     calibrate(config, workdir)
     table = evaluate(config, workdir)
     predictor = load(workdir)

@@ -4,7 +4,7 @@ python -m launch.visualize --config=configs/miles.py --workdir=DIR
 """
 
 from remap import cli
-from remap.visualize import visualize
+from remap.stages.visualize import visualize
 
 CONFIG = cli.define_config()
 

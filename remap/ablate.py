@@ -20,7 +20,6 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap import align, prepare, stages, tuning
 from remap.ablate_report import compare, markdown
 from remap.config import (
     DATA_SECTIONS,
@@ -33,6 +32,10 @@ from remap.config import (
 )
 from remap.pmf.metrics import crps, nll
 from remap.predict.held_out import predict_held_out
+from remap.stages.align import align
+from remap.stages.finetune import finetune
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain
 from remap.store.atomic import write_json
 from remap.store.checkpoint import check_equal
 from remap.store.stars import readable_stars
@@ -126,7 +129,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     if (workdir / "data" / "preprocessing.json").exists():
         check_prepared(base, workdir)
     else:
-        prepare.preprocess(base, workdir)
+        preprocess(base, workdir)
     stars = readable_stars(workdir)
     trained = [v for v in variants if not v.same]
     logger.info(
@@ -190,9 +193,9 @@ def _scores_of(
         if owners[part.name] != folder:
             share(folder, "pretrain", owners[part.name])
         try:
-            stages.pretrain(part.config, folder)
-            align.align(part.config, folder)
-            tuning.finetune(part.config, folder)
+            pretrain(part.config, folder)
+            align(part.config, folder)
+            finetune(part.config, folder)
         except DivergedError as error:  # a finding about this variant, with which the others go on
             if variant.name == FULL:
                 raise
@@ -248,7 +251,7 @@ def _data_folder(
     if (folder / "data" / "preprocessing.json").exists():
         check_equal(data(read_config(folder)), own, f"{folder / 'data'}: prepared with other settings")
     else:
-        prepare.preprocess(config, folder)
+        preprocess(config, folder)
     return folder
 
 

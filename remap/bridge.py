@@ -4,7 +4,7 @@
     adapt                each is fine-tuned on the survey's spectra, without labels
     regress              networks learn the labels from the library's latent features
 
-Each takes a config and a working folder in which `prepare.preprocess` has run, and resumes what was interrupted.
+Each takes a config and a working folder in which `preprocess.preprocess` has run, and resumes what was interrupted.
 `ensemble.estimate` then applies the regressors to the survey's latent features. DESIGN §8, Mas-Buitrago et al. 2024.
 """
 

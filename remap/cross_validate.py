@@ -39,13 +39,14 @@ from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.sampling.folds import assign_folds
 from remap.search import FoldLosses, SearchSettings, search
-from remap.stages import Pretraining, Training, held_out_batch, pretraining, start_stage, train_network
+from remap.stages.common import Training, start_stage, train_network
+from remap.stages.finetune import finetuning
+from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared, stage_folder
 from remap.train.loop import DivergedError, make_eval_step
-from remap.tuning import finetuning
 
 logger = logging.getLogger(__name__)
 

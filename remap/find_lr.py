@@ -15,7 +15,7 @@ import optax
 
 from remap.network.losses import LossSettings
 from remap.report.plots import learning_rates
-from remap.stages import Pretraining, pretraining
+from remap.stages.pretrain import Pretraining, pretraining
 from remap.store.atomic import write_json
 from remap.store.workdir import check_prepared
 from remap.train.loop import FitSettings, make_train_step

@@ -7,9 +7,12 @@ import jax
 import pytest
 import tiny
 
-from remap import load, prepare, stages, tuning
+from remap import load
 from remap.io import find_data
 from remap.spectra import SpectrumError
+from remap.stages.finetune import finetune
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
@@ -35,7 +38,7 @@ def tiny_data(tmp_path_factory) -> Path:
 def tiny_prepared(tiny_data, tmp_path_factory) -> Path:
     """A working folder of the tiny experiment in which `preprocess` has run; tests must not change it."""
     workdir = tmp_path_factory.mktemp("tiny_prepared")
-    prepare.preprocess(tiny.config(tiny_data), workdir)
+    preprocess(tiny.config(tiny_data), workdir)
     return workdir
 
 
@@ -44,8 +47,8 @@ def tiny_workdir(tiny_data, tiny_prepared, tmp_path_factory) -> Path:
     """A working folder in which all stages have run, both folds; tests must not change it."""
     workdir = tmp_path_factory.mktemp("tiny_trained") / "work"
     shutil.copytree(tiny_prepared, workdir)
-    stages.pretrain(tiny.config(tiny_data), workdir)
-    tuning.finetune(tiny.config(tiny_data), workdir)
+    pretrain(tiny.config(tiny_data), workdir)
+    finetune(tiny.config(tiny_data), workdir)
     return workdir
 
 

@@ -10,11 +10,11 @@ import tiny
 from astropy.table import Table
 
 from remap import ablate as module
-from remap import stages, tuning
 from remap.ablate import ablate, plan
 from remap.ablate_report import compare, markdown
 from remap.config import override
 from remap.predict.held_out import predict_held_out
+from remap.stages import common
 from remap.store.checkpoint import load_final
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import read_preprocessing, share, write_config
@@ -62,7 +62,7 @@ def moved(done, tmp_path):
 
 
 def no_training(monkeypatch):
-    monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(common, "fit", lambda *_, **__: pytest.fail("trained again"))
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -135,8 +135,8 @@ def test_table_follows_from_the_scores(done):
 
 
 def test_a_moved_folder_resumes_without_training_anything(moved, done, tiny_data, monkeypatch):
-    monkeypatch.setattr(stages, "pretrain", lambda *_: pytest.fail("ran again"))
-    monkeypatch.setattr(tuning, "finetune", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(module, "pretrain", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(module, "finetune", lambda *_: pytest.fail("ran again"))
     found = ablate(config(tiny_data), moved)
     assert found.pformat(max_lines=-1) == done[1].pformat(max_lines=-1)
     monkeypatch.undo()
@@ -162,8 +162,8 @@ def test_single_task_takes_each_label_from_the_network_of_its_own_loss(moved, ti
         shutil.copytree(moved / "ablate" / source[folder.name] / "seed_0" / "finetune", folder / "finetune")
         write_config(folder, c)
 
-    monkeypatch.setattr(stages, "pretrain", lambda *_: None)
-    monkeypatch.setattr(tuning, "finetune", put)
+    monkeypatch.setattr(module, "pretrain", lambda *_: None)
+    monkeypatch.setattr(module, "finetune", put)
     ablate(config(tiny_data, ablate__run=("single_task",)), moved)
     assert weights == [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
     found = scores(moved, "single_task")
@@ -182,7 +182,7 @@ def test_a_variant_that_diverges_is_reported_and_the_others_go_on(moved, tiny_da
     def diverge(*_):
         raise DivergedError("finetune A fold 0: not finite at step 3")
 
-    monkeypatch.setattr(tuning, "finetune", diverge)
+    monkeypatch.setattr(module, "finetune", diverge)
     table = ablate(config(tiny_data), moved)
     lost = table["variant"] == "uniform_rates"
     assert np.isnan(table["change"][lost]).all()

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import align, evaluate, load, prepare, tuning
+from remap import load
 from remap.network.discrepancy import AlignSettings, coral, discrepancy, find_scale
 from remap.sampling.sources import Library, matched_cells
+from remap.stages import evaluate
+from remap.stages.align import align, held_stars
+from remap.stages.finetune import finetune, finetuning
+from remap.stages.preprocess import preprocess
 from remap.store import checkpoint
 from remap.store.atomic import save_arrays
 from remap.store.records import read_records
@@ -74,7 +78,7 @@ def settings(data, kind="mmd", **changes):
 def pretrained(tiny_data, tiny_workdir, tmp_path_factory):
     """A working folder of arm A alone, pre-trained; tests must not change it."""
     workdir = tmp_path_factory.mktemp("pretrained") / "work"
-    prepare.preprocess(settings(tiny_data), workdir)
+    preprocess(settings(tiny_data), workdir)
     shutil.copytree(tiny_workdir / "pretrain" / "A", workdir / "pretrain" / "A")
     path = workdir / "pretrain" / "A" / "final"
     variables, meta = checkpoint.load_final(path)
@@ -89,7 +93,7 @@ def aligned(tiny_data, pretrained, tmp_path_factory):
     """The same after the stage align with kind "mmd"; tests must not change it."""
     workdir = tmp_path_factory.mktemp("aligned") / "work"
     shutil.copytree(pretrained, workdir)
-    align.align(settings(tiny_data), workdir)
+    align(settings(tiny_data), workdir)
     return workdir
 
 
@@ -123,7 +127,7 @@ def test_alignment_pulls_features_together_and_leaves_the_statistics(aligned, pr
 def test_every_kind_leaves_a_network_of_the_same_shape(tiny_data, pretrained, tmp_path, kind):
     shutil.copytree(pretrained, tmp_path / "work")
     config = settings(tiny_data, kind, align__match=False)
-    align.align(config, tmp_path / "work")
+    align(config, tmp_path / "work")
     before, after = final(pretrained, "pretrain"), final(tmp_path / "work")
     assert jax.tree.map(np.shape, before) == jax.tree.map(np.shape, after)
     records = read_records(tmp_path / "work" / "align" / "A" / "metrics.jsonl")
@@ -137,7 +141,7 @@ def test_labels_of_stars_have_no_part(tiny_data, pretrained, aligned, tmp_path):
     with np.load(path) as old:
         arrays = dict(old)
     save_arrays(path, **arrays | {"labels": arrays["labels"][::-1] + 1})
-    align.align(settings(tiny_data), workdir)
+    align(settings(tiny_data), workdir)
     assert same(final(aligned), final(workdir))
 
 
@@ -145,14 +149,14 @@ def test_finetuning_starts_from_the_aligned_network(tiny_data, pretrained, align
     config = settings(tiny_data)
     preprocessing = read_preprocessing(aligned)
     split = fold_split(readable_stars(aligned), config, 0)
-    start = tuning.finetuning(config, aligned, preprocessing, "A", 0, split)
+    start = finetuning(config, aligned, preprocessing, "A", 0, split)
     assert same(start.variables["params"], final(aligned)["params"])
-    plain = tuning.finetuning(settings(tiny_data, "none"), aligned, preprocessing, "A", 0, split)
+    plain = finetuning(settings(tiny_data, "none"), aligned, preprocessing, "A", 0, split)
     assert same(plain.variables["params"], final(pretrained, "pretrain")["params"])
     with pytest.raises(FileNotFoundError, match="align/A/final"):
-        tuning.finetuning(config, pretrained, preprocessing, "A", 0, split)
+        finetuning(config, pretrained, preprocessing, "A", 0, split)
     with pytest.raises(ValueError, match=r"aligned with other settings.*weight"):
-        tuning.finetuning(settings(tiny_data, align__weight=7.0), aligned, preprocessing, "A", 0, split)
+        finetuning(settings(tiny_data, align__weight=7.0), aligned, preprocessing, "A", 0, split)
 
 
 def test_aligned_networks_predict_and_are_reported(tiny_data, aligned):
@@ -167,7 +171,7 @@ def test_networks_that_alignment_cannot_start_from_are_refused(tiny_data, pretra
     workdir = tmp_path / "work"
     shutil.copytree(pretrained, workdir)
     with pytest.raises(ValueError, match=r"trained with other settings: pretrain\.validation"):
-        align.align(settings(tiny_data, pretrain__validation=0.5), workdir)
+        align(settings(tiny_data, pretrain__validation=0.5), workdir)
     with pytest.raises(ValueError, match=r"needs library\.interpolate, found nodes without cells"):
         matched_cells(Library(*[np.zeros((3, 1), int)] * 5), np.array([0]))
     path = workdir / "pretrain" / "A" / "final"
@@ -176,20 +180,20 @@ def test_networks_that_alignment_cannot_start_from_are_refused(tiny_data, pretra
     shutil.rmtree(path)
     checkpoint.save_final(path, variables, meta)
     with pytest.raises(ValueError, match=r"one network to train on, found pretrain\.average 'snapshots'"):
-        align.align(settings(tiny_data), workdir)
+        align(settings(tiny_data), workdir)
 
 
 def test_stars_kept_aside_have_no_part(tiny_data, pretrained, aligned, tmp_path):
     workdir = tmp_path / "work"
     shutil.copytree(pretrained, workdir)
-    held = align.held_stars(settings(tiny_data), workdir)
+    held = held_stars(settings(tiny_data), workdir)
     assert 0 < held.sum() < len(held) / 2
     path = workdir / "data" / "survey_A.npz"
     with np.load(path) as old:
         arrays = dict(old)
     changed = np.where(held[:, None], arrays["flux"][::-1] * 0.7 + 0.1, arrays["flux"])
     save_arrays(path, **arrays | {"flux": changed})
-    align.align(settings(tiny_data), workdir)
+    align(settings(tiny_data), workdir)
     assert same(final(aligned), final(workdir))
 
 
@@ -197,15 +201,15 @@ def test_finished_fine_tuning_from_another_start_is_refused(tiny_data, pretraine
     workdir = tmp_path / "work"
     shutil.copytree(aligned, workdir)
     more = {"split__run": (0,)}
-    tuning.finetune(settings(tiny_data, "none", **more), workdir)
+    finetune(settings(tiny_data, "none", **more), workdir)
     with pytest.raises(ValueError, match=r"trained with other settings: config\.align"):
-        tuning.finetune(settings(tiny_data, **more), workdir)
+        finetune(settings(tiny_data, **more), workdir)
 
 
 def test_kind_none_does_nothing(tiny_data, pretrained, caplog):
     before = json.dumps(read_config(pretrained))
     with caplog.at_level("INFO"):
-        align.align(settings(tiny_data, "none"), pretrained)
+        align(settings(tiny_data, "none"), pretrained)
     assert "nothing to do" in caplog.text
     assert not (pretrained / "align").exists()
     assert json.dumps(read_config(pretrained)) == before

@@ -10,11 +10,12 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import bridge, bridge_errors, prepare, regress
+from remap import bridge, bridge_errors, regress
 from remap.ensemble import estimate, estimate_labels
 from remap.gap import report
 from remap.members import encode, held_pool, load_members, member_folder, open_source, training_pool
 from remap.predict.catalogue import Flag, read_catalogue
+from remap.stages.preprocess import preprocess
 from remap.store import checkpoint
 from remap.store.atomic import save_arrays
 from remap.store.records import read_records
@@ -39,7 +40,7 @@ def final(workdir, stage, member=0):
 def route_prepared(tiny_data, tmp_path_factory):
     """A working folder of the tiny route in which `preprocess` has run; tests must not change it."""
     workdir = tmp_path_factory.mktemp("route_prepared")
-    prepare.preprocess(tiny.route_config(tiny_data), workdir)
+    preprocess(tiny.route_config(tiny_data), workdir)
     return workdir
 
 

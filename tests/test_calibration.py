@@ -9,8 +9,6 @@ import tiny
 from scipy import stats
 
 from remap import load
-from remap.calibrate import calibrate
-from remap.evaluate import evaluate
 from remap.pmf import distributions, metrics
 from remap.pmf.calibration import (
     Calibration,
@@ -23,6 +21,8 @@ from remap.pmf.calibration import (
     widen,
 )
 from remap.predict.held_out import held_out, predict_held_out
+from remap.stages.calibrate import calibrate
+from remap.stages.evaluate import evaluate
 from remap.store.atomic import write_json
 from remap.store.workdir import read_calibration, read_stars
 

@@ -9,16 +9,16 @@ import pytest
 import tiny
 
 from remap import cross_validate as module
-from remap import stages
 from remap.comparison import Candidate
 from remap.config import apply_overrides, read_overrides
 from remap.cross_validate import CrossValidationSettings, cross_validate, read_candidates
 from remap.network import resnet
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
-from remap.prepare import preprocess
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import held_out_batch
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import load_library, load_survey, read_preprocessing
 from remap.train.loop import DivergedError, batch_loss
@@ -108,7 +108,7 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
     trained, judged = [], []
 
     def judge(start, section):
-        judged.append((names(start.held_out), stages.held_out_batch(start, section)))
+        judged.append((names(start.held_out), held_out_batch(start, section)))
         return judged[-1][1]
 
     monkeypatch.setattr(

@@ -9,8 +9,11 @@ import pytest
 import tiny
 
 from configs import common
-from remap import stages
 from remap.labels import bin_index, padded_edges
+from remap.preprocess.description import make_preprocessing
+from remap.stages import common as training
+from remap.stages import pretrain as stage
+from remap.stages.pretrain import _embedding_recorder, _pretrain_arm, pretrain, pretraining
 from remap.store import checkpoint
 from remap.store.records import read_records
 from remap.store.workdir import check_prepared
@@ -26,7 +29,7 @@ SIZE = 12  # of each part; not a multiple of the batch of 8
 def start(tiny_data, tiny_workdir):
     """Where the pre-training of arm A began."""
     config = tiny.config(tiny_data)
-    return stages.pretraining(config, tiny_workdir, check_prepared(config, tiny_workdir), "A")
+    return pretraining(config, tiny_workdir, check_prepared(config, tiny_workdir), "A")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_the_network_moves_and_the_spectra_do_not(saved):
 
 def test_labels_are_those_of_the_spectra(tiny_data, start, saved):
     """Their bins are the classes of the batches; validation spectra come from held-out cells, others do not."""
-    preprocessing = stages.make_preprocessing(tiny.config(tiny_data))
+    preprocessing = make_preprocessing(tiny.config(tiny_data))
     edges = jnp.asarray(padded_edges(preprocessing.labels), jnp.float32)
     nodes = np.asarray(start.library.labels)
     for part, cells in (("train", np.asarray(start.library.cells)), ("val", start.held_out)):
@@ -114,8 +117,8 @@ def test_saving_nothing_is_the_default_and_trains_the_same_network(
     config = tiny.config(tiny_data, embeddings__epochs=())
     with monkeypatch.context() as patch:
         for name in ("fixed_spectra", "make_recorder"):
-            patch.setattr(stages, name, lambda *_: pytest.fail("spectra were made for nothing"))
-        stages._pretrain_arm(config, tmp_path / "work", check_prepared(config, tmp_path / "work"), "A")
+            patch.setattr(stage, name, lambda *_: pytest.fail("spectra were made for nothing"))
+        _pretrain_arm(config, tmp_path / "work", check_prepared(config, tmp_path / "work"), "A")
     folders = [w / "pretrain" / "A" for w in (tmp_path / "work", tiny_workdir)]
     assert not list(folders[0].glob("*.npz"))
     records = [
@@ -128,21 +131,21 @@ def test_saving_nothing_is_the_default_and_trains_the_same_network(
 
 
 def test_a_finished_network_is_not_refused_for_other_embeddings(tiny_data, tiny_workdir, monkeypatch):
-    monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
-    stages.pretrain(tiny.config(tiny_data, embeddings__epochs=(1,), embeddings__size=5), tiny_workdir)
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained again"))
+    pretrain(tiny.config(tiny_data, embeddings__epochs=(1,), embeddings__size=5), tiny_workdir)
 
 
 def test_epochs_beyond_the_run_are_told(tiny_data, start, tmp_path, caplog):
     config = tiny.config(tiny_data, embeddings__epochs=(4, 5, 50))
     with caplog.at_level("WARNING"):
-        assert stages._embedding_recorder(config, start, tmp_path, "pretrain A") is not None
+        assert _embedding_recorder(config, start, tmp_path, "pretrain A") is not None
     assert "pretrain A: no embeddings after the epochs [5, 50], the run has 4" in caplog.text
 
 
 def test_without_held_out_spectra_there_is_one_part(tiny_data, start, tmp_path):
     config = tiny.config(tiny_data, embeddings__epochs=(3,))
     alone = start._replace(held_out=start.held_out[:0])
-    record = stages._embedding_recorder(config, alone, tmp_path, "pretrain A")
+    record = _embedding_recorder(config, alone, tmp_path, "pretrain A")
     optimizer = make_optimizer(start.variables["params"], ((".*", 1.0),), lambda _: 0.0, clip_norm=None)
     state = init_state(start.variables, optimizer)
     record(2, state)

@@ -8,10 +8,11 @@ import tiny
 from astropy.table import Table
 from scipy.stats import kstest
 
-from remap import evaluate, load
+from remap import load
 from remap.predict.catalogue import read_catalogue
 from remap.predict.held_out import predict_held_out
 from remap.predict.predictor import ArmInputs
+from remap.stages import evaluate
 from remap.store.stars import STATUS_UNREADABLE, fold_split, in_group
 from remap.store.workdir import load_survey, read_stars
 

@@ -5,15 +5,16 @@ import json
 import pytest
 import tiny
 
-from remap import grid_search, prepare
+from remap import grid_search
 from remap.grid_search import combinations, search
+from remap.stages.preprocess import preprocess
 
 
 @pytest.fixture(scope="module")
 def searched(tiny_data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("search")
     config = tiny.route_config(tiny_data)
-    prepare.preprocess(config, workdir)
+    preprocess(config, workdir)
     return workdir, search(config, workdir)
 
 

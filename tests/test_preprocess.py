@@ -12,10 +12,11 @@ from astropy.io import fits
 from astropy.table import Table
 
 from configs import miles
-from remap import make_spectra, prepare
+from remap import make_spectra
 from remap.preprocess.description import PREPROCESSING_VERSION, Preprocessing, make_preprocessing
 from remap.preprocess.grid import library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
+from remap.stages.preprocess import preprocess
 from remap.store.workdir import check_preprocessing, load_library, load_survey, read_preprocessing, read_stars
 
 DESCRIPTION = make_preprocessing(tiny.with_algorithm1(tiny.get_config()))
@@ -201,7 +202,7 @@ def test_signal_to_noise_of_nothing_is_nan_and_of_dead_pixels_no_trouble(with_iv
 
 
 def run(data, workdir, **changes):
-    prepare.preprocess(tiny.config(data, **changes), workdir)
+    preprocess(tiny.config(data, **changes), workdir)
     return read_stars(workdir)
 
 
@@ -383,7 +384,7 @@ def test_real_library_and_stars_meet_on_miles_own_pixels(data_root, tmp_path):
     c.data_root = str(data_root)
     c.survey.path = str(tmp_path / "spectra")
     c.library.select = {"teff": (5500.0, 6000.0), "logg": (4.0, 5.0)}
-    prepare.preprocess(c, tmp_path / "work")
+    preprocess(c, tmp_path / "work")
     stars = read_stars(tmp_path / "work")
     assert list(stars["file"]) == names
     description = read_preprocessing(tmp_path / "work")

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import load, prepare, stages, tuning
+from remap import load
 from remap.predict.predictor import ArmInputs
 from remap.spectra import SpectrumError
+from remap.stages import common
+from remap.stages.finetune import finetune, finetuning
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain, pretraining
 from remap.store import checkpoint
 from remap.store.records import read_records
 from remap.store.stars import STATUS_UNREADABLE, fold_split, selected
@@ -18,7 +22,7 @@ from remap.store.workdir import check_prepared, load_survey, read_preprocessing,
 from remap.train.embeddings import read_embeddings
 
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="bit for bit on CPU only")
-STAGES = {"pretrain": stages.pretrain, "finetune": tuning.finetune}
+STAGES = {"pretrain": pretrain, "finetune": finetune}
 STEPS = 8  # of pre-training: two cycles of two epochs of two steps
 
 # Statements that a child runs first. SIGTERM comes within the first epoch; SIGKILL at the end of the last one,
@@ -73,7 +77,7 @@ def same_networks(a, b):
 def prepared_arm(tiny_data, tmp_path_factory):
     """A working folder in which arm A alone has been preprocessed."""
     workdir = tmp_path_factory.mktemp("one_arm")
-    prepare.preprocess(one_arm(tiny_data), workdir)
+    preprocess(one_arm(tiny_data), workdir)
     return workdir
 
 
@@ -127,10 +131,10 @@ def test_killed_run_is_refused_with_other_settings_and_resumes_to_the_same_bits(
     shutil.copytree(interrupted[0], workdir)
     other = one_arm(tiny_data, pretrain__rate_high=0.5)
     with pytest.raises(ValueError, match=r"pretrain\.rate_high: expected 0\.5, found 0\.01"):
-        stages.pretrain(other, workdir)
+        pretrain(other, workdir)
     assert losses(workdir)[-1]["step"] == STEPS  # refused before anything was touched
 
-    stages.pretrain(one_arm(tiny_data), workdir)
+    pretrain(one_arm(tiny_data), workdir)
     assert losses(workdir) == losses(tiny_workdir)
     assert same_networks(workdir / "pretrain" / "A", tiny_workdir / "pretrain" / "A")
 
@@ -146,7 +150,7 @@ def test_interrupted_run_ends_with_the_same_embeddings(interrupted, tiny_workdir
 
 def test_another_seed_gives_another_network(tiny_data, prepared_arm, tiny_workdir, tmp_path):
     shutil.copytree(prepared_arm, tmp_path / "work")
-    stages.pretrain(one_arm(tiny_data, seed=1), tmp_path / "work")
+    pretrain(one_arm(tiny_data, seed=1), tmp_path / "work")
     assert not same_networks(tmp_path / "work" / "pretrain" / "A", tiny_workdir / "pretrain" / "A")
     ours, theirs = losses(tmp_path / "work"), losses(tiny_workdir)
     assert all(a["loss"] != b["loss"] for a, b in zip(ours, theirs, strict=True))
@@ -161,9 +165,9 @@ def test_arms_and_folds_get_networks_of_their_own(tiny_workdir):
 
 
 def test_finished_stages_are_left_alone(tiny_data, tiny_workdir, monkeypatch):
-    monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
-    stages.pretrain(tiny.config(tiny_data), tiny_workdir)
-    tuning.finetune(tiny.config(tiny_data), tiny_workdir)
+    monkeypatch.setattr(common, "fit", lambda *_, **__: pytest.fail("trained again"))
+    pretrain(tiny.config(tiny_data), tiny_workdir)
+    finetune(tiny.config(tiny_data), tiny_workdir)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +221,9 @@ def test_pretrained_network_of_other_preprocessing_is_refused_at_fine_tuning(
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, continuum__high=4.0)
-    prepare.preprocess(config, workdir)
+    preprocess(config, workdir)
     with pytest.raises(ValueError, match=r"continuum\.high: expected 4\.0, found 3\.0"):
-        tuning.finetune(config, workdir)
+        finetune(config, workdir)
 
 
 def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data, tiny_workdir, tmp_path):
@@ -229,7 +233,7 @@ def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, model__pooling="max", model__filters=(8, 4), model__dropout=0.0)
     with pytest.raises(ValueError, match=r"another network than that of config\.model") as error:
-        tuning.finetune(config, workdir)
+        finetune(config, workdir)
     assert "filters: expected [8, 4], found [4, 8]; pooling: expected 'max', found 'avg_max'" in str(
         error.value
     )
@@ -238,18 +242,18 @@ def test_pretrained_network_of_another_model_is_refused_at_fine_tuning(tiny_data
 
 def test_each_stage_names_the_one_that_is_missing(tiny_data, tiny_prepared, tmp_path):
     config = tiny.config(tiny_data)
-    for stage in (stages.pretrain, tuning.finetune):
+    for stage in (pretrain, finetune):
         with pytest.raises(FileNotFoundError, match=r"preprocessing\.json.*preprocess.*run it first"):
             stage(config, tmp_path / "empty")
     shutil.copytree(tiny_prepared, tmp_path / "work")
     with pytest.raises(FileNotFoundError, match=r"pretrain.A.final.*expected a finished network, found none"):
-        tuning.finetune(config, tmp_path / "work")
+        finetune(config, tmp_path / "work")
 
 
 def test_unknown_start_of_fine_tuning_is_refused(tiny_data, tiny_prepared, tmp_path):
     shutil.copytree(tiny_prepared, tmp_path / "work")
     with pytest.raises(ValueError, match=r"finetune\.init must be 'pretrained' or 'scratch', found 'warm'"):
-        tuning.finetune(tiny.config(tiny_data, finetune__init="warm"), tmp_path / "work")
+        finetune(tiny.config(tiny_data, finetune__init="warm"), tmp_path / "work")
 
 
 def test_network_keeps_the_preprocessing_it_was_trained_with(tiny_workdir):
@@ -312,8 +316,8 @@ def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir,
         trained.append(data[0])
         return variables
 
-    monkeypatch.setattr(stages, "fit", no_fit)
-    tuning.finetune(tiny.config(tiny_data), workdir)
+    monkeypatch.setattr(common, "fit", no_fit)
+    finetune(tiny.config(tiny_data), workdir)
     assert len(trained) == 4
     assert all(np.asarray(stars.valid).any(axis=1).all() for stars in trained)
 
@@ -326,7 +330,7 @@ def test_more_folds_than_stars_is_an_error(tiny_data, tiny_prepared):
 def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
     data = tiny.small_survey(tmp_path / "data", tiny_data, ("truncated.fits",))
     with pytest.raises(SpectrumError, match=r"none of 1 files is readable: .*truncated\.fits"):
-        prepare.preprocess(tiny.config(data), tmp_path / "work")
+        preprocess(tiny.config(data), tmp_path / "work")
 
 
 def finetuned_batches(monkeypatch, config, workdir):
@@ -337,8 +341,8 @@ def finetuned_batches(monkeypatch, config, workdir):
         found.append((batch_fn(kwargs["key"], jax.numpy.asarray(0), data), data))
         return variables
 
-    monkeypatch.setattr(stages, "fit", no_fit)
-    tuning.finetune(config, workdir)
+    monkeypatch.setattr(common, "fit", no_fit)
+    finetune(config, workdir)
     return found
 
 
@@ -395,7 +399,7 @@ def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     """By many batches of labels, against the distribution that is kept with the networks."""
     config = tiny.config(tiny_data)
     preprocessing = read_preprocessing(tiny_workdir)
-    start = stages.pretraining(config, tiny_workdir, preprocessing, "A")
+    start = pretraining(config, tiny_workdir, preprocessing, "A")
     make = jax.jit(start.batch_fn)
     steps = [make(start.fit_key, jax.numpy.asarray(i), start.library).target for i in range(60)]
     drawn = np.mean(np.concatenate(steps, axis=1), axis=1)
@@ -405,7 +409,7 @@ def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     # Fine-tuning without rehearsal draws the stars alone.
     stars = readable(tiny_workdir)
     split = fold_split(stars, config, 0)
-    tuned = tuning.finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
+    tuned = finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
     values = np.asarray(stars["teff"], float)[split == "train"]
     b = preprocessing.labels[0]
     mean = float(np.asarray(tuned.prior[0])[: b.bins] @ (b.edges[1:] + b.edges[:-1]) / 2)
@@ -438,7 +442,7 @@ def test_an_epoch_of_size_0_is_the_fixed_set_of_the_paper(tiny_data, tiny_prepar
         change = {"library__interpolate": False, "augment__kind": "paper", "pretrain__epoch_size": size}
         config = tiny.config(tiny_data, **change)
         preprocessing = check_prepared(config, tiny_prepared)
-        steps[size] = stages.pretraining(config, tiny_prepared, preprocessing, "A").steps
+        steps[size] = pretraining(config, tiny_prepared, preprocessing, "A").steps
     assert steps == {0: 20 * 2 * 5 * 3 // 8, 48: 6}
 
 
@@ -457,7 +461,7 @@ def test_impossible_batches_are_refused(tiny_data, tiny_workdir, tmp_path, chang
     shutil.copytree(tiny_workdir, workdir)
     shutil.rmtree(workdir / "finetune")
     with pytest.raises(ValueError, match=message):
-        tuning.finetune(tiny.config(tiny_data, **change), workdir)
+        finetune(tiny.config(tiny_data, **change), workdir)
 
 
 # ----------------------------------------------------------------------------------------- augmentation
@@ -480,9 +484,9 @@ def spy_on_draws(monkeypatch):
 
         monkeypatch.setattr(module, name, wrapped)
 
-    wrap(stages, "library_draw")
-    wrap(tuning, "library_draw")
-    wrap(tuning, "survey_draw")
+    wrap(common, "library_draw")
+    wrap(finetune, "library_draw")
+    wrap(finetune, "survey_draw")
     return seen
 
 
@@ -492,7 +496,7 @@ def test_pretraining_draws_with_the_augmentation_and_the_grid_of_the_arm(
     seen = spy_on_draws(monkeypatch)
     config = one_arm(tiny_data, **on("augment", velocity=5.0), **on("finetune__augment", tilt=0.1))
     preprocessing = check_prepared(config, prepared_arm)
-    start = stages.pretraining(config, prepared_arm, preprocessing, "A")
+    start = pretraining(config, prepared_arm, preprocessing, "A")
     jax.eval_shape(start.batch_fn, start.fit_key, 0, start.library)
     wave, effects, noise = seen.pop("library_draw")
     np.testing.assert_array_equal(wave, 5000.0 + np.arange(120))
@@ -512,10 +516,10 @@ def test_stars_and_rehearsal_have_augmentation_of_their_own(tiny_data, prepared_
     def batch_fn(**more):
         shutil.rmtree(workdir / "finetune", ignore_errors=True)
         change = {"finetune__init": "scratch", "split__run": (0,), "split__validation": 0.0}
-        tuning.finetune(one_arm(tiny_data, **change, **more), workdir)
+        finetune(one_arm(tiny_data, **change, **more), workdir)
         return found.pop()
 
-    monkeypatch.setattr(stages, "fit", no_fit)
+    monkeypatch.setattr(common, "fit", no_fit)
     stars = on("finetune__augment", velocity=7.0, gaps=3, gap_pixels=10)
     make, key, data = batch_fn(finetune__rehearsal=0.5, **stars, **on("augment", scattered=0.1))
     jax.eval_shape(make, key, 0, data)
@@ -546,7 +550,7 @@ def test_the_paper_s_fixed_set_takes_noise_alone(tiny_data, prepared_arm, tmp_pa
         **on(section, tilt=0.1),
     )
     with pytest.raises(ValueError, match=r"'paper' is a fixed set .* found {'tilt': 0\.1}"):
-        tuning.finetune(config, workdir)
+        finetune(config, workdir)
     if section == "augment":
         with pytest.raises(ValueError, match=r"'paper' is a fixed set"):
-            stages.pretrain(config, workdir)
+            pretrain(config, workdir)

@@ -8,9 +8,9 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import visualize
+from remap.stages import visualize
+from remap.stages.visualize import neighbour_difference, tsne
 from remap.train.embeddings import Embedded, read_embeddings
-from remap.visualize import neighbour_difference, tsne
 
 
 def embedded(rng, size, features=5):

@@ -83,7 +83,7 @@ class AlignSettings:
 
     Attributes:
       kind: a discrepancy of `remap.network.discrepancy`, "mmd" or "coral"; "autoencoder", the main route
-        alone, see `remap.align`; "none" leaves the term out.
+        alone, see `remap.stages.align`; "none" leaves the term out.
       weight: of the term in the loss.
       match: True compares the stars with library spectra from the cells that the networks, before they are
         aligned, put the stars in, so that it is the same kinds of stars that are compared; False with the whole

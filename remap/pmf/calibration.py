@@ -1,4 +1,4 @@
-"""Honest widths: PMFs widened by what validation stars show (the stage that fits it is `remap.calibrate`).
+"""Honest widths: PMFs widened by what validation stars show (the stage that fits it is `remap.stages.calibrate`).
 
 Conflation (eq. 6) takes the arms for independent. They are not: label errors, abundances and the library's faults
 move them together, so that the product of their PMFs is too narrow; and a few stars are wrong by far more than any

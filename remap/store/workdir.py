@@ -6,7 +6,7 @@ workdir/data/library_ARM.npz            library on the arm's grid, before noise 
 workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
-workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.align)
+workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
 workdir/finetune/ARM/fold_K/            the same, for every fold
 workdir/cross_validate/STAGE/           what `remap.cross_validate` lists
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened

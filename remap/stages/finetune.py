@@ -1,4 +1,4 @@
-"""The stage finetune, after `stages.pretrain`: what is trained on, what stands beside the stars, and the training."""
+"""The stage finetune: what is trained on, what stands beside the stars, and the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from remap.preprocess.grid import usable
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
 from remap.sampling.correction import add_residuals, apply_correction, fit_correction
 from remap.sampling.sources import Draw, Library, Survey, node_cells, stream_indices
-from remap.stages import (
+from remap.stages.common import (
     PRIOR,
     Arm,
     Training,

@@ -38,17 +38,8 @@ from remap.preprocess.grid import usable
 from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, take
 from remap.sampling.folds import split_stars
 from remap.sampling.sources import Library, locate, matched_cells, stream_indices
-from remap.stages import (
-    PRIOR,
-    Arm,
-    Pretraining,
-    check_network,
-    check_sections,
-    check_single,
-    held_out_batch,
-    open_arm,
-    pretraining,
-)
+from remap.stages.common import PRIOR, Arm, check_network, check_sections, check_single, open_arm
+from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, check_preprocessing, load_survey, stage_folder, write_config

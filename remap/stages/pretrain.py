@@ -1,37 +1,28 @@
-"""What the training stages share, and the first of them: pretrain. `remap.tuning` has finetune.
-
-Each takes a config and a working folder, reads what the one before it wrote, may be run again, and resumes
-what was interrupted.
-"""
+"""The stage pretrain: one network per arm learns the library."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from remap.config import NETWORK_SECTIONS, config_to_json
-from remap.continuum.common import NormalizeFn
-from remap.labels import label_prior, padded_edges, soft_labels
-from remap.network.losses import LossSettings
+from remap.labels import label_prior
 from remap.network.resnet import (
     ResNet1D,
-    build_model,
     count_parameters,
     init_variables,
-    model_settings,
 )
 from remap.preprocess.description import Preprocessing
-from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, paper_set_size
-from remap.sampling.sources import Draw, Library, random_labels
+from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, paper_set_size
+from remap.sampling.sources import Draw, Library
+from remap.stages.common import PRIOR, Training, open_arm, train_network
 from remap.store import checkpoint
 from remap.store.workdir import (
     check_prepared,
@@ -41,153 +32,9 @@ from remap.store.workdir import (
 )
 from remap.train.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
 from remap.train.keys import PRETRAIN, stage_key
-from remap.train.loop import BatchFn, FitSettings, OnEpoch, fit, run_keys
-from remap.train.optim import Rule, make_optimizer, sgdr
+from remap.train.loop import BatchFn, OnEpoch, run_keys
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """What both training stages need of one arm."""
-
-    name: str
-    model: ResNet1D
-    normalize: NormalizeFn
-    edges: jnp.ndarray  # [L, K + 1]
-    wave: jnp.ndarray  # [N], Å
-    meta: dict[str, Any]
-
-    def finish(self, draw: Draw) -> Batch:
-        return finish(draw, self.normalize, self.edges)
-
-    def library_targets(self, key: jax.Array, library: Library) -> jax.Array:
-        """Soft labels [L, S, K] of spectra as they are drawn from the library."""
-        labels = random_labels(key, library, -(-PRIOR_SPECTRA // len(library.cells)))
-        return soft_labels(labels, jnp.broadcast_to(library.sigma, labels.shape), self.edges)
-
-
-# Of the labels in training: folded into the key, and the number of spectra by which it is found.
-PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
-
-
-def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> Arm:
-    """What a stage needs of one arm, with the description that its networks are kept with."""
-    keep = [*NETWORK_SECTIONS, stage]
-    if stage == "align":
-        keep.append("pretrain")  # it draws from the library as that stage does
-    if stage == "finetune" and config.finetune.init == "pretrained" and start_stage(config) == "align":
-        keep.append("align")
-    plain = config_to_json(config)
-    return Arm(
-        arm,
-        build_model(config.model, preprocessing.labels),
-        preprocessing.normalizer(arm),
-        jnp.asarray(padded_edges(preprocessing.labels), jnp.float32),
-        jnp.asarray(preprocessing.wave(arm), jnp.float32),
-        {
-            "arm": arm,
-            "stage": stage,
-            "preprocessing": preprocessing.to_json(),
-            "config": {k: plain[k] for k in keep},
-        },
-    )
-
-
-def _network_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stats: bool) -> FitSettings:
-    return FitSettings(
-        cycles=section.cycles,
-        epochs_per_cycle=section.epochs_per_cycle,
-        steps_per_epoch=steps,
-        checkpoint_epochs=section.checkpoint_epochs,
-        keep=section.keep,
-        stats_batches=section.stats_batches,
-        freeze_stats=freeze_stats,
-        average=section.average,
-    )
-
-
-def start_stage(config: Mapping[str, Any]) -> str:
-    """The stage that fine-tuning starts from: the last of those that no label of a star has a part in."""
-    return "pretrain" if config["align"]["kind"] == "none" else "align"
-
-
-def check_network(found: Mapping[str, Any], arm: Arm, where: str) -> None:
-    """Raises ValueError if a network on disk is not that of the config's section `model`."""
-    free = {"dropout", "batch_norm_momentum"}  # of training alone: another value may be fine-tuned with
-    models = [
-        checkpoint.plain({k: v for k, v in settings.items() if k not in free})
-        for settings in (
-            dataclasses.asdict(model_settings(meta["config"]["model"])) for meta in (found, arm.meta)
-        )
-    ]
-    checkpoint.check_equal(*models, f"{where}: another network than that of config.model")
-
-
-def check_single(found: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError if what is on disk is an ensemble: training goes on from one network."""
-    if found["config"]["pretrain"].get("average") == "snapshots":
-        raise ValueError(f"{where}: expected one network to train on, found pretrain.average 'snapshots'")
-
-
-def check_sections(
-    found: Mapping[str, Any], config: ml_collections.ConfigDict, names: Sequence[str], where: str
-) -> None:
-    """Raises ValueError if config sections that a network was trained with are not those of `config`."""
-    own = checkpoint.plain(config_to_json(config))
-    for name in names:
-        checkpoint.check_equal({name: found["config"][name]}, {name: own[name]}, where)
-
-
-class Training(NamedTuple):
-    """What the training of one network starts from, in either stage."""
-
-    model: ResNet1D
-    variables: dict
-    rules: tuple[Rule, ...]  # factors on the rate of its layers
-    batch_fn: BatchFn
-    data: Any
-    validation: Batch | None
-    steps: int  # per epoch
-    key: jax.Array
-    prior: jax.Array  # [L, K], PMFs of the labels that it draws
-
-
-def train_network(
-    start: Training,
-    config: ml_collections.ConfigDict,
-    stage: str,
-    *,
-    folder: Path,
-    meta: Mapping[str, Any],
-    name: str,
-    on_epoch: OnEpoch | None = None,
-) -> dict:
-    """Trains as the config's section `stage` says and resumes in `folder`: the averaged network, see `loop.fit`."""
-    section = config[stage]
-    schedule = sgdr(
-        peak=section.rate_high,
-        end=section.rate_low,
-        cycles=section.cycles,
-        steps_per_cycle=section.epochs_per_cycle * start.steps,
-    )
-    freeze_stats = stage == "finetune" and section.freeze_stats
-    return fit(
-        start.model,
-        start.variables,
-        make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=section.clip_norm),
-        start.batch_fn,
-        start.data,
-        start.validation,
-        loss=LossSettings(**config.loss),
-        settings=_network_settings(section, start.steps, freeze_stats=freeze_stats),
-        key=start.key,
-        schedule=schedule,
-        folder=folder,
-        meta=meta,
-        name=name,
-        on_epoch=on_epoch,
-    )
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
