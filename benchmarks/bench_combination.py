@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from remap import cli
+from launch import cli
 from remap.pmf.calibration import KINDS, CalibrationSettings, fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll

@@ -4,8 +4,8 @@
 
 Zero-shot deep-REMAP, the same after the stage align of every kind, and the autoencoder route with every way to
 fine-tune its encoders. For each: how well a classifier tells stars from library spectra of their labels by their
-features (`remap.gap.compare`), and the errors of the labels. Known labels serve for this comparison alone. Writes
-VARIANT.json and results.md into the working folder; resumable.
+features (`remap.autoencoder.report.compare`), and the errors of the labels. Known labels serve for this comparison
+alone. Writes VARIANT.json and results.md into the working folder; resumable.
 """
 
 import importlib
@@ -21,11 +21,15 @@ import numpy as np
 from absl import flags
 from astropy.table import Table
 
-from remap import bridge, cli, regress
-from remap.bridge_errors import bootstrap
-from remap.ensemble import estimate
-from remap.gap import Matched, compare, match
-from remap.members import encode, load_members, open_source
+from launch import cli
+from remap.autoencoder import adapt, regress
+from remap.autoencoder.errors import bootstrap
+from remap.autoencoder.estimate import estimate
+from remap.autoencoder.inputs import Pixels
+from remap.autoencoder.members import encode, load_members
+from remap.autoencoder.report import Matched, compare, match
+from remap.autoencoder.sources import open_sky, open_source
+from remap.autoencoder.train import train_autoencoders
 from remap.network import resnet
 from remap.pmf.metrics import coverage, crps, residual_table
 from remap.predict.catalogue import Catalogue
@@ -40,7 +44,6 @@ from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.stars import in_group, readable_stars
 from remap.store.workdir import read_preprocessing, share, stage_folder, write_config
-from remap.window import Pixels
 
 ARGUMENT = flags.DEFINE_string(
     "argument", "", "Argument of configs/miles_autoencoder.py, for example 'short'."
@@ -110,7 +113,7 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     if route == "main":
         pretrain(config, base)
     else:
-        bridge.train_autoencoders(config, base)
+        train_autoencoders(config, base)
     shared = time.monotonic() - began
     for folder in ("data", "pretrain", "autoencoder"):
         share(workdir, folder, base)
@@ -118,7 +121,7 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     share(workdir / "regressor", "library", root / "autoencoder_mmd" / "regressor")
     preprocessing = read_preprocessing(base)
     stars = readable_stars(base)
-    sky = bridge.open_sky(config, base, preprocessing)
+    sky = open_sky(config, base, preprocessing)
     matched = match(config, open_source(config, base, preprocessing), stars, sky, list(config.label_names))
     if matched is None:
         raise ValueError("no star has labels inside the library")
@@ -132,7 +135,7 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     else:
         adapted = route == "autoencoder"
         if adapted:
-            bridge.adapt(config, workdir)
+            adapt.adapt(config, workdir)
         regress.regress(config, workdir)
         catalogue = estimate(config, workdir, adapted=adapted)
         features = latents(config, workdir, sky.pixels, matched, adapted)

@@ -18,7 +18,7 @@ from absl import flags
 
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
-from remap import cli
+from launch import cli
 from remap.pmf.metrics import nan_robust, paired_interval, residual_table
 from remap.predict.held_out import predict_held_out
 from remap.stages.calibrate import calibrate

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from remap import cli
+from launch import cli
 from remap.network.losses import LossSettings
 from remap.stages import common, finetune, pretrain
 from remap.store.stars import fold_split, readable_stars

@@ -113,7 +113,7 @@ def add_route(c: ml_collections.ConfigDict) -> None:
         "latent": 32,
         "bottleneck": "relu",
         "contractive": 1e-4,
-        "penalty": "exact",  # published code: "published" (remap.autoencoder.contractive_penalty)
+        "penalty": "exact",  # published code: "published" (remap.autoencoder.network.contractive_penalty)
         # Width, L1 weight and peak rate of each member. Published: the best of the grid of `search`, not listed.
         "members": (
             (1024, 1e-7, 1e-4),
@@ -171,7 +171,7 @@ def add_route(c: ml_collections.ConfigDict) -> None:
     }
     # `kernel` "spread": the spread of the ensemble is the uncertainty; every bin of a label is divided by `refine`.
     c.estimate = {"kernel": "spread", "refine": 10}
-    # Diagnostics of the gap (remap.gap); the labels of the stars serve here alone.
+    # Diagnostics of the gap (remap.autoencoder.report); the labels of the stars serve here alone.
     c.gap = {
         "folds": 5,
         "repeats": 4,

@@ -141,8 +141,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "span": 100.0,
     }
 
-    # Cross-validation of settings (remap.cross_validate); what follows compares widths and depths of the network in
-    # 5 candidates × 10 folds × 10 epochs for each arm, against the 120 epochs of pre-training.
+    # Cross-validation of settings (remap.studies.cross_validate); what follows compares widths and depths of the
+    # network in 5 candidates × 10 folds × 10 epochs for each arm, against the 120 epochs of pre-training.
     c.cross_validate = {
         "stage": "pretrain",  # folds of the library's cells; or "finetune": folds of the labelled stars
         "folds": 10,
@@ -271,7 +271,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "mode_prominence": 0.3,  # height of a second mode, of the highest bin, that flags a row
         "disagreement": 3.0,  # difference of the arms' medians in units of their joint 1-sigma width
     }
-    # What each piece of the method is worth (remap.ablate): every variant is trained for every seed as the
+    # What each piece of the method is worth (remap.studies.ablate): every variant is trained for every seed as the
     # config says but for the fields that it names, and compared with the config itself ("full"). `per_label` is
     # no field: it asks for one network per label. A variant that names the value the config has anyway is listed
     # and not trained. To add one: `c.ablate.variants.NAME = {"section": {"field": value}}`.

@@ -5,8 +5,8 @@ python -m launch.ablate --config=configs/miles.py --workdir=DIR [--config.ablate
 
 from pathlib import Path
 
-from remap import cli
-from remap.ablate import ablate
+from launch import cli
+from remap.studies.ablate import ablate
 
 CONFIG = cli.define_config()
 

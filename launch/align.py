@@ -3,7 +3,7 @@
 python -m launch.align --config=configs/miles.py --workdir=DIR --config.align.kind=mmd
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.align import align
 
 CONFIG = cli.define_config()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from absl import flags
 
-from remap import bridge, cli, regress
-from remap.gap import report
+from launch import cli
+from remap.autoencoder import adapt, regress
+from remap.autoencoder.report import report
+from remap.autoencoder.train import train_autoencoders
 from remap.stages.preprocess import preprocess
 from remap.synth.mock import make_mock_data
 
@@ -31,7 +33,7 @@ def main() -> None:
             config.data_root = str((workdir / "mock").absolute())
         make_mock_data(workdir / "mock", config.synthetic)
         preprocess(config, workdir)
-    steps = {"train": bridge.train_autoencoders, "adapt": bridge.adapt, "regress": regress.regress}
+    steps = {"train": train_autoencoders, "adapt": adapt.adapt, "regress": regress.regress}
     for name, step in steps.items():
         if name in CHOSEN.value:
             step(config, workdir)

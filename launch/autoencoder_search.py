@@ -3,8 +3,8 @@
 python -m launch.autoencoder_search --config=configs/miles_autoencoder.py --workdir=DIR
 """
 
-from remap import cli
-from remap.grid_search import search
+from launch import cli
+from remap.autoencoder.grid_search import search
 
 CONFIG = cli.define_config()
 

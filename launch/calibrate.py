@@ -3,7 +3,7 @@
 python -m launch.calibrate --config=configs/miles.py --workdir=DIR
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.calibrate import calibrate
 
 CONFIG = cli.define_config()

@@ -5,8 +5,8 @@
 The other scripts take the choice with `--override=DIR/cross_validate/STAGE/chosen.json`.
 """
 
-from remap import cli
-from remap.cross_validate import cross_validate
+from launch import cli
+from remap.studies.cross_validate import cross_validate
 
 CONFIG = cli.define_config()
 

@@ -3,7 +3,7 @@
 python -m launch.evaluate --config=configs/miles.py --workdir=DIR
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.evaluate import brief, evaluate
 
 CONFIG = cli.define_config()

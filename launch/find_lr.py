@@ -3,8 +3,8 @@
 python -m launch.find_lr --config=configs/miles.py --workdir=DIR [--config.find_lr.field=value ...]
 """
 
-from remap import cli
-from remap.find_lr import find_lr
+from launch import cli
+from remap.studies.find_lr import find_lr
 
 CONFIG = cli.define_config()
 

@@ -3,7 +3,7 @@
 python -m launch.finetune --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.finetune import finetune
 
 CONFIG = cli.define_config()

@@ -10,7 +10,8 @@ import json
 
 from absl import flags
 
-from remap import cli, io, load
+from launch import cli
+from remap import io, load
 from remap.predict.catalogue import check_output, write_catalogue
 
 SPECTRA = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.")

@@ -3,7 +3,7 @@
 python -m launch.preprocess --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.preprocess import preprocess
 
 CONFIG = cli.define_config()

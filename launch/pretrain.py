@@ -3,7 +3,7 @@
 python -m launch.pretrain --config=configs/miles.py --workdir=DIR [--config.field=value ...]
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.pretrain import pretrain
 
 CONFIG = cli.define_config()

@@ -5,7 +5,7 @@ python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=qu
 
 from pathlib import Path
 
-from remap import cli
+from launch import cli
 from remap.io import list_files
 from remap.predict.catalogue import write_catalogue
 from remap.predict.predictor import load

@@ -5,7 +5,7 @@ python -m launch.synthesize --output=library.npz [--config=configs/synthesize.py
 
 from absl import flags
 
-from remap import cli
+from launch import cli
 from remap.synth.library import check_output, make_library, write_library
 
 CONFIG = cli.define_config(default="configs/synthesize.py")

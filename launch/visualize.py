@@ -3,7 +3,7 @@
 python -m launch.visualize --config=configs/miles.py --workdir=DIR
 """
 
-from remap import cli
+from launch import cli
 from remap.stages.visualize import visualize
 
 CONFIG = cli.define_config()

@@ -9,15 +9,15 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import ablate as module
-from remap.ablate import ablate, plan
-from remap.ablate_report import compare, markdown
 from remap.config import override
 from remap.predict.held_out import predict_held_out
 from remap.stages import common
 from remap.store.checkpoint import load_final
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import read_preprocessing, share, write_config
+from remap.studies import ablate as module
+from remap.studies.ablate import ablate, plan
+from remap.studies.ablate_report import compare, markdown
 from remap.train.loop import DivergedError
 
 LABELS = ("teff", "logg", "feh")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap.autoencoder import (
+from remap.autoencoder.network import (
     Autoencoder,
     AutoencoderLoss,
     AutoencoderSettings,

@@ -10,10 +10,12 @@ import pytest
 import tiny
 from astropy.table import Table
 
-from remap import bridge, bridge_errors, regress
-from remap.ensemble import estimate, estimate_labels
-from remap.gap import report
-from remap.members import encode, held_pool, load_members, member_folder, open_source, training_pool
+from remap.autoencoder import adapt, errors, regress
+from remap.autoencoder.estimate import estimate, estimate_labels
+from remap.autoencoder.members import encode, load_members, member_folder
+from remap.autoencoder.report import report
+from remap.autoencoder.sources import held_pool, open_sky, open_source, training_pool
+from remap.autoencoder.train import train_autoencoders
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.stages.preprocess import preprocess
 from remap.store import checkpoint
@@ -50,8 +52,8 @@ def route(tiny_data, route_prepared, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("route") / "work"
     shutil.copytree(route_prepared, workdir)
     config = tiny.route_config(tiny_data)
-    bridge.train_autoencoders(config, workdir)
-    bridge.adapt(config, workdir)
+    train_autoencoders(config, workdir)
+    adapt.adapt(config, workdir)
     regress.regress(config, workdir)
     return workdir
 
@@ -88,7 +90,7 @@ def test_all_but_the_bottleneck_is_bit_identical_after_the_fine_tuning(route):
 def test_frozen_layers_are_bit_identical_whatever_else_trains(route, copy, tiny_data, trains):
     workdir = copy(route, without=("adapt",))
     config = tiny.route_config(tiny_data, adapt__trains=trains, adapt__rehearsal=0.25)
-    bridge.adapt(config, workdir)
+    adapt.adapt(config, workdir)
     before, after = final(workdir, "autoencoder"), final(workdir, "adapt")
     frozen = {f"encoder_{i}" for i in range(4 if trains == "code" else 5)}
     for name in before:
@@ -100,7 +102,7 @@ def test_latents_are_aligned_by_the_encoder_alone(route, copy, tiny_data):
     more = {"adapt__trains": "encoder", "adapt__rehearsal": 0.5, "regressor__encoder": "adapted"}
     more |= {"adapt__align__kind": "mmd", "adapt__align__weight": 10.0, "adapt__align_size": 16}
     config = tiny.route_config(tiny_data, adapt__matched=32, adapt__epochs_per_cycle=8, **more)
-    bridge.adapt(config, workdir)
+    adapt.adapt(config, workdir)
     before, after = final(workdir, "autoencoder"), final(workdir, "adapt")
     for name in before:
         assert same(before[name], after[name]) == name.startswith(("decoder", "output")), name
@@ -112,16 +114,16 @@ def test_latents_are_aligned_by_the_encoder_alone(route, copy, tiny_data):
 def test_alignment_that_makes_no_sense_is_refused(route, tiny_data):
     config = tiny.route_config(tiny_data, adapt__align__kind="mmd")
     with pytest.raises(ValueError, match=r"expected regressor\.encoder 'adapted', found 'library'"):
-        bridge.adapt(config, route)
+        adapt.adapt(config, route)
     config = tiny.route_config(tiny_data, adapt__align__kind="autoencoder")
     with pytest.raises(ValueError, match="is this route itself"):
-        bridge.adapt(config, route)
+        adapt.adapt(config, route)
 
 
 def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_data):
     workdir = copy(route, without=("adapt",))
     config = tiny.route_config(tiny_data)
-    sky = bridge.open_sky(config, workdir, read_preprocessing(workdir))
+    sky = open_sky(config, workdir, read_preprocessing(workdir))
     assert sky.held.any()
     for arm in ("A", "B"):
         path = workdir / "data" / f"survey_{arm}.npz"
@@ -130,13 +132,13 @@ def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_d
         arrays["labels"] = arrays["labels"][::-1] + 1
         arrays["flux"] = np.where(sky.held[:, None], arrays["flux"][::-1], arrays["flux"])
         save_arrays(path, **arrays)
-    bridge.adapt(config, workdir)
+    adapt.adapt(config, workdir)
     assert same(final(route, "adapt"), final(workdir, "adapt"))
 
 
 def test_an_arm_that_is_not_covered_keeps_a_star_out(route, tiny_data):
     config = tiny.route_config(tiny_data)
-    sky = bridge.open_sky(config, route, read_preprocessing(route))
+    sky = open_sky(config, route, read_preprocessing(route))
     files = list(readable_stars(route)["file"])
     assert [f for f, good in zip(files, sky.usable, strict=True) if not good] == ["one_arm.fits"]
     row = estimate(config, route, date="2024-01-01").table[files.index("one_arm.fits")]
@@ -148,9 +150,7 @@ def test_an_arm_that_is_not_covered_keeps_a_star_out(route, tiny_data):
 @pytest.mark.parametrize("stage", ["autoencoder", "adapt", "regressor"])
 def test_an_interrupted_stage_ends_as_if_it_had_not_been(route, copy, tiny_data, stage, monkeypatch):
     config = tiny.route_config(tiny_data)
-    run = {"autoencoder": bridge.train_autoencoders, "adapt": bridge.adapt, "regressor": regress.regress}[
-        stage
-    ]
+    run = {"autoencoder": train_autoencoders, "adapt": adapt.adapt, "regressor": regress.regress}[stage]
     workdir = copy(route, without=("final",) if stage == "autoencoder" else ())
     shutil.rmtree(workdir / stage)
     save, calls = checkpoint.save_state, []
@@ -180,7 +180,7 @@ def test_a_new_member_leaves_the_others_as_they_are(route, copy, tiny_data):
     newest = {p: p.stat().st_mtime_ns for p in (workdir / "autoencoder").rglob("*") if p.is_file()}
     config = tiny.route_config(tiny_data)
     config.autoencoder.members = (*config.autoencoder.members, (8, 1e-7, 1e-2))
-    bridge.train_autoencoders(config, workdir)
+    train_autoencoders(config, workdir)
     assert {p: p.stat().st_mtime_ns for p in newest} == newest
     assert len(load_members(config, workdir, "library")) == 3
 
@@ -188,7 +188,7 @@ def test_a_new_member_leaves_the_others_as_they_are(route, copy, tiny_data):
 def test_other_settings_are_refused_with_both_values(route, tiny_data):
     config = tiny.route_config(tiny_data, autoencoder__contractive=1.0)
     with pytest.raises(ValueError, match=r"config\.autoencoder\.contractive: expected 1\.0, found 0\.0001"):
-        bridge.train_autoencoders(config, route)
+        train_autoencoders(config, route)
     with pytest.raises(ValueError, match=r"config\.autoencoder\.contractive: expected 1\.0, found 0\.0001"):
         load_members(config, route, "library")
     config = tiny.route_config(tiny_data, adapt__trains="all")
@@ -201,7 +201,7 @@ def test_other_settings_are_refused_with_both_values(route, tiny_data):
 
 def test_a_stage_that_misses_the_one_before_says_so(route_prepared, tiny_data):
     with pytest.raises(FileNotFoundError, match=r"autoencoder/member_0/final: expected a finished network"):
-        bridge.adapt(tiny.route_config(tiny_data), route_prepared)
+        adapt.adapt(tiny.route_config(tiny_data), route_prepared)
 
 
 def test_regressors_come_back_with_their_scaling_and_their_errors_on_unseen_cells(route, tiny_data):
@@ -279,12 +279,12 @@ def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data
     workdir = copy(route)
     config = tiny.route_config(tiny_data)
     zero = HeldOutStub(estimate(config, workdir, adapted=False, date="2024-01-01"))
-    monkeypatch.setattr(bridge_errors, "held_out", lambda *arguments: zero)
-    monkeypatch.setattr(bridge_errors, "has_final", lambda folder: True)
+    monkeypatch.setattr(errors, "held_out", lambda *arguments: zero)
+    monkeypatch.setattr(errors, "has_final", lambda folder: True)
     stars = readable_stars(workdir)
     catalogue = estimate(config, workdir, date="2024-01-01")
-    sky = bridge.open_sky(config, workdir, read_preprocessing(workdir))
-    rows = bridge_errors.label_rows(config, workdir, stars, sky, {"after": catalogue})
+    sky = open_sky(config, workdir, read_preprocessing(workdir))
+    rows = errors.label_rows(config, workdir, stars, sky, {"after": catalogue})
     found = {(r["route"], r["group"], r["label"]): r for r in rows}
     after, before = found["after", "dwarfs", "teff"], found["zero-shot", "dwarfs", "teff"]
     assert after["n"] == before["n"] > 10

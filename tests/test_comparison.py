@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from remap.comparison import Candidate, FoldLoss, Result, compare, mean_and_error
+from remap.studies.comparison import Candidate, FoldLoss, Result, compare, mean_and_error
 
 
 def result(name, losses, parameters):

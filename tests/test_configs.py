@@ -11,26 +11,27 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from remap.ablate import plan
-from remap.autoencoder import adapt_rules
+from remap.autoencoder.estimate import KERNELS
+from remap.autoencoder.grid_search import combinations
+from remap.autoencoder.inputs import make_window
+from remap.autoencoder.members import ENCODERS, build_autoencoder, loss_settings, member_settings
+from remap.autoencoder.network import adapt_rules
+from remap.autoencoder.regress import build_regressor
+from remap.autoencoder.sources import noise_settings
 from remap.continuum.common import MIN_PIXELS
-from remap.cross_validate import CrossValidationSettings, candidate_config, read_candidates
-from remap.ensemble import KERNELS
-from remap.grid_search import combinations
 from remap.io import FORMATS
-from remap.members import ENCODERS, build_autoencoder, loss_settings, member_settings, noise_settings
 from remap.network.losses import LossSettings
 from remap.network.resnet import build_model
 from remap.preprocess.description import make_preprocessing
-from remap.regress import build_regressor
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
-from remap.search import SearchSettings
+from remap.studies.ablate import plan
+from remap.studies.cross_validate import CrossValidationSettings, candidate_config, read_candidates
+from remap.studies.optuna_search import SearchSettings
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import make_survey
 from remap.train.embeddings import EmbeddingSettings
 from remap.train.optim import layer_rules
-from remap.window import make_window
 
 # ml_collections loads config files in a way that Python 3.12 drops.
 OLD_LOADER = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")

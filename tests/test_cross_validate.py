@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import cross_validate as module
-from remap.comparison import Candidate
 from remap.config import apply_overrides, read_overrides
-from remap.cross_validate import CrossValidationSettings, cross_validate, read_candidates
 from remap.network import resnet
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
@@ -21,6 +18,9 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import held_out_batch
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import load_library, load_survey, read_preprocessing
+from remap.studies import cross_validate as module
+from remap.studies.comparison import Candidate
+from remap.studies.cross_validate import CrossValidationSettings, cross_validate, read_candidates
 from remap.train.loop import DivergedError, batch_loss
 
 # "stands" cannot win: its rate moves nothing. Folds and epochs are such that the programs of the other tests serve.

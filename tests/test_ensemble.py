@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from remap.ensemble import fine_bins, kernel_width, mixture_pmf
+from remap.autoencoder.estimate import fine_bins, kernel_width, mixture_pmf
 from remap.labels import LabelBins
 from remap.pmf.distributions import pmf_summary
 

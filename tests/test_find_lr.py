@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from remap import find_lr as module
-from remap.find_lr import RangeSettings, find_lr, range_schedule
+from remap.studies import find_lr as module
+from remap.studies.find_lr import RangeSettings, find_lr, range_schedule
 
 CHANGE = {"find_lr__low": 1e-5, "find_lr__high": 1e-1, "find_lr__steps": 9, "find_lr__smoothing": 0.5}
 

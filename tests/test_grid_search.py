@@ -5,8 +5,8 @@ import json
 import pytest
 import tiny
 
-from remap import grid_search
-from remap.grid_search import combinations, search
+from remap.autoencoder import grid_search
+from remap.autoencoder.grid_search import combinations, search
 from remap.stages.preprocess import preprocess
 
 

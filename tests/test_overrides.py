@@ -7,7 +7,7 @@ import tiny
 from absl import flags
 
 from configs import common
-from remap import cli
+from launch import cli
 from remap.config import apply_overrides, read_overrides
 
 

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from remap.network.resnet import count_parameters
-from remap.regressor import (
+from remap.autoencoder.regressor import (
     Examples,
     PairConvolution,
     Regressor,
@@ -18,6 +17,7 @@ from remap.regressor import (
     regressor_loss,
     standardise,
 )
+from remap.network.resnet import count_parameters
 
 A, C, L, F = 2, 3, 2, 6
 MODEL = Regressor(RegressorSettings((3, 2), (8, 6, 4)))

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from remap.comparison import FoldLoss
-from remap.search import SearchSettings, search
+from remap.studies.comparison import FoldLoss
+from remap.studies.optuna_search import SearchSettings, search
 
 SPACE = (
     {"field": "pretrain.rate_high", "kind": "float", "low": 1e-4, "high": 1e-1, "log": True},

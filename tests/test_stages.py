@@ -12,6 +12,8 @@ from remap import load
 from remap.predict.predictor import ArmInputs
 from remap.spectra import SpectrumError
 from remap.stages import common
+from remap.stages import finetune as tuning
+from remap.stages import pretrain as learning
 from remap.stages.finetune import finetune, finetuning
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain, pretraining
@@ -484,9 +486,9 @@ def spy_on_draws(monkeypatch):
 
         monkeypatch.setattr(module, name, wrapped)
 
-    wrap(common, "library_draw")
-    wrap(finetune, "library_draw")
-    wrap(finetune, "survey_draw")
+    wrap(learning, "library_draw")
+    wrap(tuning, "library_draw")
+    wrap(tuning, "survey_draw")
     return seen
 
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from remap.sampling.sources import Library, Survey, find_cells
-from remap.window import (
+from remap.autoencoder.inputs import (
     Noise,
     Window,
     draw_pixels,
@@ -15,6 +14,7 @@ from remap.window import (
     pool_at,
     survey_pixels,
 )
+from remap.sampling.sources import Library, Survey, find_cells
 
 # Nodes at 4000, 5000, 6000 K and 2, 3, 4 dex; flux falls with both labels, so that a spectrum tells its labels.
 NODES = np.array([(t, g) for t in (4000.0, 5000.0, 6000.0) for g in (2.0, 3.0, 4.0)])

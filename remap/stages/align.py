@@ -6,7 +6,7 @@ spectra close to those of library spectra (`align.kind`):
     mmd, coral    their discrepancy (`remap.network.discrepancy`; Long et al. 2015, arXiv:1502.02791;
                   Sun & Saenko 2016)
     autoencoder   the error of a decoder that makes both kinds of spectra from them (Ghifary et al. 2016,
-                  arXiv:1607.03516), the main route's counterpart of `remap.autoencoder`
+                  arXiv:1607.03516), the main route's counterpart of `remap.autoencoder.network`
 
 No label of an observed star is looked at, but all spectra are, the test stars of later folds too, unless
 `align.validation` keeps them aside. Fine-tuning and prediction then start from here instead of `pretrain`. The

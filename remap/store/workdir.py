@@ -8,7 +8,7 @@ workdir/data/stars.ecsv                 one row per survey spectrum: labels, err
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
 workdir/finetune/ARM/fold_K/            the same, for every fold
-workdir/cross_validate/STAGE/           what `remap.cross_validate` lists
+workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings

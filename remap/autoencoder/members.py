@@ -11,13 +11,11 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float
 
-from remap.autoencoder import Autoencoder, AutoencoderLoss, AutoencoderSettings
+from remap.autoencoder.network import Autoencoder, AutoencoderLoss, AutoencoderSettings
 from remap.config import config_to_json
 from remap.preprocess.description import Preprocessing
-from remap.sampling.sources import Library
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder
-from remap.window import Noise, Pool, Ranges, Window, draw_pool, limit_cells, load_libraries, make_window
 
 AUTOENCODER, ADAPT, REGRESSOR = "autoencoder", "adapt", "regressor"  # stages, and config sections
 ENCODERS = {"library": AUTOENCODER, "adapted": ADAPT}  # name in the config -> stage that makes it
@@ -32,88 +30,12 @@ class Member(NamedTuple):
     step: int  # training steps
 
 
-class Source(NamedTuple):
-    """The library of a working folder, ready to be drawn from."""
-
-    window: Window
-    libraries: tuple[Library, ...]  # of the arms
-    cells: np.ndarray  # int[K], those within the limits that are trained on
-    ranges: Ranges  # of those
-    held_cells: np.ndarray  # int[H], those kept aside
-    held_ranges: Ranges
-
-
 def stage_key(config: ml_collections.ConfigDict, *what: int) -> Array:
     """The root key of a run: a function of the seed and of what is run."""
     key = jax.random.key(config.seed)
     for number in what:
         key = jax.random.fold_in(key, number)
     return key
-
-
-def open_window(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Window:
-    """How the config scales the pixels of all arms."""
-    section = config.autoencoder
-    return make_window(preprocessing, low=section.scale_low, high=section.scale_high)
-
-
-def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Source:
-    """The library with the cells that training may draw from, and those kept aside for validation."""
-    section = config.autoencoder
-    libraries = load_libraries(workdir, preprocessing, interpolate=config.library.interpolate)
-    cells, ranges = limit_cells(libraries[0], section.limits, [b.name for b in preprocessing.labels])
-    order = np.asarray(jax.random.permutation(stage_key(config, SPLIT), len(cells)))
-    held = round(section.validation * len(cells))
-    if not 0 < held < len(cells):
-        raise ValueError(
-            f"autoencoder.validation {section.validation} of {len(cells)} library cells: expected at least one "
-            f"kept aside and one to train on, found {held} kept aside"
-        )
-    aside, trained = order[:held], order[held:]
-    return Source(
-        open_window(config, preprocessing),
-        libraries,
-        cells[trained],
-        Ranges(*(r[trained] for r in ranges)),
-        cells[aside],
-        Ranges(*(r[aside] for r in ranges)),
-    )
-
-
-def noise_settings(config: ml_collections.ConfigDict) -> Noise:
-    """The noise of library spectra, from the config section `autoencoder`."""
-    section = config.autoencoder
-    return Noise(section.noise_low, section.noise_high, section.denoise)
-
-
-def training_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
-    """The library spectra that autoencoders and regressors are trained on."""
-    section = config.autoencoder
-    return draw_pool(
-        stage_key(config, POOL),
-        source.libraries,
-        source.cells,
-        source.ranges,
-        count=section.examples,
-        chunk=section.chunk,
-        window=source.window,
-        noise=noise_settings(config),
-    )
-
-
-def held_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
-    """Library spectra of cells that no network has seen."""
-    section = config.autoencoder
-    return draw_pool(
-        stage_key(config, HELD),
-        source.libraries,
-        source.held_cells,
-        source.held_ranges,
-        count=section.validation_size,
-        chunk=section.chunk,
-        window=source.window,
-        noise=noise_settings(config),
-    )
 
 
 def member_settings(config: ml_collections.ConfigDict, member: int) -> dict[str, Any]:
@@ -201,7 +123,7 @@ def encode(
     """Latent features of every member; the widths differ, so one after the other.
 
     Args:
-      flux: scaled, from `remap.window`.
+      flux: scaled, from `remap.autoencoder.inputs`.
       chunk: spectra at a time.
     """
 

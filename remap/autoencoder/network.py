@@ -2,7 +2,7 @@
 
 Mas-Buitrago et al. 2024 (A&A 687, A205, doi 10.1051/0004-6361/202449865), their slides and their published
 code. Dense layers of widths w, 3w/4, w/2, w/4, w/8, then the bottleneck, then the same mirrored; ReLU between, a
-sigmoid at the end, so that spectra must be scaled to 0..1 first (`remap.window`).
+sigmoid at the end, so that spectra must be scaled to 0..1 first (`remap.autoencoder.inputs`).
 """
 
 from __future__ import annotations

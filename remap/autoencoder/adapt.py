@@ -1,11 +1,7 @@
-"""The stages of the autoencoder route: a bridge from library to survey that needs no labelled star.
+"""Second stage of the autoencoder route: every autoencoder is fine-tuned on the survey's spectra, without labels.
 
-    train_autoencoders   every member of the ensemble learns the library's spectra
-    adapt                each is fine-tuned on the survey's spectra, without labels
-    regress              networks learn the labels from the library's latent features
-
-Each takes a config and a working folder in which `preprocess.preprocess` has run, and resumes what was interrupted.
-`ensemble.estimate` then applies the regressors to the survey's latent features. DESIGN §8, Mas-Buitrago et al. 2024.
+The fine-tuned encoders bring the survey's spectra to the latent features that the regressors know (Mas-Buitrago et
+al. 2024, A&A 687, A205).
 """
 
 from __future__ import annotations
@@ -21,171 +17,44 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array
 
-from remap.autoencoder import (
-    AdaptBatch,
-    AdaptTerms,
-    Autoencoder,
-    AutoencoderLoss,
-    AutoencoderTerms,
-    Pixels,
-    adapt_loss,
-    adapt_rules,
-    autoencoder_loss,
-    init_params,
-)
-from remap.members import (
+from remap.autoencoder.inputs import Pool, Ranges, draw_pool, take
+from remap.autoencoder.members import (
     ADAPT,
-    AUTOENCODER,
     MATCHED,
-    TRAIN,
     TUNE,
     Member,
-    Source,
-    build_autoencoder,
     encode,
-    held_pool,
     load_members,
     loss_settings,
     member_folder,
     member_meta,
     member_settings,
-    noise_settings,
-    open_source,
-    open_window,
     stage_key,
+)
+from remap.autoencoder.network import (
+    AdaptBatch,
+    AdaptTerms,
+    Autoencoder,
+    AutoencoderLoss,
+    Pixels,
+    adapt_loss,
+    adapt_rules,
+)
+from remap.autoencoder.sources import (
+    Source,
+    noise_settings,
+    open_sky,
+    open_source,
     training_pool,
 )
 from remap.network.discrepancy import AlignSettings, Scale, find_scale, squared_distances
-from remap.network.resnet import count_parameters
-from remap.preprocess.description import Preprocessing
-from remap.preprocess.grid import usable
-from remap.sampling.folds import split_stars
 from remap.sampling.sources import locate, stream_indices
 from remap.store import checkpoint
-from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, write_config
-from remap.train.loop import FitSettings, fit_function, fit_settings
+from remap.train.loop import fit_function, fit_settings
 from remap.train.optim import make_optimizer, sgdr
-from remap.window import Pool, Ranges, draw_pool, load_surveys, survey_pixels, take
 
 logger = logging.getLogger(__name__)
-
-
-def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
-    """Trains every member of `autoencoder.members` on library spectra; finished ones are left as they are."""
-    workdir = Path(workdir)
-    preprocessing = check_prepared(config, workdir)
-    todo = []
-    for i in range(len(config.autoencoder.members)):
-        meta = member_meta(config, preprocessing, AUTOENCODER, i)
-        if not checkpoint.is_finished(member_folder(workdir, AUTOENCODER, i), meta):
-            todo.append((i, meta))
-    if todo:
-        source = open_source(config, workdir, preprocessing)
-        pool, held = training_pool(config, source).pixels, held_pool(config, source).pixels
-    for i, meta in todo:
-        folder = member_folder(workdir, AUTOENCODER, i)
-        settings = fit_settings(config.autoencoder, max(1, len(pool.flux) // config.autoencoder.batch_size))
-        params = fit_autoencoder(
-            config,
-            pool,
-            held,
-            **member_settings(config, i),
-            settings=settings,
-            key=stage_key(config, TRAIN, i),
-            folder=folder,
-            meta=meta,
-            name=f"autoencoder {i}",
-        )
-        total = settings.epochs * settings.steps_per_epoch
-        checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": total})
-    write_config(workdir, config)
-
-
-def fit_autoencoder(
-    config: ml_collections.ConfigDict,
-    pool: Pixels,
-    held: Pixels,
-    *,
-    width: int,
-    l1: float,
-    rate: float,
-    settings: FitSettings,
-    key: Array,
-    folder: Path,
-    meta: dict[str, Any],
-    name: str,
-) -> Any:
-    """Trains one autoencoder on fixed library spectra; returns its parameters, averaged over the ends of cycles."""
-    section = config.autoencoder
-    model = build_autoencoder(config, width, pool.flux.shape[1])
-    init_key, fit_key = jax.random.split(key)
-    params = init_params(model, init_key)
-    schedule = sgdr(
-        peak=rate,
-        end=rate * section.rate_fall,
-        cycles=settings.cycles,
-        steps_per_cycle=settings.steps_per_cycle,
-    )
-    loss = loss_settings(config, l1)
-    logger.info(
-        "%s: width %d, %d parameters, %d steps of %d spectra per epoch",
-        name,
-        width,
-        count_parameters(params),
-        settings.steps_per_epoch,
-        section.batch_size,
-    )
-    return fit_function(
-        lambda params, batch: autoencoder_loss(model, params, batch, loss),
-        params,
-        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
-        lambda key, step, data: take(data, stream_indices(key, step, data.flux.shape[0], section.batch_size)),
-        pool,
-        held,
-        terms=AutoencoderTerms,
-        settings=settings,
-        key=fit_key,
-        schedule=schedule,
-        folder=folder,
-        meta=meta,
-        name=name,
-    )
-
-
-class Sky(NamedTuple):
-    """The survey's spectra as the autoencoders take them, in the order of `stars.readable_stars`."""
-
-    pixels: Pixels  # of all S rows
-    usable: np.ndarray  # bool[S], every arm is covered well enough
-    held: np.ndarray  # bool[S], kept aside from the fine-tuning, by star
-    coverage: np.ndarray  # float[A, S], valid fraction of each arm
-    snr: np.ndarray  # float[A, S]
-
-
-def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Sky:
-    """The survey of a working folder. Its labels are not looked at.
-
-    Raises:
-      ValueError: no spectrum covers every arm, or the split leaves none to train on.
-    """
-    stars = readable_stars(workdir)
-    surveys, snr = load_surveys(workdir, preprocessing)
-    good = np.all(
-        [usable(s.flux, s.valid, min_coverage=config.predict.min_coverage) for s in surveys], axis=0
-    )
-    ids = np.asarray(stars["star_id"])
-    split = split_stars(
-        ids, folds=2, fold=-1, validation=config.adapt.validation, seed=config.seed
-    )  # fold -1: no test stars
-    held = split == "val"
-    if not (good & ~held).any():
-        raise ValueError(
-            f"adapt: expected survey spectra to train on, found {np.count_nonzero(good)} of {len(good)} that "
-            f"cover every arm, all kept aside"
-        )
-    pixels = survey_pixels(open_window(config, preprocessing), surveys)
-    return Sky(pixels, good, held, np.stack([s.valid.mean(axis=1) for s in surveys]), snr)
 
 
 def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:

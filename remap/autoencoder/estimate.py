@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from remap.bridge import Sky, open_sky
+from remap.autoencoder.members import encode, load_members
+from remap.autoencoder.regress import Regressors, load_regressors
+from remap.autoencoder.regressor import predict_labels
+from remap.autoencoder.sources import Sky, open_sky
 from remap.config import config_to_json
 from remap.labels import LabelBins
-from remap.members import encode, load_members
 from remap.pmf.distributions import count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
-from remap.regress import Regressors, load_regressors
-from remap.regressor import predict_labels
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from remap.comparison import Candidate, FoldLoss, Result, mean_and_error
 from remap.config import tuples
+from remap.studies.comparison import Candidate, FoldLoss, Result, mean_and_error
 
 logger = logging.getLogger(__name__)
 

@@ -21,23 +21,16 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap.autoencoder import Pixels, autoencoder_loss
-from remap.bridge import fit_autoencoder
-from remap.members import (
-    SEARCH,
-    build_autoencoder,
-    loss_settings,
-    noise_settings,
-    open_source,
-    stage_key,
-    stage_meta,
-)
+from remap.autoencoder.inputs import draw_pool
+from remap.autoencoder.members import SEARCH, build_autoencoder, loss_settings, stage_key, stage_meta
+from remap.autoencoder.network import Pixels, autoencoder_loss
+from remap.autoencoder.sources import noise_settings, open_source
+from remap.autoencoder.train import fit_autoencoder
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
 from remap.store.workdir import check_prepared
 from remap.train.loop import DivergedError, fit_settings
-from remap.window import draw_pool
 
 logger = logging.getLogger(__name__)
 

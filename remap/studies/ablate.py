@@ -20,7 +20,6 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.ablate_report import compare, markdown
 from remap.config import (
     DATA_SECTIONS,
     PRETRAIN_SECTIONS,
@@ -40,6 +39,7 @@ from remap.store.atomic import write_json
 from remap.store.checkpoint import check_equal
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, read_config, share
+from remap.studies.ablate_report import compare, markdown
 from remap.train.loop import DivergedError
 
 logger = logging.getLogger(__name__)

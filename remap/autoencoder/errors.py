@@ -12,18 +12,18 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.autoencoder import Pixels, reconstruction_error
-from remap.bridge import Sky
-from remap.ensemble import estimate_labels
-from remap.members import Member, encode
+from remap.autoencoder.estimate import estimate_labels
+from remap.autoencoder.inputs import Pool
+from remap.autoencoder.members import Member, encode
+from remap.autoencoder.network import Pixels, reconstruction_error
+from remap.autoencoder.regress import load_regressors
+from remap.autoencoder.sources import Sky
 from remap.pmf.metrics import coverage, crps, residual_table
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import held_out
-from remap.regress import load_regressors
 from remap.store.checkpoint import has_final
 from remap.store.stars import in_group
 from remap.store.workdir import stage_folder
-from remap.window import Pool
 
 logger = logging.getLogger(__name__)
 

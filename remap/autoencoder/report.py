@@ -18,23 +18,20 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from remap.bridge import Sky, open_sky
-from remap.bridge_errors import label_rows, library_rows, reconstruction_rows
-from remap.ensemble import estimate
-from remap.members import (
+from remap.autoencoder.errors import label_rows, library_rows, reconstruction_rows
+from remap.autoencoder.estimate import estimate
+from remap.autoencoder.inputs import Pool, pool_at
+from remap.autoencoder.members import (
     ADAPT,
     AUTOENCODER,
     MATCH,
     REGRESSOR,
     Member,
-    Source,
     encode,
-    held_pool,
     load_members,
-    noise_settings,
-    open_source,
     stage_key,
 )
+from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, open_sky, open_source
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue, write_catalogue
 from remap.report.maps import latent_maps
@@ -44,7 +41,6 @@ from remap.sampling.sources import locate
 from remap.store.records import read_records
 from remap.store.stars import in_group, readable_stars
 from remap.store.workdir import check_prepared
-from remap.window import Pool, pool_at
 
 logger = logging.getLogger(__name__)
 

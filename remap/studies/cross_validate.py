@@ -31,14 +31,12 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap.comparison import Candidate, FoldLoss, Result, compare
 from remap.config import apply_overrides, config_to_json
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import build_model, count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.sampling.folds import assign_folds
-from remap.search import FoldLosses, SearchSettings, search
 from remap.stages.common import Training, start_stage, train_network
 from remap.stages.finetune import finetuning
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
@@ -46,6 +44,8 @@ from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared, stage_folder
+from remap.studies.comparison import Candidate, FoldLoss, Result, compare
+from remap.studies.optuna_search import FoldLosses, SearchSettings, search
 from remap.train.loop import DivergedError, make_eval_step
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class CrossValidationSettings:
       choose: "best" (least mean loss) or "smallest" (fewest parameters within one standard error of it).
       search: "candidates" compares those below, "optuna" searches in its space.
       candidates: one dict each, {"name": ..., "section.field": value, ...}.
-      optuna: see `search.SearchSettings`.
+      optuna: see `optuna_search.SearchSettings`.
     """
 
     stage: str

@@ -11,21 +11,17 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array
 
-from remap.members import (
+from remap.autoencoder.members import (
     ADAPT,
     REGRESS,
     REGRESSOR,
     encode,
-    held_pool,
     load_members,
     member_settings,
-    open_source,
     stage_key,
     stage_meta,
-    training_pool,
 )
-from remap.preprocess.description import Preprocessing
-from remap.regressor import (
+from remap.autoencoder.regressor import (
     Examples,
     Regressor,
     RegressorSettings,
@@ -37,6 +33,8 @@ from remap.regressor import (
     regressor_loss,
     standardise,
 )
+from remap.autoencoder.sources import held_pool, open_source, training_pool
+from remap.preprocess.description import Preprocessing
 from remap.sampling.sources import stream_indices
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder, write_config

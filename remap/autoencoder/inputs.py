@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from remap.autoencoder import Pixels
+from remap.autoencoder.network import Pixels
 from remap.continuum.common import NormalizeFn
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import add_noise

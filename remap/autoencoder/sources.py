@@ -1,0 +1,148 @@
+"""What the autoencoder route draws from: the library within its limits, and the survey's spectra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from remap.autoencoder.inputs import (
+    Noise,
+    Pool,
+    Ranges,
+    Window,
+    draw_pool,
+    limit_cells,
+    load_libraries,
+    load_surveys,
+    make_window,
+    survey_pixels,
+)
+from remap.autoencoder.members import (
+    HELD,
+    POOL,
+    SPLIT,
+    stage_key,
+)
+from remap.autoencoder.network import (
+    Pixels,
+)
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.grid import usable
+from remap.sampling.folds import split_stars
+from remap.sampling.sources import Library
+from remap.store.stars import readable_stars
+
+
+class Sky(NamedTuple):
+    """The survey's spectra as the autoencoders take them, in the order of `stars.readable_stars`."""
+
+    pixels: Pixels  # of all S rows
+    usable: np.ndarray  # bool[S], every arm is covered well enough
+    held: np.ndarray  # bool[S], kept aside from the fine-tuning, by star
+    coverage: np.ndarray  # float[A, S], valid fraction of each arm
+    snr: np.ndarray  # float[A, S]
+
+
+def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Sky:
+    """The survey of a working folder. Its labels are not looked at.
+
+    Raises:
+      ValueError: no spectrum covers every arm, or the split leaves none to train on.
+    """
+    stars = readable_stars(workdir)
+    surveys, snr = load_surveys(workdir, preprocessing)
+    good = np.all(
+        [usable(s.flux, s.valid, min_coverage=config.predict.min_coverage) for s in surveys], axis=0
+    )
+    ids = np.asarray(stars["star_id"])
+    split = split_stars(
+        ids, folds=2, fold=-1, validation=config.adapt.validation, seed=config.seed
+    )  # fold -1: no test stars
+    held = split == "val"
+    if not (good & ~held).any():
+        raise ValueError(
+            f"adapt: expected survey spectra to train on, found {np.count_nonzero(good)} of {len(good)} that "
+            f"cover every arm, all kept aside"
+        )
+    pixels = survey_pixels(open_window(config, preprocessing), surveys)
+    return Sky(pixels, good, held, np.stack([s.valid.mean(axis=1) for s in surveys]), snr)
+
+
+class Source(NamedTuple):
+    """The library of a working folder, ready to be drawn from."""
+
+    window: Window
+    libraries: tuple[Library, ...]  # of the arms
+    cells: np.ndarray  # int[K], those within the limits that are trained on
+    ranges: Ranges  # of those
+    held_cells: np.ndarray  # int[H], those kept aside
+    held_ranges: Ranges
+
+
+def open_window(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Window:
+    """How the config scales the pixels of all arms."""
+    section = config.autoencoder
+    return make_window(preprocessing, low=section.scale_low, high=section.scale_high)
+
+
+def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Source:
+    """The library with the cells that training may draw from, and those kept aside for validation."""
+    section = config.autoencoder
+    libraries = load_libraries(workdir, preprocessing, interpolate=config.library.interpolate)
+    cells, ranges = limit_cells(libraries[0], section.limits, [b.name for b in preprocessing.labels])
+    order = np.asarray(jax.random.permutation(stage_key(config, SPLIT), len(cells)))
+    held = round(section.validation * len(cells))
+    if not 0 < held < len(cells):
+        raise ValueError(
+            f"autoencoder.validation {section.validation} of {len(cells)} library cells: expected at least one "
+            f"kept aside and one to train on, found {held} kept aside"
+        )
+    aside, trained = order[:held], order[held:]
+    return Source(
+        open_window(config, preprocessing),
+        libraries,
+        cells[trained],
+        Ranges(*(r[trained] for r in ranges)),
+        cells[aside],
+        Ranges(*(r[aside] for r in ranges)),
+    )
+
+
+def noise_settings(config: ml_collections.ConfigDict) -> Noise:
+    """The noise of library spectra, from the config section `autoencoder`."""
+    section = config.autoencoder
+    return Noise(section.noise_low, section.noise_high, section.denoise)
+
+
+def training_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
+    """The library spectra that autoencoders and regressors are trained on."""
+    section = config.autoencoder
+    return draw_pool(
+        stage_key(config, POOL),
+        source.libraries,
+        source.cells,
+        source.ranges,
+        count=section.examples,
+        chunk=section.chunk,
+        window=source.window,
+        noise=noise_settings(config),
+    )
+
+
+def held_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
+    """Library spectra of cells that no network has seen."""
+    section = config.autoencoder
+    return draw_pool(
+        stage_key(config, HELD),
+        source.libraries,
+        source.held_cells,
+        source.held_ranges,
+        count=section.validation_size,
+        chunk=section.chunk,
+        window=source.window,
+        noise=noise_settings(config),
+    )
