@@ -27,7 +27,6 @@ DATA_SECTIONS = (
 )
 
 PRETRAIN_SECTIONS = (*DATA_SECTIONS, *NETWORK_SECTIONS, "pretrain")
-
 SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "align", "finetune", "split", "predict")
 
 

@@ -11,17 +11,28 @@ from remap.spectra import vacuum_to_air
 from remap.synth import (
     ELEMENTS,
     add_weak_lines,
+    atoms,
     check_labels,
     check_offsets,
     default_lines,
     element_offsets,
     load_lines,
     make_library,
-    model,
     synthesize,
     synthesize_batch,
 )
+from remap.synth.atmosphere import _electron_density, continuum_opacity, model_atmosphere
+from remap.synth.atoms import (
+    IONISATION,
+    LABELS,
+    _partition_functions,
+    log_saha,
+    planck,
+    scaled_abundances,
+    solar_abundances,
+)
 from remap.synth.blanketing import line_strength
+from remap.synth.lines import voigt
 
 WAVE = 5160.0 + 0.02 * np.arange(8500)
 NARROW = WAVE[(WAVE > 5160) & (WAVE < 5262)]  # what gradients are tested on: reverse mode is slow
@@ -44,7 +55,7 @@ def spectrum():
     lines = load_lines()
 
     def run(offsets=None, **changes):
-        labels = dict(zip(model.LABELS, SUN, strict=True)) | changes
+        labels = dict(zip(LABELS, SUN, strict=True)) | changes
         x = jnp.asarray(list(labels.values()), jnp.float32)
         flux, _ = synthesize(x, lines=lines, wave=WAVE, offsets=offsets)
         return np.asarray(flux)
@@ -60,13 +71,13 @@ def width(flux, low, high):
 
 def test_voigt_equals_the_faddeeva_function():
     a, u = np.array([1e-3, 1e-2, 0.1, 1.0, 5.0])[:, None], np.linspace(0, 60, 601)[None]
-    ours = np.asarray(jax.jit(model.voigt)(jnp.asarray(a, jnp.float32), jnp.asarray(u, jnp.float32)))
+    ours = np.asarray(jax.jit(voigt)(jnp.asarray(a, jnp.float32), jnp.asarray(u, jnp.float32)))
     np.testing.assert_allclose(ours, wofz(u + 1j * a).real, atol=1e-5)  # Hui et al. state 1e-6 in float64
 
 
 def test_solar_photosphere():
     """Around τ = 1 the Sun has T = 6390 K, log P = 5.06 and log Pe = 1.8 (Holweger & Müller 1974; VAL)."""
-    sun = model.model_atmosphere(jnp.asarray(SUN, jnp.float32))
+    sun = model_atmosphere(jnp.asarray(SUN, jnp.float32))
     log_tau = np.log10(np.asarray(sun.tau))
     electron_pressure = sun.electron_density * 1.380649e-16 * sun.temperature
     assert abs(np.interp(0.0, log_tau, sun.temperature) - 6390) < 150
@@ -77,9 +88,9 @@ def test_solar_photosphere():
 @pytest.mark.parametrize("offsets", [{}, {"Mg": 0.6, "Na": -1.0, "Fe": 0.3}])
 def test_electrons_balance_the_ions(offsets):
     temperature = jnp.linspace(4000.0, 9000.0, 6)
-    share = model._abundances(0.3, jnp.asarray(element_offsets(**offsets), jnp.float32))
-    electrons, hydrogen = jax.jit(model._electron_density)(temperature, jnp.full(6, 1e5, jnp.float32), share)
-    saha = np.exp(np.asarray(model.log_saha(temperature), np.float64))
+    share = scaled_abundances(0.3, jnp.asarray(element_offsets(**offsets), jnp.float32))
+    electrons, hydrogen = jax.jit(_electron_density)(temperature, jnp.full(6, 1e5, jnp.float32), share)
+    saha = np.exp(np.asarray(log_saha(temperature), np.float64))
     fraction = saha / (np.asarray(electrons)[:, None] + saha)
     ions = (fraction * np.asarray(share)).sum(axis=1) * np.asarray(hydrogen)
     np.testing.assert_allclose(electrons, ions, rtol=1e-4)  # float32 sums and exponentials
@@ -91,7 +102,7 @@ def test_saha_of_hydrogen_against_its_formula():
     expected = (2 * np.pi * 9.10938e-28 * 1.380649e-16 * t / 6.62607e-27**2) ** 1.5 * np.exp(
         -13.598 / 8.617333e-5 / t
     )
-    ours = model.log_saha(jnp.asarray([t], jnp.float32))[0, model.ELEMENTS.index("H")]
+    ours = log_saha(jnp.asarray([t], jnp.float32))[0, ELEMENTS.index("H")]
     assert float(ours) == pytest.approx(np.log(expected), abs=1e-3)
 
 
@@ -195,7 +206,7 @@ def test_one_offset_row_per_star_and_known_elements():
 def test_library_with_an_alpha_axis():
     nodes = {"teff": [5000.0], "logg": [4.5], "m_h": [-1.0]}
     library = make_library(**GRID | nodes | {"alpha": (0.0, 0.4)})
-    assert list(library["label_names"]) == [*model.LABELS, "alpha"]
+    assert list(library["label_names"]) == [*LABELS, "alpha"]
     np.testing.assert_allclose(library["labels"][:, 4], [0.0, 0.4], rtol=1e-6)
     plain = make_library(**GRID | nodes)
     np.testing.assert_allclose(library["flux"][0], plain["flux"][0], atol=1e-6)
@@ -277,7 +288,7 @@ def test_line_table_is_sound():
     assert np.all(np.diff(lines.wave) > 0)
     assert lines.wave[0] > 4850
     assert lines.wave[-1] < 5750
-    ionisation = model._IONISATION[lines.element, lines.stage - 1]
+    ionisation = IONISATION[lines.element, lines.stage - 1]
     assert np.all(lines.excitation + 12398.42 / lines.wave < ionisation)  # upper levels are bound
 
 
@@ -308,7 +319,7 @@ def test_partition_functions_are_sums_over_published_levels(element, stage, temp
     """U = Σ g exp(-E/kT); the levels left out add a few per cent at 7000 K."""
     energy, weight = np.array(LEVELS[element, stage]).T
     expected = np.sum(weight * np.exp(-energy / (8.617333e-5 * temperature)))
-    found = model._partition_functions(jnp.asarray([temperature]))[0, ELEMENTS.index(element), stage - 1]
+    found = _partition_functions(jnp.asarray([temperature]))[0, ELEMENTS.index(element), stage - 1]
     assert float(found) == pytest.approx(expected, rel=0.2)
 
 
@@ -316,7 +327,7 @@ def test_saha_against_published_examples():
     """Carroll & Ostlie 2006, sec. 8.1: H at P_e = 20 N/m², and Ca and H in the Sun's photosphere (1.5 N/m²)."""
 
     def ratio(element, temperature, electron_pressure):
-        saha = model.log_saha(jnp.asarray([temperature]))[0, ELEMENTS.index(element)]
+        saha = log_saha(jnp.asarray([temperature]))[0, ELEMENTS.index(element)]
         return float(jnp.exp(saha)) * 1.380649e-16 * temperature / electron_pressure
 
     for temperature, ionised in ((8300.0, 0.05), (9600.0, 0.5), (11300.0, 0.95)):
@@ -335,18 +346,18 @@ def test_thin_line_equals_its_integral():
     wave = centre + 0.005 * np.arange(-120, 121)
     flux, _ = synthesize(jnp.asarray(SUN, jnp.float32), lines=lines._replace(log_gf=log_gf), wave=wave)
 
-    sun = [np.asarray(a, np.float64) for a in model.model_atmosphere(jnp.asarray(SUN, jnp.float32))]
+    sun = [np.asarray(a, np.float64) for a in model_atmosphere(jnp.asarray(SUN, jnp.float32))]
     tau, temperature, _, electrons, hydrogen = sun
     layers = [jnp.asarray(a, jnp.float32) for a in (temperature, electrons, hydrogen)]
     at = jnp.asarray([5000.0, centre], jnp.float32)
-    opacity = np.asarray(model._continuum_opacity(at, *layers), np.float64)
-    share = jnp.asarray(model.solar_abundances(), jnp.float32)
-    absorbers = np.asarray(model.absorbers(*layers[:2], share), np.float64)[:, lines.element[i], 0] * hydrogen
+    opacity = np.asarray(continuum_opacity(at, *layers), np.float64)
+    share = jnp.asarray(solar_abundances(), jnp.float32)
+    absorbers = np.asarray(atoms.absorbers(*layers[:2], share), np.float64)[:, lines.element[i], 0] * hydrogen
     boltzmann = np.exp(-lines.excitation[i] / 8.617333e-5 / temperature)
     emission = -np.expm1(-1.438777e8 / centre / temperature)
     # π e²/(m c²) = 8.8528e-13 cm; times λ² it is the integral of the opacity over wavelength, here in Å
     line = 8.8528e-13 * centre**2 * 1e-8 * 10.0**-5.7 * absorbers * boltzmann * emission / opacity[:, 1]
-    source = np.asarray(model.planck(jnp.float32(centre), jnp.asarray(temperature, jnp.float32)), np.float64)
+    source = np.asarray(planck(jnp.float32(centre), jnp.asarray(temperature, jnp.float32)), np.float64)
     fine = np.linspace(np.log(tau[0]), np.log(tau[-1]), 4000)
     ratio = np.exp(np.interp(fine, np.log(tau), np.log(opacity[:, 1] / opacity[:, 0])))
     s, l = (np.interp(fine, np.log(tau), a) for a in (source, line))  # noqa: E741
@@ -398,7 +409,7 @@ def test_batch_refuses_labels_out_of_range():
     for i, value in enumerate((3500.0, 6.0, -5.0, 0.0)):
         star = np.array([SUN])
         star[0, i] = value
-        with pytest.raises(ValueError, match=f"{model.LABELS[i]} = {value:g} is outside the model's range"):
+        with pytest.raises(ValueError, match=f"{LABELS[i]} = {value:g} is outside the model's range"):
             synthesize_batch(star, lines=load_lines(), wave=WAVE, oversample=1, chunk=1)
 
 

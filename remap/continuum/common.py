@@ -13,12 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 NormalizeFn = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
-
-
 MIN_PIXELS = 44  # eleven bins of four pixels
-
 CHUNK = 1024  # spectra that go in lock-step where that is faster than one after the other
-
 MAPPINGS = ("one by one", "lock-step")
 
 

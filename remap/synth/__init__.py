@@ -1,16 +1,10 @@
 """The embedded synthetic library and the mock survey: simple LTE spectra made by the project itself."""
 
+from remap.synth.atoms import ELEMENTS, check_labels, check_offsets, element_offsets
 from remap.synth.blanketing import add_weak_lines, default_lines
 from remap.synth.library import make_library, write_library
-from remap.synth.model import (
-    ELEMENTS,
-    check_labels,
-    check_offsets,
-    element_offsets,
-    load_lines,
-    synthesize,
-    synthesize_batch,
-)
+from remap.synth.lines import load_lines
+from remap.synth.model import synthesize, synthesize_batch
 from remap.synth.survey import make_survey
 
 __all__ = [

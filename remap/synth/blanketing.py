@@ -15,7 +15,9 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from remap.synth import model
+from remap.synth import atoms
+from remap.synth.atoms import BOLTZMANN, ELEMENTS, solar_abundances
+from remap.synth.lines import LineList, load_lines
 
 _TEMPERATURE = 5500.0  # K, and
 _ELECTRON_PRESSURE = 10.0  # dyn/cm²: where weak lines of the Sun form (Gray 2008, table D.1, near τ = 0.3)
@@ -23,14 +25,14 @@ _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)  # steps of a sequence that fills an interv
 _STRIDE = 89  # through the table, so that neighbours in strength are not neighbours in wavelength
 
 
-def line_strength(lines: model.LineList) -> np.ndarray:
+def line_strength(lines: LineList) -> np.ndarray:
     """log10 of gf times absorbers per H nucleus and weight in the Sun's photosphere, float64[L], dimensionless."""
-    electrons = _ELECTRON_PRESSURE / (model.BOLTZMANN * _TEMPERATURE)
+    electrons = _ELECTRON_PRESSURE / (BOLTZMANN * _TEMPERATURE)
     absorbers = np.asarray(
-        model.absorbers(
+        atoms.absorbers(
             jnp.full(1, _TEMPERATURE, jnp.float32),
             jnp.full(1, electrons, jnp.float32),
-            jnp.asarray(model.solar_abundances(), jnp.float32),
+            jnp.asarray(solar_abundances(), jnp.float32),
         )
     )[0]
     excitation = 5040.0 / _TEMPERATURE * lines.excitation
@@ -38,8 +40,8 @@ def line_strength(lines: model.LineList) -> np.ndarray:
 
 
 def add_weak_lines(
-    lines: model.LineList, *, complete: float, decades: float, slope: float, spread: float, reach: float
-) -> model.LineList:
+    lines: LineList, *, complete: float, decades: float, slope: float, spread: float, reach: float
+) -> LineList:
     """The line list with made-up weak lines added, the same ones at every call.
 
     Args:
@@ -58,7 +60,7 @@ def add_weak_lines(
     Raises:
       ValueError: no line is stronger than `complete`.
     """
-    metal = np.flatnonzero(lines.element != model.ELEMENTS.index("H"))
+    metal = np.flatnonzero(lines.element != ELEMENTS.index("H"))
     strength = line_strength(lines)[metal]
     count = int(np.sum(strength > complete))
     if count == 0:
@@ -73,7 +75,7 @@ def add_weak_lines(
     low, high = lines.wave[metal].min(), lines.wave[metal].max()
     wave = lines.wave[parent] + spread * (2.0 * (number * _GOLDEN % 1.0) - 1.0)
     wave = np.where(wave < low, 2 * low - wave, np.where(wave > high, 2 * high - wave, wave))
-    parents = model.LineList(*(np.asarray(a)[parent] for a in lines))
+    parents = LineList(*(np.asarray(a)[parent] for a in lines))
     weak = parents._replace(
         wave=wave,
         log_gf=parents.log_gf + (complete - below) - line_strength(parents),
@@ -81,15 +83,15 @@ def add_weak_lines(
         reach=np.full(number.size, reach),
         haze=np.ones(number.size, bool),
     )
-    together = model.LineList(*(np.concatenate(pair) for pair in zip(lines, weak, strict=True)))
+    together = LineList(*(np.concatenate(pair) for pair in zip(lines, weak, strict=True)))
     order = np.argsort(together.wave, kind="stable")
-    return model.LineList(*(a[order] for a in together))
+    return LineList(*(a[order] for a in together))
 
 
 @functools.lru_cache(maxsize=1)
-def default_lines() -> model.LineList:
+def default_lines() -> LineList:
     """The line table and the weak lines below it: what libraries and mock surveys are made of.
 
     The table follows the law (2.2 and 1.8 times as many lines per half decade) down to 10^-11.5 and not below.
     """
-    return add_weak_lines(model.load_lines(), complete=-11.5, decades=2.0, slope=0.5, spread=25.0, reach=0.6)
+    return add_weak_lines(load_lines(), complete=-11.5, decades=2.0, slope=0.5, spread=25.0, reach=0.6)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from remap.spectra import air_to_vacuum
+from remap.synth.atoms import ALPHA_ELEMENTS, ELEMENTS, LABELS
 from remap.synth.blanketing import default_lines
-from remap.synth.model import ALPHA_ELEMENTS, ELEMENTS, LABELS, LineList, synthesize_batch
+from remap.synth.lines import LineList
+from remap.synth.model import synthesize_batch
 
 _CONTINUUM_STEP = 2.0  # Å: linear interpolation between such points is good to 1e-5
 

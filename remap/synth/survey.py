@@ -12,9 +12,11 @@ from astropy.table import Table
 from scipy import optimize
 
 from remap.preprocess.rotation import broaden
+from remap.synth.atoms import ELEMENTS, LABEL_RANGES, OFFSET_RANGE
 from remap.synth.blanketing import default_lines
 from remap.synth.library import pixel_grid
-from remap.synth.model import ELEMENTS, LABEL_RANGES, OFFSET_RANGE, LineList, synthesize_batch
+from remap.synth.lines import LineList
+from remap.synth.model import synthesize_batch
 
 _SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 _METALS = tuple(e for e in ELEMENTS if e != "H")
