@@ -11,8 +11,9 @@ import json
 from absl import flags
 
 from launch import cli
-from remap import io, load
+from remap import io
 from remap.predict.catalogue import check_output, write_catalogue
+from remap.predict.predictor import load
 
 SPECTRA = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.")
 OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits or NAME.ecsv.")

@@ -1,7 +1,54 @@
-"""deep-REMAP: probabilistic stellar parameters from 1-D spectra."""
+"""deep-REMAP: probabilistic stellar parameters from 1-D spectra.
+
+Names are imported when they are first used, so that `from remap.continuum import normalize` costs little more than
+importing JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from remap._version import __version__
-from remap.predict.predictor import Predictor, load
-from remap.spectra import Spectra, SpectrumError, make_spectra
 
-__all__ = ["Predictor", "Spectra", "SpectrumError", "__version__", "load", "make_spectra"]
+if TYPE_CHECKING:
+    from remap.continuum.algorithm1 import ContinuumSettings, normalize
+    from remap.predict.catalogue import Catalogue, read_catalogue
+    from remap.predict.predictor import Predictor, load
+    from remap.spectra import Spectra, SpectrumError, make_spectra
+
+__all__ = [
+    "Catalogue",
+    "ContinuumSettings",
+    "Predictor",
+    "Spectra",
+    "SpectrumError",
+    "__version__",
+    "load",
+    "make_spectra",
+    "normalize",
+    "read_catalogue",
+]
+
+_HOMES = {
+    "Catalogue": "remap.predict.catalogue",
+    "ContinuumSettings": "remap.continuum.algorithm1",
+    "Predictor": "remap.predict.predictor",
+    "Spectra": "remap.spectra",
+    "SpectrumError": "remap.spectra",
+    "load": "remap.predict.predictor",
+    "make_spectra": "remap.spectra",
+    "normalize": "remap.continuum.algorithm1",
+    "read_catalogue": "remap.predict.catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: imports a public name's module at its first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny
+from helpers import tiny
 
 from remap import load
 from remap.io import find_data

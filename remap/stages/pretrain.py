@@ -30,7 +30,7 @@ from remap.store.workdir import (
     stage_folder,
     write_config,
 )
-from remap.train.embeddings import EmbeddingSettings, fixed_spectra, make_recorder
+from remap.train.embeddings import EmbeddingSettings, embedding_recorder, fixed_spectra
 from remap.train.keys import PRETRAIN, stage_key
 from remap.train.loop import BatchFn, OnEpoch, run_keys
 
@@ -174,4 +174,4 @@ def _embedding_recorder(
         part: fixed_spectra(start.batch_fn, start.draw_fn, key, library, settings.size)
         for part, (key, library) in sources.items()
     }
-    return make_recorder(start.model, spectra, folder, settings.epochs)
+    return embedding_recorder(start.model, spectra, folder, settings.epochs)

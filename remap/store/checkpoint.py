@@ -17,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from remap.train.state import TrainState
-
 logger = logging.getLogger(__name__)
 
 STATE, META, VARIABLES = "state", "meta", "variables"
@@ -31,15 +29,15 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
 
 def save_state(
-    manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any], partial: Any = None
+    manager: ocp.CheckpointManager, step: int, state: Any, meta: Mapping[str, Any], partial: Any = None
 ) -> None:
     """Saves a step, whole or not at all; saving a step that is there already does nothing.
 
     Args:
+      state: any tree of arrays.
       meta: what must agree for the run to be continued.
       partial: JSON values that the run needs to go on within an epoch.
     """
-    step = int(state.step)
     if manager.latest_step() == step:
         return
     record = {"run": dict(meta), "partial": partial}
@@ -51,9 +49,9 @@ def save_state(
 
 
 def restore_state(
-    manager: ocp.CheckpointManager, template: TrainState, meta: Mapping[str, Any]
-) -> tuple[TrainState, Any] | None:
-    """The newest saved state with its `partial` of `save_state`, or None if there is none.
+    manager: ocp.CheckpointManager, template: Any, meta: Mapping[str, Any]
+) -> tuple[Any, Any] | None:
+    """The newest saved state, a tree like `template`, with its `partial`; None if there is none.
 
     Raises:
       ValueError: the run was started with another `meta` (both values of each difference are named).
@@ -103,8 +101,7 @@ def is_finished(folder: str | Path, meta: Mapping[str, Any]) -> bool:
     folder = Path(folder)
     if not has_final(folder / "final"):
         return False
-    _, found = load_final(folder / "final")
-    found = {k: v for k, v in found.items() if k != "step"}
+    found = {k: v for k, v in read_meta(folder / "final").items() if k != "step"}
     check_equal(found, plain(meta), f"{folder}: trained with other settings")
     logger.info("%s: already trained", folder)
     return True
@@ -116,17 +113,27 @@ def load_final(folder: str | Path) -> tuple[dict, dict]:
     Raises:
       FileNotFoundError: `folder` holds no finished network.
     """
+    restored = _restore_final(folder, {VARIABLES: ocp.args.StandardRestore(), META: ocp.args.JsonRestore()})
+    return jax.tree.map(np.asarray, restored[VARIABLES]), restored[META]
+
+
+def read_meta(folder: str | Path) -> dict:
+    """The description of a finished network alone; no array is read.
+
+    Raises:
+      FileNotFoundError: `folder` holds no finished network.
+    """
+    return _restore_final(folder, {META: ocp.args.JsonRestore()})[META]
+
+
+def _restore_final(folder: str | Path, items: Mapping[str, Any]) -> Any:
     folder = Path(folder).absolute()
     if not has_final(folder):
         raise FileNotFoundError(
             f"{folder}: expected a finished network, found none; was the stage run to its end?"
         )
     with ocp.CheckpointManager(folder) as manager:
-        restored = manager.restore(
-            manager.latest_step(),
-            args=ocp.args.Composite(**{VARIABLES: ocp.args.StandardRestore(), META: ocp.args.JsonRestore()}),
-        )
-    return jax.tree.map(np.asarray, restored[VARIABLES]), restored[META]
+        return manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
 
 
 def check_equal(found: Any, expected: Any, where: str) -> None:

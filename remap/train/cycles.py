@@ -20,7 +20,7 @@ def _path(folder: Path, cycle: int) -> Path:
     return folder / f"cycle_{cycle}.npz"
 
 
-def make_recorder(folder: str | Path, epochs_per_cycle: int) -> Callable[[int, TrainState], None]:
+def cycle_recorder(folder: str | Path, epochs_per_cycle: int) -> Callable[[int, TrainState], None]:
     """An `on_epoch` for `loop.fit` that writes `cycle_K.npz` at the end of cycle K, whole or not at all."""
 
     def record(epoch: int, state: TrainState) -> None:

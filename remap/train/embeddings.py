@@ -87,7 +87,7 @@ def fixed_spectra(
     return FixedSpectra(batches, np.concatenate(labels)[:size])
 
 
-def make_recorder(
+def embedding_recorder(
     model: ResNet1D, spectra: Mapping[str, FixedSpectra], folder: str | Path, epochs: Sequence[int]
 ) -> Callable[[int, TrainState], None]:
     """An `on_epoch` for `loop.fit` that writes `embeddings_epoch_EEEE.npz` after each of the given epochs.
@@ -119,7 +119,7 @@ def make_recorder(
 
 
 def read_embeddings(folder: str | Path) -> list[EpochEmbeddings]:
-    """What `make_recorder` has written into a folder, by epoch; [] for nothing."""
+    """What `embedding_recorder` has written into a folder, by epoch; [] for nothing."""
     found = []
     for path in Path(folder).glob("embeddings_epoch_*.npz"):
         with np.load(path) as a:

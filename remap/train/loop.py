@@ -224,7 +224,7 @@ def fit(
     eval_step = make_eval_step(model, loss)
     keep = None
     if settings.average in cycles.KEPT:
-        keep = cycles.make_recorder(folder, settings.epochs_per_cycle)
+        keep = cycles.cycle_recorder(folder, settings.epochs_per_cycle)
     state = run(
         init_state(jax.tree.map(jnp.array, variables), optimizer),  # a copy: the state is donated
         lambda step: make_batch(batch_key, jnp.asarray(step, jnp.int32), data),
@@ -389,11 +389,11 @@ def run(
                 if on_epoch is not None:
                     on_epoch(epoch, state)
                 if epoch % settings.checkpoint_epochs == 0 or step == total:
-                    checkpoint.save_state(manager, state, meta, [])
+                    checkpoint.save_state(manager, step, state, meta, [])
                 if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
                     _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
             if stop.is_set() and step < total:
-                checkpoint.save_state(manager, state, meta, [_terms_to_json(t) for t in collected])
+                checkpoint.save_state(manager, step, state, meta, [_terms_to_json(t) for t in collected])
                 raise Preempted(f"{name}: stopped by SIGTERM at step {step}; the same command resumes")
     return state
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from remap import load
 from remap.network.discrepancy import AlignSettings, coral, discrepancy, find_scale

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from remap.config import apply_overrides, read_overrides
 from remap.network import resnet
@@ -267,7 +267,7 @@ def test_script_reads_what_is_there_and_its_choice_changes_the_next_ones_network
     shutil.copytree(compared[0], workdir)
     done = tiny.launch(
         "launch.cross_validate",
-        "--config=tests/tiny.py",
+        "--config=tests/helpers/tiny.py",
         f"--config.data_root={tiny_data}",
         "--config.arm_names=('A',)",
         f"--config.cross_validate.folds={FOLDS}",
@@ -275,7 +275,7 @@ def test_script_reads_what_is_there_and_its_choice_changes_the_next_ones_network
         "--config.cross_validate.epochs_per_cycle=2",
         f"--config.cross_validate.candidates={CANDIDATES}",
         f"--workdir={workdir}",
-        before="from remap import cross_validate\ndel cross_validate.train_network",
+        before="from remap.studies import cross_validate\ndel cross_validate.train_network",
     )
     assert done.returncode == 0, done.stderr
     path = workdir / "cross_validate" / "pretrain" / "chosen.json"

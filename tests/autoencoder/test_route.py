@@ -7,8 +7,8 @@ import signal
 import jax
 import numpy as np
 import pytest
-import tiny
 from astropy.table import Table
+from helpers import tiny
 
 from remap.autoencoder import adapt, errors, regress
 from remap.autoencoder.estimate import estimate, estimate_labels
@@ -295,7 +295,11 @@ def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data
 
 def test_launch_script_runs_the_stages_that_it_is_told(route, copy, tiny_data):
     workdir = copy(route)
-    arguments = ("--config=tests/tiny.py:route", f"--config.data_root={tiny_data}", f"--workdir={workdir}")
+    arguments = (
+        "--config=tests/helpers/tiny.py:route",
+        f"--config.data_root={tiny_data}",
+        f"--workdir={workdir}",
+    )
     done = tiny.launch("launch.autoencoder", *arguments, "--stages=train,adapt,regress")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("already trained") == 5  # two autoencoders twice, and the regressors

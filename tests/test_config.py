@@ -3,8 +3,8 @@
 import json
 
 import pytest
-import tiny
 from absl import flags
+from helpers import tiny
 
 from configs import common
 from launch import cli
@@ -18,7 +18,7 @@ def parse(monkeypatch):
     def call(*arguments):
         values = flags.FlagValues()
         holder = cli.define_config(values=values)
-        argv = ["launch", f"--config={tiny.REPOSITORY}/tests/tiny.py", *arguments]
+        argv = ["launch", f"--config={tiny.REPOSITORY}/tests/helpers/tiny.py", *arguments]
         monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
         values(argv)
         return holder.value

@@ -136,9 +136,9 @@ def test_result_is_the_mean_of_the_parameters_at_the_ends_of_the_cycles(run, who
     ends = {}
     save = checkpoint.save_state
 
-    def catch(manager, state, *rest):
-        ends[int(state.step)] = jax.tree.map(np.array, state.params)
-        save(manager, state, *rest)
+    def catch(manager, step, state, *rest):
+        ends[step] = jax.tree.map(np.array, state.params)
+        save(manager, step, state, *rest)
 
     monkeypatch.setattr(checkpoint, "save_state", catch)
     found = run(tmp_path)
@@ -209,9 +209,9 @@ def test_without_averaging_the_result_is_the_last_step_with_its_running_statisti
     last = {}
     save = checkpoint.save_state
 
-    def catch(manager, state, *rest):
+    def catch(manager, step, state, *rest):
         last["params"], last["batch_stats"] = jax.tree.map(np.array, (state.params, state.batch_stats))
-        save(manager, state, *rest)
+        save(manager, step, state, *rest)
 
     monkeypatch.setattr(checkpoint, "save_state", catch)
     found = run(tmp_path, settings=dataclasses.replace(SETTINGS, average="last"))

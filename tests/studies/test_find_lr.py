@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from remap.studies import find_lr as module
 from remap.studies.find_lr import RangeSettings, find_lr, range_schedule

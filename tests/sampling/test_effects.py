@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from remap.continuum.algorithm1 import ContinuumSettings, normalize_batch
 from remap.preprocess.resample import resample

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 from scipy import stats
 
 from remap import load

@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 from astropy.table import Table
+from helpers import tiny
 
 from remap.stages import visualize
 from remap.stages.visualize import neighbour_difference, tsne

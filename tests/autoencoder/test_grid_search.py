@@ -3,7 +3,7 @@
 import json
 
 import pytest
-import tiny
+from helpers import tiny
 
 from remap.autoencoder import grid_search
 from remap.autoencoder.grid_search import combinations, search

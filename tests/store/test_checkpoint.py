@@ -68,7 +68,7 @@ def test_a_restored_state_has_every_bit_and_trains_on_as_if_never_stopped(run, o
     for _ in range(3):
         state = step(state)
     with open_folder() as manager:
-        checkpoint.save_state(manager, state, META, partial=[[0.1, [0.2]]])
+        checkpoint.save_state(manager, int(state.step), state, META, partial=[[0.1, [0.2]]])
     with open_folder() as manager:
         restored, partial = checkpoint.restore_state(manager, run[0], META)
     assert partial == [[0.1, [0.2]]]
@@ -88,8 +88,8 @@ def test_the_newest_of_the_kept_steps_is_restored_and_older_ones_go(run, open_fo
         assert checkpoint.restore_state(manager, state, META) is None
         for _ in range(3):
             state = step(state)
-            checkpoint.save_state(manager, state, META)
-        checkpoint.save_state(manager, state, META)  # again: nothing to do
+            checkpoint.save_state(manager, int(state.step), state, META)
+        checkpoint.save_state(manager, int(state.step), state, META)  # again: nothing to do
         assert sorted(manager.all_steps()) == [2, 3]
         assert int(checkpoint.restore_state(manager, run[0], META)[0].step) == 3
 
@@ -97,7 +97,7 @@ def test_the_newest_of_the_kept_steps_is_restored_and_older_ones_go(run, open_fo
 def test_a_save_that_was_killed_leaves_the_one_before(run, open_folder, tmp_path):
     state, step = run
     with open_folder() as manager:
-        checkpoint.save_state(manager, step(state), META)
+        checkpoint.save_state(manager, 1, step(state), META)
     (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-0").mkdir()
     with open_folder() as manager:
         assert int(checkpoint.restore_state(manager, state, META)[0].step) == 1
@@ -106,7 +106,7 @@ def test_a_save_that_was_killed_leaves_the_one_before(run, open_folder, tmp_path
 def test_a_run_of_other_settings_is_refused_with_both_values(run, open_folder):
     state, step = run
     with open_folder() as manager:
-        checkpoint.save_state(manager, step(state), META)
+        checkpoint.save_state(manager, 1, step(state), META)
         other = {**META, "arm": "B", "config": {"seed": 0, "filters": (16,), "depth": 3}}
         with pytest.raises(ValueError, match="started with other settings") as caught:
             checkpoint.restore_state(manager, state, other)
@@ -127,6 +127,7 @@ def test_final_networks_come_back_bit_for_bit_with_their_description(run, tmp_pa
     assert_same_bits(found, variables)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
     assert meta == {"arm": "A", "config": {"seed": 0, "filters": [16, 32]}, "nothing_known": None}
+    assert checkpoint.read_meta(folder) == meta
     checkpoint.save_final(folder, jax.tree.map(lambda v: v + 1, variables), {"arm": "B"})
     found, meta = checkpoint.load_final(folder)
     assert_same_bits(found, jax.tree.map(lambda v: v + 1, variables))
@@ -145,6 +146,8 @@ def test_a_folder_without_a_finished_network_is_named(tmp_path):
     assert not checkpoint.has_final(missing)
     with pytest.raises(FileNotFoundError, match="expected a finished network, found none") as caught:
         checkpoint.load_final(missing)
+    with pytest.raises(FileNotFoundError, match="expected a finished network, found none"):
+        checkpoint.read_meta(missing)
     assert str(missing) in str(caught.value)
     assert not missing.exists()  # looking makes nothing
     (missing / "0.orbax-checkpoint-tmp-0").mkdir(parents=True)  # a save that was killed

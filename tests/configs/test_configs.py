@@ -6,8 +6,8 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import tiny
 from absl import flags
+from helpers import tiny
 from ml_collections import config_flags
 
 from configs import common

@@ -6,8 +6,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import tiny
 from astropy.table import Table
+from helpers import tiny
 
 from remap.config import override
 from remap.predict.held_out import predict_held_out

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from configs import common
 from remap.labels import bin_index, padded_edges
@@ -116,7 +116,7 @@ def test_saving_nothing_is_the_default_and_trains_the_same_network(
     shutil.copytree(tiny_prepared, tmp_path / "work")
     config = tiny.config(tiny_data, embeddings__epochs=())
     with monkeypatch.context() as patch:
-        for name in ("fixed_spectra", "make_recorder"):
+        for name in ("fixed_spectra", "embedding_recorder"):
             patch.setattr(stage, name, lambda *_: pytest.fail("spectra were made for nothing"))
         _pretrain_arm(config, tmp_path / "work", check_prepared(config, tmp_path / "work"), "A")
     folders = [w / "pretrain" / "A" for w in (tmp_path / "work", tiny_workdir)]

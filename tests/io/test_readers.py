@@ -101,7 +101,7 @@ def test_find_data_looks_in_the_places_that_it_names(tmp_path, monkeypatch):
 
 def test_the_default_root_is_beside_the_repository():
     assert files.DEFAULT_ROOT.parts[-2:] == ("shared", "data")
-    assert Path(__file__).resolve().parents[2] == files.DEFAULT_ROOT.parents[1]
+    assert Path(__file__).resolve().parents[3] == files.DEFAULT_ROOT.parents[1]
 
 
 def test_list_files(tmp_path):

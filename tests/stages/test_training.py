@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from remap import load
 from remap.predict.predictor import ArmInputs
@@ -31,7 +31,7 @@ STEPS = 8  # of pre-training: two cycles of two epochs of two steps
 # when its record is written and its checkpoint is not.
 SIGTERM_AT_STEP_1 = """
 import os, signal
-from remap import train
+from remap.train import loop
 make = loop.make_train_step
 def make_stopping(*args):
     step = make(*args)
@@ -45,12 +45,12 @@ loop.make_train_step = make_stopping
 """
 SIGKILL_AT_STEP_8 = """
 import os, signal
-from remap import checkpoint
+from remap.store import checkpoint
 save = checkpoint.save_state
-def die(manager, state, *rest):
-    if int(state.step) == 8:
+def die(manager, step, *rest):
+    if step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
-    save(manager, state, *rest)
+    save(manager, step, *rest)
 checkpoint.save_state = die
 """
 
@@ -92,7 +92,11 @@ def interrupted(tiny_data, tiny_workdir, prepared_arm, tmp_path_factory):
     """
     workdir = tmp_path_factory.mktemp("interrupted") / "work"
     shutil.copytree(prepared_arm, workdir)
-    arguments = ["--config=tests/tiny.py", f"--config.data_root={tiny_data}", "--config.arm_names=('A',)"]
+    arguments = [
+        "--config=tests/helpers/tiny.py",
+        f"--config.data_root={tiny_data}",
+        "--config.arm_names=('A',)",
+    ]
     folder = workdir / "pretrain" / "A"
     seen = []
     for before in (SIGTERM_AT_STEP_1, SIGKILL_AT_STEP_8):

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
+from helpers import tiny
 
 from remap import Predictor, load, make_spectra
 from remap.io import list_files

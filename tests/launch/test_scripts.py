@@ -4,8 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
 from astropy.io import fits
+from helpers import tiny
 
 from remap.io.bundle import read_bundle
 from remap.predict.catalogue import Flag, read_catalogue
@@ -66,15 +66,19 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
             ["--workdir={work}", "--spectra={tmp}", "--output={tmp}/c.fits"],
             "expected files like *.fits",
         ),
-        ("pretrain", ["--config=tests/tiny.py", "--workdir={tmp}"], "expected the preprocess stage's output"),
+        (
+            "pretrain",
+            ["--config=tests/helpers/tiny.py", "--workdir={tmp}"],
+            "expected the preprocess stage's output",
+        ),
         (
             "ablate",
-            ["--config=tests/tiny.py", "--config.ablate.run=('no_star',)", "--workdir={tmp}"],
+            ["--config=tests/helpers/tiny.py", "--config.ablate.run=('no_star',)", "--workdir={tmp}"],
             "ablate.run: unknown variants ['no_star']; the config has ['average_pooling'",
         ),
         (
             "preprocess",
-            ["--config=tests/tiny.py", "--config.data_root={tmp}", "--workdir={tmp}/w"],
+            ["--config=tests/helpers/tiny.py", "--config.data_root={tmp}", "--workdir={tmp}/w"],
             "library.npz: not found; tried",
         ),
     ],
@@ -92,7 +96,7 @@ def test_mistakes_are_told_in_one_line(tiny_workdir, tmp_path, script, arguments
 def test_unknown_field_is_told_without_a_traceback(tmp_path):
     done = tiny.launch(
         "launch.preprocess",
-        "--config=tests/tiny.py",
+        "--config=tests/helpers/tiny.py",
         "--config.pretrain.batchsize=3",
         f"--workdir={tmp_path}",
     )

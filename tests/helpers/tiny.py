@@ -2,7 +2,7 @@
 
 The spectra are a few Gaussian lines whose depths follow the labels, on a sloping continuum. Both arms have one
 number of pixels and everything is predicted in batches of one size, because the normaliser takes seconds to
-compile for each shape. This file is a config, too: `--config=tests/tiny.py --config.data_root=DIR`.
+compile for each shape. This file is a config, too: `--config=tests/helpers/tiny.py --config.data_root=DIR`.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from astropy.table import Table
 from configs import carmenes, common
 from remap import io, make_spectra
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PIXELS = 120  # of each arm
 ARMS = {"A": (5000.0, 5120.0), "B": (5120.0, 5240.0)}
 WAVE = 4990.3 + np.arange(262.0)  # Å, of the survey: a third of a pixel off the arms' grids

@@ -7,9 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
 from astropy.io import fits
 from astropy.table import Table
+from helpers import tiny
 
 from configs import miles
 from remap import make_spectra

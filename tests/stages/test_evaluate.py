@@ -4,8 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
 from astropy.table import Table
+from helpers import tiny
 from scipy.stats import kstest
 
 from remap import load
