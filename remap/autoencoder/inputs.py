@@ -20,7 +20,7 @@ from remap.autoencoder.network import Pixels
 from remap.continuum.common import NormalizeFn
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import add_noise
-from remap.sampling.sources import Library, Survey, draw_library, stream_indices
+from remap.sampling.sources import Library, Stars, draw_library, stream_indices
 from remap.store.workdir import load_library, load_survey
 
 
@@ -100,7 +100,7 @@ def load_libraries(workdir: Path, preprocessing: Preprocessing, *, interpolate: 
     )
 
 
-def load_surveys(workdir: Path, preprocessing: Preprocessing) -> tuple[tuple[Survey, ...], np.ndarray]:
+def load_surveys(workdir: Path, preprocessing: Preprocessing) -> tuple[tuple[Stars, ...], np.ndarray]:
     """The preprocessed survey in every arm, and its signal-to-noise float[A, S]."""
     parts = [load_survey(workdir, arm) for arm in preprocessing.arms]
     return tuple(s for s, _ in parts), np.stack([snr for _, snr in parts])
@@ -241,7 +241,7 @@ def take(pixels: Pixels, index: Int[Array, " batch"]) -> Pixels:
     return jax.tree.map(lambda a: a[index], pixels)
 
 
-def survey_pixels(window: Window, surveys: Sequence[Survey]) -> Pixels:
+def survey_pixels(window: Window, surveys: Sequence[Stars]) -> Pixels:
     """Observed spectra as the network takes them; they are their own target."""
     fluxes, valids = [jnp.asarray(s.flux) for s in surveys], [jnp.asarray(s.valid) for s in surveys]
     pack = jax.jit(lambda fluxes, valids: window.join(window.normalize(fluxes, valids), valids))

@@ -85,7 +85,7 @@ class ResidualModule(nn.Module):
     momentum: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "stars pixels filters"], train: bool, running: bool) -> Array:
+    def __call__(self, x: Float[Array, "stars pixels filters"], *, train: bool, running: bool) -> Array:
         act = ACTIVATIONS[self.activation]
         stride = 2 if self.project else 1
 
@@ -139,6 +139,7 @@ class ResNet1D(nn.Module):
         self,
         flux: Float[Array, "stars pixels"],
         valid: Bool[Array, "stars pixels"],
+        *,
         train: bool,
         running: bool,
     ) -> Outputs:
@@ -169,7 +170,7 @@ class ResNet1D(nn.Module):
                 activation=s.activation,
                 momentum=s.batch_norm_momentum,
                 name=f"module_{i}",
-            )(x, train, running)
+            )(x, train=train, running=running)
         features = jnp.concatenate([pool(x, axis=1) for pool in POOLS[s.pooling]], axis=-1)
         if not self.is_initializing():  # or `init` would return them with the variables
             self.sow("intermediates", "features", features)  # kept where `apply` is asked for them
@@ -201,7 +202,9 @@ def make_model(settings: ModelSettings, bin_mask: np.ndarray) -> ResNet1D:
 def init_variables(model: ResNet1D, key: Array, pixels: int) -> dict:
     """Fresh `params` and `batch_stats` for spectra of `pixels` pixels."""
     flux, valid = jnp.ones((2, pixels)), jnp.ones((2, pixels), bool)
-    return jax.jit(lambda key: model.init(key, flux, valid, False, True))(key)  # eagerly it takes seconds
+    return jax.jit(lambda key: model.init(key, flux, valid, train=False, running=True))(
+        key
+    )  # eagerly it takes seconds
 
 
 def count_parameters(params: dict) -> int:

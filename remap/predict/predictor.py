@@ -395,6 +395,6 @@ def _pmfs(
     out = method.normalize_batch(flux, valid, settings=settings)
 
     def one(member: Any) -> Array:
-        return jax.nn.softmax(model.apply(member, out.flux, valid, False, True).logits)
+        return jax.nn.softmax(model.apply(member, out.flux, valid, train=False, running=True).logits)
 
     return jnp.mean(jax.lax.map(one, variables), axis=0), out.flags != 0

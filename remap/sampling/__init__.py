@@ -16,9 +16,8 @@ from remap.sampling.correction import Correction, add_residuals, apply_correctio
 from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.sampling.folds import assign_folds, split_stars
 from remap.sampling.sources import (
-    Draw,
     Library,
-    Survey,
+    Stars,
     draw_library,
     draw_survey,
     find_cells,
@@ -35,9 +34,8 @@ __all__ = [
     "AugmentSettings",
     "Batch",
     "Correction",
-    "Draw",
     "Library",
-    "Survey",
+    "Stars",
     "add_noise",
     "add_residuals",
     "add_scattered_light",

@@ -22,9 +22,8 @@ from remap.continuum.common import NormalizeFn
 from remap.labels import bin_index, soft_labels
 from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.sampling.sources import (
-    Draw,
     Library,
-    Survey,
+    Stars,
     draw_library,
     draw_survey,
     paired_indices,
@@ -120,12 +119,12 @@ def add_noise(
 
 def vary(
     key: Array,
-    draw: Draw,
+    draw: Stars,
     noise_keys: Array,
     sigma: Float[Array, " stars"],
     wave: Float[Array, " pixels"],
     settings: AugmentSettings,
-) -> Draw:
+) -> Stars:
     """Drawn spectra with all that `settings` ask for, in the order of the module's docstring.
 
     A field that is off costs nothing and leaves what the others draw as it is. Labels stay as they are.
@@ -163,7 +162,7 @@ def paper_set_size(library: Library, settings: AugmentSettings) -> int:
     return library.cells.shape[0] * library.log_flux.shape[0] * settings.levels * settings.draws
 
 
-def finish(draw: Draw, normalize: NormalizeFn, edges: Float[Array, "labels bins+1"]) -> Batch:
+def finish(draw: Stars, normalize: NormalizeFn, edges: Float[Array, "labels bins+1"]) -> Batch:
     """Normalises drawn spectra, after they were varied, and makes the targets of their labels."""
     return Batch(
         normalize(draw.flux, draw.valid),
@@ -196,7 +195,7 @@ def library_draw(
     *,
     batch: int,
     settings: AugmentSettings,
-) -> Draw:
+) -> Stars:
     """The varied, not yet normalised spectra of batch `step` of a library on the grid `wave` [Å]."""
     order_key, set_key, fresh_key = jax.random.split(key, 3)
     cells = library.cells.shape[0]
@@ -230,13 +229,13 @@ def library_draw(
 def survey_draw(
     key: Array,
     step: Int[Array, ""],
-    survey: Survey,
+    survey: Stars,
     wave: Float[Array, " pixels"],
     *,
     batch: int,
     settings: AugmentSettings,
     edges: Float[Array, "labels bins+1"] | None = None,
-) -> Draw:
+) -> Stars:
     """The stars of batch `step` on the grid `wave` [Å]; "online" varies them, "paper" leaves them as they are.
 
     With `edges` half of them share a bin of a label with one of the others (`sources.paired_indices`).

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from remap.continuum.common import NormalizeFn
-from remap.sampling.sources import Draw, Library, Survey, draw_library, locate
+from remap.sampling.sources import Library, Stars, draw_library, locate
 
 MIN_DEPTH_FLUX = 0.05  # normalised flux below which a logarithm says more about the zero point than the star
 
@@ -30,7 +30,7 @@ class Correction(NamedTuple):
 
 def fit_correction(
     library: Library,
-    stars: Survey,
+    stars: Stars,
     normalize: NormalizeFn,
     *,
     spread: int,
@@ -81,7 +81,7 @@ def fit_correction(
 
 def _log_ratio(
     library: Library,
-    stars: Survey,
+    stars: Stars,
     normalize: NormalizeFn,
     spread: int,
     use: np.ndarray,
@@ -114,8 +114,8 @@ def apply_correction(library: Library, correction: Correction) -> Library:
 
 
 def add_residuals(
-    key: Array, draw: Draw, residuals: Float[Array, "stars pixels"], *, low: float, high: float
-) -> Draw:
+    key: Array, draw: Stars, residuals: Float[Array, "stars pixels"], *, low: float, high: float
+) -> Stars:
     """Each spectrum with the residuals of a random star, times a random factor between `low` and `high`.
 
     At 1 and the labels of that star the spectrum is the star's own, so that nothing but its labels tells an

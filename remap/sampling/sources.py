@@ -30,22 +30,13 @@ class Library(NamedTuple):
     cells: Int[Array, "cells corners"]  # nodes at the corners of each cell; one corner = no interpolation
 
 
-class Survey(NamedTuple):
-    """One arm of a survey's stars on the survey's grid."""
+class Stars(NamedTuple):
+    """One arm of spectra on the survey's grid before normalisation, with labels: a survey, or a draw from either."""
 
     flux: Float[Array, "stars pixels"]
     valid: Bool[Array, "stars pixels"]
     labels: Float[Array, "stars labels"]  # NaN = unknown
-    errors: Float[Array, "stars labels"]
-
-
-class Draw(NamedTuple):
-    """Spectra before noise and normalisation, with their labels."""
-
-    flux: Float[Array, "stars pixels"]
-    valid: Bool[Array, "stars pixels"]
-    labels: Float[Array, "stars labels"]
-    errors: Float[Array, "stars labels"]
+    errors: Float[Array, "stars labels"]  # standard deviations
 
 
 def find_cells(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -97,7 +88,7 @@ def draw_library(
     spreads: Int[Array, " batch"],
     cells: Int[Array, " batch"],
     places: Float[Array, "batch labels"],
-) -> Draw:
+) -> Stars:
     """Spectra from the given cells.
 
     Args:
@@ -120,7 +111,7 @@ def draw_library(
 
     flux, labels = jax.vmap(one)(spreads, cells, places)
     valid = jnp.broadcast_to(library.valid[None, :], flux.shape)
-    return Draw(flux, valid, labels, jnp.broadcast_to(library.sigma[None, :], labels.shape))
+    return Stars(flux, valid, labels, jnp.broadcast_to(library.sigma[None, :], labels.shape))
 
 
 def random_labels(key: Array, library: Library, draws: int) -> Float[Array, "spectra labels"]:
@@ -131,9 +122,9 @@ def random_labels(key: Array, library: Library, draws: int) -> Float[Array, "spe
     return (low[None] + place * (high - low)[None]).reshape(-1, low.shape[1])
 
 
-def draw_survey(survey: Survey, stars: Int[Array, " batch"]) -> Draw:
+def draw_survey(survey: Stars, stars: Int[Array, " batch"]) -> Stars:
     """The given stars."""
-    return Draw(*(a[stars] for a in survey))
+    return Stars(*(a[stars] for a in survey))
 
 
 def stream_indices(key: Array, step: Int[Array, ""], count: int, batch: int) -> Int[Array, " batch"]:

@@ -202,7 +202,9 @@ def _align_arm(
 
 def network_outputs(model: ResNet1D, variables: Any, batch: Batch | Observed) -> tuple[Outputs, Array]:
     """The outputs of a network with its running statistics, and the pooled features [S, F] that its heads see."""
-    outputs, kept = model.apply(variables, batch.flux, batch.valid, False, True, mutable=["intermediates"])
+    outputs, kept = model.apply(
+        variables, batch.flux, batch.valid, train=False, running=True, mutable=["intermediates"]
+    )
     return outputs, kept["intermediates"]["features"][0]
 
 
@@ -269,7 +271,11 @@ def _estimates(
     arm: Arm, preprocessing: Preprocessing, variables: Any, stars: Observed, chunk: int
 ) -> np.ndarray:
     """float[S, L]: medians of the PMFs that a network gives the stars."""
-    run = jax.jit(lambda x: jax.nn.softmax(arm.model.apply(variables, *x, False, True).logits).swapaxes(0, 1))
+    run = jax.jit(
+        lambda x: jax.nn.softmax(arm.model.apply(variables, *x, train=False, running=True).logits).swapaxes(
+            0, 1
+        )
+    )
     pmf = np.asarray(in_chunks(run, tuple(stars), chunk)).swapaxes(0, 1)
     return np.stack(
         [pmf_quantile(pmf[j][:, : b.bins], b.edges, 0.5) for j, b in enumerate(preprocessing.labels)], axis=1

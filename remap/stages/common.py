@@ -27,7 +27,7 @@ from remap.network.resnet import (
 )
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch, finish
-from remap.sampling.sources import Draw, Library, random_labels
+from remap.sampling.sources import Library, Stars, random_labels
 from remap.store import checkpoint
 from remap.train.loop import BatchFn, FitSettings, OnEpoch, fit
 from remap.train.optim import Rule, make_optimizer, sgdr
@@ -46,7 +46,7 @@ class Arm:
     wave: jnp.ndarray  # [N], Å
     meta: dict[str, Any]
 
-    def finish(self, draw: Draw) -> Batch:
+    def finish(self, draw: Stars) -> Batch:
         return finish(draw, self.normalize, self.edges)
 
     def library_targets(self, key: jax.Array, library: Library) -> jax.Array:

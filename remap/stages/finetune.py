@@ -21,7 +21,7 @@ from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
 from remap.sampling.correction import add_residuals, apply_correction, fit_correction
-from remap.sampling.sources import Draw, Library, Survey, node_cells, stream_indices
+from remap.sampling.sources import Library, Stars, node_cells, stream_indices
 from remap.stages.common import (
     PRIOR,
     Arm,
@@ -191,7 +191,7 @@ def finetuning(
     data = jax.tree.map(jnp.asarray, _FinetuneData(stars, library, residuals, unlabelled))
     validation = None
     if val.any():
-        held = Draw(*(jnp.asarray(a[val]) for a in survey))
+        held = Stars(*(jnp.asarray(a[val]) for a in survey))
         validation = jax.jit(arm.finish)(held)
     rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
     parts = [(observed, soft_labels(stars.labels, stars.errors, arm.edges))]
@@ -207,7 +207,7 @@ def finetuning(
 class _FinetuneData(NamedTuple):
     """What fine-tuning draws from; the library and the residuals are None where they have no part."""
 
-    stars: Survey
+    stars: Stars
     library: Library | None
     residuals: Any
     unlabelled: Batch | None  # spectra of other stars, with what the pre-trained network says of them
@@ -234,7 +234,7 @@ def _anchors(
     @jax.jit
     def predict(variables: dict, flux: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
         flux = arm.normalize(flux, valid)
-        return flux, jax.nn.softmax(arm.model.apply(variables, flux, valid, False, True).logits)
+        return flux, jax.nn.softmax(arm.model.apply(variables, flux, valid, train=False, running=True).logits)
 
     flux, pmf = predict(variables, jnp.asarray(flux), jnp.asarray(valid))
     known = jnp.asarray([name in anchor for name in names])[:, None]
@@ -247,7 +247,7 @@ def _anchors(
 
 
 def _corrected(
-    library: Library, stars: Survey, normalize: NormalizeFn, section: ml_collections.ConfigDict
+    library: Library, stars: Stars, normalize: NormalizeFn, section: ml_collections.ConfigDict
 ) -> tuple[Library, np.ndarray | None]:
     """The library to rehearse with, and the residuals of the stars if they are to be its noise."""
     if section.correction == "none":

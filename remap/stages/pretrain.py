@@ -21,7 +21,7 @@ from remap.network.resnet import (
 )
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, paper_set_size
-from remap.sampling.sources import Draw, Library
+from remap.sampling.sources import Library, Stars
 from remap.stages.common import PRIOR, Training, open_arm, train_network
 from remap.store import checkpoint
 from remap.store.workdir import (
@@ -53,7 +53,7 @@ class Pretraining(NamedTuple):
     model: ResNet1D
     variables: dict
     batch_fn: BatchFn
-    draw_fn: Callable[[jax.Array, jax.Array, Library], Draw]  # what batch_fn finishes
+    draw_fn: Callable[[jax.Array, jax.Array, Library], Stars]  # what batch_fn finishes
     library: Library  # with the cells that are trained on
     held_out: np.ndarray  # the other cells
     steps: int  # per epoch
@@ -92,7 +92,7 @@ def pretraining(
     library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
     size = section.epoch_size or paper_set_size(library, augment)
 
-    def draw_fn(key: jax.Array, step: jax.Array, data: Library) -> Draw:
+    def draw_fn(key: jax.Array, step: jax.Array, data: Library) -> Stars:
         return library_draw(key, step, data, arm.wave, batch=section.batch_size, settings=augment)
 
     def batch_fn(key: jax.Array, step: jax.Array, data: Library) -> Batch:

@@ -38,7 +38,7 @@ from astropy.table import Table
 
 from remap.config import config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
-from remap.sampling.sources import Library, Survey, find_cells, node_cells
+from remap.sampling.sources import Library, Stars, find_cells, node_cells
 from remap.store.atomic import write_json
 from remap.store.checkpoint import check_equal, has_final
 
@@ -88,10 +88,10 @@ def load_library(workdir: Path, preprocessing: Preprocessing, arm: str, *, inter
         return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
 
 
-def load_survey(workdir: Path, arm: str) -> tuple[Survey, np.ndarray]:
+def load_survey(workdir: Path, arm: str) -> tuple[Stars, np.ndarray]:
     """One arm of the preprocessed survey, and its signal-to-noise float[S] (NaN = unknown)."""
     with np.load(workdir / "data" / f"survey_{arm}.npz") as a:
-        survey = Survey(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
+        survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
         return survey, a["snr"]
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
-from remap.sampling.sources import Draw
+from remap.sampling.sources import Stars
 from remap.store.atomic import save_arrays
 from remap.train.state import TrainState
 
@@ -68,7 +68,7 @@ class EpochEmbeddings(NamedTuple):
 
 def fixed_spectra(
     batch_fn: Callable[[Array, Array, Any], Batch],
-    draw_fn: Callable[[Array, Array, Any], Draw],
+    draw_fn: Callable[[Array, Array, Any], Stars],
     key: Array,
     data: Any,
     size: int,
@@ -102,7 +102,7 @@ def embedding_recorder(
 
     @jax.jit
     def embed(variables: dict, batch: Batch) -> Array:
-        return model.apply(variables, batch.flux, batch.valid, False, True).embedding
+        return model.apply(variables, batch.flux, batch.valid, train=False, running=True).embedding
 
     def record(epoch: int, state: TrainState) -> None:
         if epoch not in epochs:

@@ -120,8 +120,8 @@ def make_train_step(
                 variables,
                 batch.flux,
                 batch.valid,
-                True,
-                fit.freeze_stats,
+                train=True,
+                running=fit.freeze_stats,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
@@ -139,7 +139,9 @@ def make_eval_step(model: ResNet1D, loss: LossSettings) -> Callable[[dict, Batch
     """A jitted `(variables, batch) -> loss terms` without dropout, with running statistics."""
 
     def evaluate(variables: dict, batch: Batch) -> LossTerms:
-        return batch_loss(model.apply(variables, batch.flux, batch.valid, False, True), batch, loss)
+        return batch_loss(
+            model.apply(variables, batch.flux, batch.valid, train=False, running=True), batch, loss
+        )
 
     return jax.jit(evaluate)
 
@@ -160,8 +162,8 @@ def reestimate_stats(
             {"params": params, "batch_stats": batch_stats},
             batch.flux,
             batch.valid,
-            True,
-            False,
+            train=True,
+            running=False,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )

@@ -14,7 +14,7 @@ from remap.autoencoder.inputs import (
     pool_at,
     survey_pixels,
 )
-from remap.sampling.sources import Library, Survey, find_cells
+from remap.sampling.sources import Library, Stars, find_cells
 
 # Nodes at 4000, 5000, 6000 K and 2, 3, 4 dex; flux falls with both labels, so that a spectrum tells its labels.
 NODES = np.array([(t, g) for t in (4000.0, 5000.0, 6000.0) for g in (2.0, 3.0, 4.0)])
@@ -123,7 +123,7 @@ def test_survey_and_library_pass_through_the_same_code():
     flux = [np.full((1, n), 2.0 * np.exp(-0.3), np.float32) for n in PIXELS]
     valid = [np.tile(x.valid, (1, 1)) for x in LIBRARIES]
     nothing = np.full((1, 2), np.nan, np.float32)
-    seen = survey_pixels(WINDOW, [Survey(f, v, nothing, nothing) for f, v in zip(flux, valid, strict=True)])
+    seen = survey_pixels(WINDOW, [Stars(f, v, nothing, nothing) for f, v in zip(flux, valid, strict=True)])
     drawn, _ = draw_pixels(
         jax.random.key(0),
         jax.tree.map(jnp.asarray, LIBRARIES),

@@ -55,7 +55,11 @@ def tiny():
     """The tiny network, random variables and its jitted inference: (variables, flux, valid) -> outputs."""
     model = make_model(TINY, MASK)
     variables = random_variables(model)
-    return model, variables, jax.jit(lambda v, flux, valid: model.apply(v, flux, valid, False, True))
+    return (
+        model,
+        variables,
+        jax.jit(lambda v, flux, valid: model.apply(v, flux, valid, train=False, running=True)),
+    )
 
 
 def random_variables(model):
@@ -129,7 +133,9 @@ def test_every_config_builds_a_network_that_fits_its_arms(name):
         variables = abstract_variables(model, pixels)
         flux = jax.ShapeDtypeStruct((2, pixels), jnp.float32)
         valid = jax.ShapeDtypeStruct((2, pixels), bool)
-        out = jax.eval_shape(lambda v, f, m: model.apply(v, f, m, False, True), variables, flux, valid)
+        out = jax.eval_shape(
+            lambda v, f, m: model.apply(v, f, m, train=False, running=True), variables, flux, valid
+        )
         assert out.logits.shape == (len(bins), 2, max(bins))
         assert out.embedding.shape == (len(bins), 2, config.model.embedding)
         assert out.logits.dtype == out.embedding.dtype == jnp.float32
@@ -179,7 +185,9 @@ def test_without_a_temperature_the_logits_are_those_of_temperature_1():
     assert flat.pop("heads/log_temperature").tolist() == [0, 0]
     assert set(flat) == set(traverse_util.flatten_dict(abstract_variables(model, PIXELS)["params"], sep="/"))
     bare = {**variables, "params": traverse_util.unflatten_dict(flat, sep="/")}
-    out = jax.jit(lambda v, flux, valid: model.apply(v, flux, valid, False, True))(bare, *spectra())
+    out = jax.jit(lambda v, flux, valid: model.apply(v, flux, valid, train=False, running=True))(
+        bare, *spectra()
+    )
     for a, b in zip(out, apply(variables, *spectra()), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -229,7 +237,8 @@ def test_v1_keeps_the_length_and_v2_halves_it_upwards(pixels, halved):
         module = ResidualModule(filters, 3, project, 0.1, "mish", 0.9)
         x = jax.ShapeDtypeStruct((2, pixels, 4), jnp.float32)
         out, _ = jax.eval_shape(
-            lambda x, module=module: module.init_with_output(jax.random.key(0), x, False, True), x
+            lambda x, module=module: module.init_with_output(jax.random.key(0), x, train=False, running=True),
+            x,
         )
         assert out.shape == (2, length, filters)
 
@@ -237,11 +246,11 @@ def test_v1_keeps_the_length_and_v2_halves_it_upwards(pixels, halved):
 def test_v1_adds_its_input_before_the_last_activation():
     module = ResidualModule(4, 3, False, 0.1, "relu", 0.9)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 4)), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, False, True), x)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False, running=True), x)
     variables = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
     norm = {"scale": jnp.zeros(4), "bias": jnp.full(4, 0.25)}  # the branch gives 0.25
     variables["params"]["norm2"] = norm
-    out = jax.jit(lambda v, x: module.apply(v, x, False, True))(variables, x)
+    out = jax.jit(lambda v, x: module.apply(v, x, train=False, running=True))(variables, x)
     np.testing.assert_allclose(out, np.maximum(np.asarray(x) + 0.25, 0), rtol=1e-6)
 
 
@@ -261,7 +270,12 @@ def test_dropout_and_batch_statistics_follow_their_own_switches():
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(train, running, key):
         return model.apply(
-            variables, *spectra(), train, running, mutable=["batch_stats"], rngs={"dropout": key}
+            variables,
+            *spectra(),
+            train=train,
+            running=running,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
         )
 
     out, stats = run(True, True, jax.random.key(0))  # frozen statistics: unchanged, and still returned whole

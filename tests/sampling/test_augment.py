@@ -21,9 +21,8 @@ from remap.sampling.augment import (
     vary,
 )
 from remap.sampling.sources import (
-    Draw,
     Library,
-    Survey,
+    Stars,
     draw_library,
     draw_survey,
     find_cells,
@@ -67,7 +66,7 @@ def make_library(interpolate=False):
 def make_survey():
     """Five stars, one of which lacks a label."""
     labels = np.array([[0.1, 0.1], [1.1, 0.2], [2.1, np.nan], [2.2, -0.3], [0.3, -0.9]])
-    return Survey(
+    return Stars(
         jnp.asarray(np.arange(1.0, 6.0)[:, None] * np.ones(PIXELS), jnp.float32),
         jnp.ones((5, PIXELS), bool),
         jnp.asarray(labels, jnp.float32),
@@ -271,7 +270,9 @@ def lines(stars, *, seed=0):
     flux = 2 - 1.2 * np.exp(-0.5 * ((np.arange(PIXELS) - 200) / 3) ** 2)
     labels = jnp.asarray(np.random.default_rng(seed).normal(size=(stars, 2)), jnp.float32)
     flux = jnp.broadcast_to(jnp.asarray(flux, jnp.float32), (stars, PIXELS))
-    return Draw(flux, jnp.ones((stars, PIXELS), bool).at[:, 50].set(False), labels, jnp.full((stars, 2), 0.1))
+    return Stars(
+        flux, jnp.ones((stars, PIXELS), bool).at[:, 50].set(False), labels, jnp.full((stars, 2), 0.1)
+    )
 
 
 def varied(settings, key=KEY, stars=256):
@@ -405,7 +406,7 @@ def halve(flux, valid):
 def test_finish_normalises_and_makes_the_targets_of_known_labels():
     survey = make_survey()
     valid = survey.valid.at[1, 3].set(False)
-    made = jit_finish(Draw(survey.flux, valid, survey.labels, survey.errors), halve, EDGES)
+    made = jit_finish(Stars(survey.flux, valid, survey.labels, survey.errors), halve, EDGES)
     np.testing.assert_array_equal(made.flux, np.where(valid, 0.5 * np.asarray(survey.flux), -1.0))
     np.testing.assert_array_equal(made.valid, valid)
     assert np.asarray(made.classes).tolist() == [[0, 1, 2, 2, 0], [1, 1, -1, 0, 0]]
@@ -417,7 +418,7 @@ def test_finish_normalises_and_makes_the_targets_of_known_labels():
 
 def test_join_keeps_the_label_axis_in_front():
     survey = make_survey()
-    made = jit_finish(Draw(*survey), halve, EDGES)
+    made = jit_finish(Stars(*survey), halve, EDGES)
     both = join(made, jax.tree.map(lambda a: a[:, :2] if a.shape[0] == 2 else a[:2], made))
     assert [a.shape for a in both] == [(7, PIXELS), (7, PIXELS), (2, 7, 3), (2, 7)]
     for name, axis in (("flux", 0), ("valid", 0), ("target", 1), ("classes", 1)):

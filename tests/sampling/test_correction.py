@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from remap.sampling.correction import add_residuals, apply_correction, fit_correction
-from remap.sampling.sources import Draw, Library, Survey, draw_library, find_cells, locate
+from remap.sampling.sources import Library, Stars, draw_library, find_cells, locate
 
 PIXELS = 12
 AXES = ([4000.0, 5000.0, 6000.0, 7000.0], [2.0, 3.0, 4.0, 5.0])
@@ -40,7 +40,7 @@ def observe(library, rng, truth, labels):
     )
     flux = np.asarray(drawn.flux) * np.exp(truth(labels))
     valid = np.ones(flux.shape, bool)
-    return Survey(flux.astype(np.float32), valid, labels.astype(np.float32), np.ones_like(labels, np.float32))
+    return Stars(flux.astype(np.float32), valid, labels.astype(np.float32), np.ones_like(labels, np.float32))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_unlabelled_and_outside_stars_and_invalid_pixels_have_no_influence(setti
     one_less = fit_correction(library, masked, keep, **SETTINGS)
     assert one_less.residuals[5, 3] == 0
     np.testing.assert_allclose(one_less.nodes, clean.nodes, atol=1e-4)
-    more = Survey(
+    more = Stars(
         np.concatenate([flux, np.full((2, PIXELS), 7.0, np.float32)]),
         np.concatenate([valid, np.ones((2, PIXELS), bool)]),
         np.concatenate([labels, np.array([[np.nan, 4.0], [9000.0, 4.0]], np.float32)]),
@@ -124,7 +124,7 @@ def test_residuals_are_what_the_stars_differ_by_and_are_clipped(setting):
 
 def test_too_few_stars_or_no_cells_are_errors(setting):
     library, stars, *_ = setting
-    few = Survey(*(a[:5] for a in stars))
+    few = Stars(*(a[:5] for a in stars))
     with pytest.raises(ValueError, match=r"at least 6 stars .* found 5 of 5"):
         fit_correction(library, few, keep, **SETTINGS)
     nodes = library._replace(cells=np.arange(len(LABELS), dtype=np.int32)[:, None])
@@ -134,7 +134,7 @@ def test_too_few_stars_or_no_cells_are_errors(setting):
 
 def test_added_residuals_are_a_stars_own_scaled_below_the_weight():
     flux = jnp.full((200, PIXELS), 2.0)
-    draw = Draw(flux, jnp.ones_like(flux, bool), jnp.zeros((200, 2)), jnp.ones((200, 2)))
+    draw = Stars(flux, jnp.ones_like(flux, bool), jnp.zeros((200, 2)), jnp.ones((200, 2)))
     residuals = np.random.default_rng(1).normal(size=(3, PIXELS)) * 0.1
     out = np.log(
         np.asarray(add_residuals(jax.random.key(0), draw, jnp.asarray(residuals), low=0.0, high=0.5).flux)

@@ -10,7 +10,7 @@ import pytest
 from remap.sampling.folds import assign_folds, split_stars
 from remap.sampling.sources import (
     Library,
-    Survey,
+    Stars,
     draw_library,
     draw_survey,
     find_cells,
@@ -184,7 +184,7 @@ def test_without_interpolation_the_nodes_come_as_they_are():
 
 def test_draw_survey_takes_whole_stars():
     rng = np.random.default_rng(0)
-    survey = Survey(*(jnp.asarray(rng.normal(size=(4, n)), jnp.float32) for n in (6, 6, 3, 3)))
+    survey = Stars(*(jnp.asarray(rng.normal(size=(4, n)), jnp.float32) for n in (6, 6, 3, 3)))
     draw = draw_survey(survey, jnp.array([2, 0, 2]))
     for found, whole in zip(draw, survey, strict=True):
         np.testing.assert_array_equal(found, np.asarray(whole)[[2, 0, 2]])

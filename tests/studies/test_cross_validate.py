@@ -131,7 +131,7 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
     assert table["mean"][0] == table["mean"][1]
     # The loss, by hand: running statistics, no dropout.
     variables, batch = trained[0].variables, judged[0][1]
-    apply = jax.jit(lambda v: trained[0].model.apply(v, batch.flux, batch.valid, False, True))
+    apply = jax.jit(lambda v: trained[0].model.apply(v, batch.flux, batch.valid, train=False, running=True))
     expected = batch_loss(apply(variables), batch, LossSettings(**config.loss)).total
     assert records(workdir)["a"][0][1]["loss"] == pytest.approx(float(expected), rel=1e-5)
 

@@ -78,7 +78,9 @@ def test_files_are_there_for_the_epochs_that_were_asked_for(tiny_workdir, saved)
 @pytest.mark.parametrize("epoch", [0, 2, 4])
 def test_saved_embeddings_are_what_the_network_of_that_epoch_gives(tiny_workdir, start, saved, epoch):
     variables = variables_at(tiny_workdir, start, epoch)
-    apply = jax.jit(lambda b: start.model.apply(variables, b.flux, b.valid, False, True).embedding)
+    apply = jax.jit(
+        lambda b: start.model.apply(variables, b.flux, b.valid, train=False, running=True).embedding
+    )
     (each,) = [e for e in saved if e.epoch == epoch]
     for part, found in each.parts.items():
         expected = [apply(b) for b in batches(start, part)]

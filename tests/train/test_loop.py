@@ -181,7 +181,7 @@ def test_the_best_average_is_that_of_the_least_validation_loss(run, whole, tmp_p
     # Either network has statistics of its own, from the same batches.
     one = {"params": first, "batch_stats": _statistics(first, whole[1]["batch_stats"])}
     p_one, p_mean = (
-        jax.nn.softmax(MODEL.apply(n, validation.flux, validation.valid, False, True).logits)
+        jax.nn.softmax(MODEL.apply(n, validation.flux, validation.valid, train=False, running=True).logits)
         for n in (one, whole[1])
     )
     for name, ratio, expected in (
