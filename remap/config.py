@@ -9,6 +9,11 @@ from typing import Any
 
 import ml_collections
 
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: what a user wrote, not a fault of the program. Told in one line."""
+
+
 # What decides a network besides its inputs and the section of its stage; kept with it.
 NETWORK_SECTIONS = ("name", "seed", "model", "loss", "augment", "library")
 
