@@ -216,7 +216,7 @@ def contractive_penalty(
       kind: "exact" or "published".
 
     References:
-      Rifai et al. 2011, ICML, eq. 3 and §5.1 (sigmoid); DESIGN §8.
+      Rifai et al. 2011, ICML, eq. 3 and §5.1 (sigmoid); "published": Mas-Buitrago et al. 2024, A&A 687, A205.
     """
     f = ACTIVATIONS[activation]
     weight = jnp.sum(kernel**2, axis=0)
@@ -243,7 +243,7 @@ def reconstruction_error(
 def autoencoder_loss(
     model: Autoencoder, params: Any, batch: Pixels, settings: AutoencoderLoss
 ) -> AutoencoderTerms:
-    """Mean squared error + λ · contractive penalty + l1 · activity, means over the spectra (DESIGN §8)."""
+    """Mean squared error + λ · contractive penalty + l1 · activity, means over the spectra (Mas-Buitrago et al. 2024)."""
     coded = model.apply({"params": params}, batch.flux)
     reconstruction = jnp.mean(reconstruction_error(coded.output, batch.target, batch.valid))
     contractive = jnp.mean(

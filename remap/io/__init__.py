@@ -1,4 +1,4 @@
-"""Reading spectra and labels: the only place that touches FITS.
+"""Reading spectra and labels: the only place that touches input files.
 
 A *source* declares what a file is: its format, its medium, the unit and kind of its wavelength axis, its
 columns. Nothing of that is guessed from headers, which are wrong about it too often. It is a plain dict or

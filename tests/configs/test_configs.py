@@ -151,7 +151,7 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
 
 
 def test_carmenes_is_as_published():
-    """DESIGN §8; the published code has the lengths, the rates and the grid."""
+    """Mas-Buitrago et al. 2024, A&A 687, A205; their code has the lengths, the rates and the grid."""
     c = get("carmenes")
     preprocessing = make_preprocessing(c)
     wave = preprocessing.wave("A")
@@ -215,7 +215,7 @@ def test_every_choice_of_the_mock_survey_is_a_field(arg):
 
 
 def test_shared_values_are_those_of_the_design():
-    """docs: DESIGN §4-6. A change of these numbers is a change of the method."""
+    """Those of the paper and of docs/design.md. A change of these numbers is a change of the method."""
     c = common.get_config()
     assert c.label_names == ("teff", "logg", "feh")
     bins = {n: (b.low, b.high, b.bins, b.library_sigma) for n, b in c.labels.items()}

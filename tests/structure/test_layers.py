@@ -64,6 +64,14 @@ def test_imports_go_to_earlier_lines(module):
     assert upward(module, modules()[module].read_text()) == []
 
 
+def test_the_design_has_these_layers():
+    text = (ROOT / "docs" / "design.md").read_text()
+    section = text[text.index("## Layers") : text.index("## Decisions")]
+    lines = re.split(r"^\d+\. ", section, flags=re.MULTILINE)[1:]
+    named = [tuple(re.findall(r"`((?:remap\.)?\w+)`", line.split("\n\n")[0])) for line in lines]
+    assert tuple(named) == LAYERS
+
+
 def test_an_import_that_goes_up_is_seen():
     source = "def f():\n    from remap.stages.pretrain import pretrain\n    import remap.predict.catalogue\n"
     assert upward("remap.store.workdir", source) == ["remap.stages.pretrain", "remap.predict.catalogue"]
