@@ -243,7 +243,7 @@ def reconstruction_error(
 def autoencoder_loss(
     model: Autoencoder, params: Any, batch: Pixels, settings: AutoencoderLoss
 ) -> AutoencoderTerms:
-    """Mean squared error + λ · contractive penalty + l1 · activity, means over the spectra (Mas-Buitrago et al. 2024)."""
+    """Mean squared error + λ · contractive penalty + l1 · activity, means over spectra (Mas-Buitrago et al. 2024)."""
     coded = model.apply({"params": params}, batch.flux)
     reconstruction = jnp.mean(reconstruction_error(coded.output, batch.target, batch.valid))
     contractive = jnp.mean(

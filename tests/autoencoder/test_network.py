@@ -36,7 +36,7 @@ def batch(seed=1, stars=5):
 
 
 def test_widths_and_number_of_parameters_are_the_published_ones():
-    """Mas-Buitrago et al. 2024: w, 3w/4, w/2, w/4, w/8, 32, mirrored, for CARMENES's 3501 pixels and the narrowest width."""
+    """Mas-Buitrago et al. 2024: w, 3w/4, w/2, w/4, w/8, 32, mirrored, for 3501 pixels and the narrowest width."""
     model = Autoencoder(AutoencoderSettings(1024, 32, "relu", 0.0, 1.0), 3501)
     params = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 3501))), jax.random.key(0))["params"]
     sizes = (3501, 1024, 768, 512, 256, 128, 32, 128, 256, 512, 768, 1024, 3501)
