@@ -102,6 +102,7 @@ def apply_overrides(
 
 
 def is_section(value: Any) -> bool:
+    """True for a part of a config with fields of its own."""
     return isinstance(value, ml_collections.ConfigDict)
 
 
@@ -147,6 +148,7 @@ def override(
 
 
 def sections(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Any]:
+    """The named sections as JSON values, for comparison and for files."""
     plain = config_to_json(config)
     return {name: plain[name] for name in names}
 

@@ -153,6 +153,7 @@ class Autoencoder(nn.Module):
     pixels: int
 
     def setup(self) -> None:
+        """Makes the layers (Flax calls it)."""
         widths = self.settings.widths
         self.encoder = [Dense(w) for w in widths]
         self.bottleneck = Dense(self.settings.latent)

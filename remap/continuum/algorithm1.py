@@ -107,7 +107,7 @@ class ContinuumSettings:
 
 
 def pixel_width(wave: np.ndarray) -> float:
-    """The median width of a pixel [Å] of the grid `wave` float[N] [Å], which may be logarithmic."""
+    """The median width of a pixel of the grid `wave` float[N], both in Å; the grid may be logarithmic."""
     return float(np.median(np.diff(np.asarray(wave, np.float64))))
 
 

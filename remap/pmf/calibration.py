@@ -94,6 +94,7 @@ class Calibration:
         return out
 
     def to_json(self) -> dict[str, Any]:
+        """As JSON values, which `from_json` reads."""
         return {
             label: {key: dataclasses.asdict(w) for key, w in found.items()}
             for label, found in self.widenings.items()
@@ -101,6 +102,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
+        """The calibration that `to_json` wrote."""
         return cls(
             {label: {key: Widening(**w) for key, w in found.items()} for label, found in value.items()}
         )

@@ -291,6 +291,7 @@ def _normalised(pmf: np.ndarray) -> np.ndarray:
 
 
 def checked(pmf: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """PMFs, normalised, and edges, both float64; ValueError for what is not one (see the module's docstring)."""
     pmf, edges = _normalised(pmf), np.asarray(edges, np.float64)
     if edges.shape != (pmf.shape[-1] + 1,):
         raise ValueError(
@@ -325,4 +326,5 @@ def _quantile(cdf: np.ndarray, edges: np.ndarray, q: float) -> np.ndarray:
 
 
 def take_along(array: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """array[..., k] for an index k int[...] of each row."""
     return np.take_along_axis(array, k[..., None], axis=-1)[..., 0]

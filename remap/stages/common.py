@@ -47,6 +47,7 @@ class Arm:
     meta: dict[str, Any]
 
     def finish(self, draw: Stars) -> Batch:
+        """The batch of a draw: normalised, with its targets."""
         return finish(draw, self.normalize, self.edges)
 
     def library_targets(self, key: jax.Array, library: Library) -> jax.Array:

@@ -62,6 +62,7 @@ class Pretraining(NamedTuple):
     prior: jax.Array  # [L, K], PMFs of the labels
 
     def training(self, validation: Batch | None) -> Training:
+        """The same as a training of all parameters at the rate of the schedule."""
         return Training(
             self.model,
             self.variables,

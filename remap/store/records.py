@@ -48,4 +48,5 @@ class RecordWriter:
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()

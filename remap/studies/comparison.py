@@ -32,6 +32,7 @@ class Result(NamedTuple):
 
     @property
     def losses(self) -> Float[np.ndarray, " folds"]:
+        """The validation loss of each fold."""
         return np.array([fold.loss for fold in self.folds])
 
     def finished(self, folds: int) -> bool:

@@ -98,7 +98,7 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def check_offsets(offsets: np.ndarray) -> np.ndarray:
-    """Checks abundance offsets [X/M] [dex] against `OFFSET_RANGE`; call it outside jit.
+    """Checks abundance offsets [X/M] in dex against `OFFSET_RANGE`; call it outside jit.
 
     Args:
       offsets: float[..., E] in the order of `ELEMENTS`; that of H must be 0.

@@ -41,7 +41,7 @@ def synthesize(
     averaged over sub-pixels by the caller, as `make_library` does.
 
     Args:
-      labels: float[4]: Teff [K], log g [cm/s²], [M/H] [dex], microturbulence [km/s]. Unchecked, because
+      labels: float[4]: Teff [K], log g [cm/s²], [M/H] in dex, microturbulence [km/s]. Unchecked, because
         they may be traced: see `check_labels`.
       lines: the line list; its arrays other than `log_gf` must be concrete.
       wave: float[N], air wavelengths in Å, strictly increasing, concrete.

@@ -68,10 +68,12 @@ class FitSettings:
 
     @property
     def epochs(self) -> int:
+        """Of all cycles."""
         return self.cycles * self.epochs_per_cycle
 
     @property
     def steps_per_cycle(self) -> int:
+        """Optimiser steps from one warm restart to the next."""
         return self.epochs_per_cycle * self.steps_per_epoch
 
 
