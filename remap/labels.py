@@ -40,7 +40,14 @@ class LabelBins:
 
 
 def label_bins(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> tuple[LabelBins, ...]:
-    """The bins of each named label, in that order, from a config's `labels` section."""
+    """The bins of each named label, in that order, from a config's `labels` section.
+
+    Examples:
+      >>> settings = {"teff": {"low": 4000, "high": 6000, "bins": 4, "unit": "K"}}
+      >>> (teff,) = label_bins(["teff"], settings)
+      >>> teff.edges.tolist()
+      [4000.0, 4500.0, 5000.0, 5500.0, 6000.0]
+    """
     missing = [name for name in names if name not in settings]
     if missing:
         raise ValueError(f"labels {missing} have no settings; known are {sorted(settings)}")
@@ -113,6 +120,12 @@ def soft_label(
 
     Returns:
       The probabilities, summing to 1 over the last axis (0 where `mean` is not finite).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> y = soft_label(jnp.array(2.0), jnp.array(0.5), jnp.linspace(0.0, 4.0, 5))
+      >>> [f"{p:.3f}" for p in y.tolist()]
+      ['0.023', '0.477', '0.477', '0.023']
     """
     known = jnp.isfinite(mean) & jnp.isfinite(sigma)
     mean = jnp.where(known, mean, edges[0])[..., None]

@@ -75,6 +75,14 @@ def make_spectra(
     Raises:
       SpectrumError: shapes that do not agree, wavelengths that are not finite and strictly increasing, an
         unknown medium. The message starts with the first name.
+
+    Examples:
+      >>> import numpy as np
+      >>> from remap import make_spectra
+      >>> wave = np.arange(5000.0, 5004.0)
+      >>> spectra = make_spectra(wave, [1.0, 0.9, np.nan, 1.0], medium="air", names=["HD 1"])
+      >>> spectra.flux.shape, spectra.valid.tolist()
+      ((1, 4), [[True, True, False, True]])
     """
     flux = np.atleast_2d(np.asarray(flux))
     count, pixels = flux.shape if flux.ndim == 2 else (0, 0)
@@ -126,6 +134,10 @@ def vacuum_to_air(wave: np.ndarray) -> np.ndarray:
     """Vacuum to air wavelengths [Å], above 2000 Å.
 
     Ciddor 1996 (Applied Optics 35, 1566) for standard air (15 °C, 101325 Pa, 450 ppm CO2).
+
+    Examples:
+      >>> print(vacuum_to_air(6564.61).round(2))  # Hα
+      6562.8
     """
     wave = np.asarray(wave, dtype=np.float64)
     return wave / _refractive_index(wave)
@@ -136,6 +148,10 @@ def air_to_vacuum(wave: np.ndarray) -> np.ndarray:
 
     The index depends on the vacuum wavelength, so this iterates; it varies so slowly that three rounds
     reach float64 precision.
+
+    Examples:
+      >>> print(air_to_vacuum(6562.8).round(2))
+      6564.61
     """
     wave = np.asarray(wave, dtype=np.float64)
     vacuum = wave
@@ -160,6 +176,10 @@ def doppler_shift(wave: np.ndarray, velocity: float) -> np.ndarray:
     Relativistic, for purely radial motion: λ' = λ sqrt((1 + β) / (1 - β)). With the opposite sign it
     brings an observed spectrum to the rest frame; apply it to vacuum wavelengths, or to air wavelengths
     where the index of air may be taken as constant over the shift.
+
+    Examples:
+      >>> print(doppler_shift(5000.0, 30.0).round(3))
+      5000.5
     """
     beta = np.asarray(velocity, dtype=np.float64) / SPEED_OF_LIGHT
     if np.any(np.abs(beta) >= 1) or not np.all(np.isfinite(beta)):

@@ -63,6 +63,12 @@ class ContinuumSettings:
       degree: of the final polynomial (line 20).
       sigma: of the final Gaussian [Å]. The paper's 150 (line 22) are pixels of 0.1 Å.
       pixel: width of a pixel [Å]; for a grid that is not linear, `pixel_width(wave)` of it.
+
+    Examples:
+      >>> ContinuumSettings().exceed_for(4300)
+      20
+      >>> ContinuumSettings(snr=50.0, pixel=0.5).exceed_for(4300)
+      39
     """
 
     exceed: int | None = None
@@ -128,6 +134,20 @@ def normalize(
 
     Raises:
       ValueError: N < 44, shapes that do not agree, another type.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from remap.continuum import ContinuumFlag, ContinuumSettings, normalize, pixel_width
+      >>> wave = np.linspace(5000, 5100, 200)
+      >>> slope = 100 + 0.3 * (wave - 5050)
+      >>> flux = slope * (1 - 0.5 * np.exp(-0.5 * ((wave - 5040) / 0.8) ** 2))
+      >>> settings = ContinuumSettings(pixel=pixel_width(wave))
+      >>> result = normalize(jnp.asarray(flux, jnp.float32), jnp.isfinite(flux), settings=settings)
+      >>> bool(jnp.allclose(result.continuum, slope, rtol=3e-3)), f"{result.flux.min():.2f}"
+      (True, '0.52')
+      >>> ContinuumFlag(int(result.flags)) == 0
+      True
     """
     return _normalize(flux, valid, settings, PATIENCE)
 

@@ -104,6 +104,14 @@ def get_normalizer(name: str) -> Normalizer:
 
     Raises:
       ValueError: no such name; the message lists them.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> method = get_normalizer("quantile")
+      >>> flux = jnp.full(100, 3.0)
+      >>> result = method.normalize(flux, flux > 0, settings=method.settings(width=20.0, pixel=0.5))
+      >>> f"{result.flux.mean():.3f}"
+      '1.000'
     """
     if name not in NORMALIZERS:
         raise ValueError(f"normalizer must be one of {sorted(NORMALIZERS)}, found {name!r}")

@@ -60,6 +60,11 @@ def mish(x: Float[Array, ...]) -> Float[Array, ...]:
     """Mish, x·tanh(softplus(x)) (Misra 2019, arXiv:1908.08681), with a single exponential.
 
     With e = exp(x) and n = e(e + 2), tanh(log(1 + e)) = n / (n + 2); beyond x = 20 the ratio is 1 in float32.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> [f"{x:.3f}" for x in mish(jnp.array([-1.0, 0.0, 1.0])).tolist()]
+      ['-0.303', '0.000', '0.865']
     """
     e = jnp.exp(jnp.minimum(x, 20.0))
     n = e * (e + 2.0)

@@ -36,6 +36,11 @@ def pmf_quantile(pmf: np.ndarray, edges: np.ndarray, q: float | Sequence[float])
 
     Raises:
       ValueError: a PMF, edges or q that is not one (see the module's docstring).
+
+    Examples:
+      >>> edges = [4000, 4500, 5000, 5500, 6000]
+      >>> pmf_quantile([0.0, 0.2, 0.6, 0.2], edges, [0.16, 0.5, 0.84]).round(1).tolist()
+      [4900.0, 5250.0, 5600.0]
     """
     pmf, edges = checked(pmf, edges)
     probabilities = np.asarray(q, np.float64)
@@ -60,6 +65,11 @@ def pmf_summary(pmf: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: a PMF or edges that is not one.
+
+    Examples:
+      >>> summary = pmf_summary([0.0, 0.2, 0.6, 0.2], [4000, 4500, 5000, 5500, 6000])
+      >>> {name: round(float(summary[name]), 2) for name in ("median", "std", "mode", "entropy")}
+      {'median': 5250.0, 'std': 347.61, 'mode': 5250.0, 'entropy': 0.95}
     """
     pmf, edges = checked(pmf, edges)
     cdf = cumulative(pmf)
@@ -103,6 +113,14 @@ def conflate(
 
     Raises:
       ValueError: shapes that do not agree, or a PMF of a present arm that is not one.
+
+    Examples:
+      >>> import numpy as np
+      >>> arms = np.array([[[0.5, 0.3, 0.2]], [[0.2, 0.6, 0.2]]])  # two arms, one star
+      >>> conflate(arms, np.array([[True], [True]])).round(4).tolist()
+      [[0.3125, 0.5625, 0.125]]
+      >>> conflate(arms, np.array([[True], [False]])).tolist()
+      [[0.5, 0.3, 0.2]]
     """
     pmfs, present = _checked_arms(pmfs, present)
     if not 0 < floor < 1:
@@ -161,6 +179,10 @@ def temper(pmf: np.ndarray, power: float) -> np.ndarray:
 
     Raises:
       ValueError: a PMF that is not one, or a power that is not positive.
+
+    Examples:
+      >>> temper([0.8, 0.2], 0.5).round(3).tolist()
+      [0.667, 0.333]
     """
     if not power > 0:
         raise ValueError(f"power must be positive, found {power!r}")
@@ -265,6 +287,10 @@ def dwarf_giant(teff: np.ndarray, logg: np.ndarray) -> np.ndarray:
 
     Returns:
       str[S]: "dwarf" or "giant"; "" where a value is not finite.
+
+    Examples:
+      >>> dwarf_giant([5777, 4800], [4.44, 2.5]).tolist()
+      ['dwarf', 'giant']
     """
     teff, logg = np.broadcast_arrays(np.asarray(teff, np.float64), np.asarray(logg, np.float64))
     limit = np.select([teff >= 6000, teff <= 4250], [3.5, 4.0], 5.2 - 2.8e-4 * teff)

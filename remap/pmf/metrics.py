@@ -102,6 +102,10 @@ def pit(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: a PMF or edges that is not one, or shapes that do not agree.
+
+    Examples:
+      >>> pit([[0.5, 0.5]], [0, 1, 2], [0.5]).tolist()
+      [0.25]
     """
     pmf, edges, truth = _checked_truth(pmf, edges, truth)
     k, fraction = _locate(edges, truth)
@@ -175,6 +179,11 @@ def coverage(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray, levels: Sequ
 
     Raises:
       ValueError: a PMF, edges or level that is not one, or shapes that do not agree.
+
+    Examples:
+      >>> flat = [[0.25] * 4] * 4
+      >>> coverage(flat, [0, 1, 2, 3, 4], [0.5, 1.5, 2.5, 3.5], [0.5, 0.9]).tolist()
+      [0.5, 1.0]
     """
     levels = np.asarray(levels, np.float64)
     if levels.ndim != 1 or not np.all((levels > 0) & (levels <= 1)):
@@ -206,6 +215,10 @@ def crps(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: a PMF or edges that is not one, or shapes that do not agree.
+
+    Examples:
+      >>> crps([[0, 1], [0, 1]], [0, 1, 2], [1.5, 3.0]).round(4).tolist()
+      [0.0833, 1.3333]
     """
     pmf, edges, truth = _checked_truth(pmf, edges, truth)
     cdf = cumulative(pmf)
@@ -235,6 +248,10 @@ def nll(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: a PMF or edges that is not one, or shapes that do not agree.
+
+    Examples:
+      >>> nll([[0.5, 0.5], [0, 1]], [0, 1, 2], [0.5, 0.5]).round(4).tolist()
+      [0.6931, inf]
     """
     pmf, edges, truth = _checked_truth(pmf, edges, truth)
     k, _ = _locate(edges, truth)

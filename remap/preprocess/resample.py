@@ -46,7 +46,13 @@ class LineSpread:
 
 
 def line_fwhm(lsf: LineSpread, wave: np.ndarray) -> np.ndarray:
-    """FWHM float64[N] in Å at wavelengths [N] in Å; arrays in `lsf` must have a value for each."""
+    """FWHM float64[N] in Å at wavelengths [N] in Å; arrays in `lsf` must have a value for each.
+
+    Examples:
+      >>> import numpy as np
+      >>> line_fwhm(LineSpread(resolution=2000.0), np.array([4000.0, 6000.0])).tolist()
+      [2.0, 3.0]
+    """
     value = np.asarray(lsf.fwhm if lsf.resolution is None else lsf.resolution, np.float64)
     if value.ndim and value.shape != wave.shape:
         raise ValueError(f"LineSpread: expected {wave.size} values, one per pixel, found {value.size}")
@@ -75,6 +81,14 @@ def degrade(
 
     Raises:
       ValueError: `lsf` is sharper than `native`, the grid does not increase, or the shapes differ.
+
+    Examples:
+      >>> import numpy as np
+      >>> wave = np.linspace(5000, 5010, 101)
+      >>> flux = 1 - 0.5 * np.exp(-0.5 * ((wave - 5005) / 0.1) ** 2)
+      >>> blurred, reach_ok = degrade(wave, flux, lsf=LineSpread(resolution=5000.0))
+      >>> f"{flux.min():.3f} {blurred.min():.3f}", int(reach_ok.sum())
+      ('0.500 0.886', 66)
     """
     wave, flux = _check_grid(wave, "wave"), np.asarray(flux)
     if flux.ndim == 0 or flux.shape[-1] != wave.size:
@@ -107,6 +121,15 @@ def resample(spectra: Spectra, new_wave: np.ndarray, *, medium: str) -> Spectra:
     Raises:
       ValueError: `new_wave` does not increase, or the medium is unknown.
       SpectrumError: fewer than four pixels.
+
+    Examples:
+      >>> import numpy as np
+      >>> from remap import make_spectra
+      >>> wave = np.linspace(5000, 5010, 101)
+      >>> spectra = make_spectra(wave, (wave - 5000) ** 2, medium="air")
+      >>> resampled = resample(spectra, np.array([5001.03, 5005.55, 5011.0]), medium="air")
+      >>> resampled.flux.round(4)[0, :2].tolist(), resampled.valid.tolist()
+      ([1.0609, 30.8025], [[True, True, False]])
     """
     new_wave = _check_grid(new_wave, "new_wave")
     wave = to_medium(spectra.wave, source=spectra.medium, target=medium)

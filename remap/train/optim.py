@@ -23,7 +23,13 @@ class SWAState(NamedTuple):
 
 
 def sgdr(*, peak: float, end: float, cycles: int, steps_per_cycle: int) -> optax.Schedule:
-    """Cosine annealing with warm restarts: `cycles` times from `peak` down to `end` (Loshchilov & Hutter 2016)."""
+    """Cosine annealing with warm restarts: `cycles` times from `peak` down to `end` (Loshchilov & Hutter 2016).
+
+    Examples:
+      >>> schedule = sgdr(peak=1e-2, end=1e-4, cycles=2, steps_per_cycle=10)
+      >>> [f"{float(schedule(step)):.4f}" for step in (0, 5, 9, 10)]
+      ['0.0100', '0.0050', '0.0003', '0.0100']
+    """
     if not 0 < end <= peak:
         raise ValueError(f"expected 0 < end <= peak for the learning rate, found {end} and {peak}")
     if cycles < 1 or steps_per_cycle < 1:
