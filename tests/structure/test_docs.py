@@ -1,5 +1,6 @@
 """What the documents name is there."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -65,3 +66,27 @@ def test_every_benchmark_is_listed():
     text = (ROOT / "benchmarks/README.md").read_text()
     scripts = [file.stem for file in (ROOT / "benchmarks").glob("bench_*.py")]
     assert [s for s in scripts if f"`{s}.py`" not in text or f"python -m benchmarks.{s} " not in text] == []
+
+
+def test_the_readme_lists_every_config_launch_script_and_package():
+    text = (ROOT / "README.md").read_text()
+    layout = text[text.index("## Layout") : text.index("## Citing")]
+    words = set(re.findall(r"\w+", layout))
+    there = {file.stem for top in ("configs", "launch") for file in (ROOT / top).glob("*.py")}
+    there |= {file.stem for file in (ROOT / "remap").iterdir() if file.suffix in ("", ".py")}
+    # Not for users, or a part of the others.
+    assert {name for name in there - words if not name.startswith("_")} <= {"cli"}
+
+
+def test_python_of_the_readme_names_what_is_there():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    tree = ast.parse(code)
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imported
+    names: dict[str, object] = {}
+    exec(compile(ast.Module(imported, []), "README.md", "exec"), names)
+    used = {
+        n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "remap"
+    }
+    assert used
+    assert [name for name in used if not hasattr(names["remap"], name)] == []
