@@ -57,6 +57,12 @@ def test_links_of_a_document_lead_somewhere(document):
         assert not anchor or anchor in anchors(file.read_text()), anchor
 
 
+def test_new_import_paths_of_the_changelog_are_there():
+    rows = re.findall(r"^\| `remap.*\| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert rows
+    assert [name for row in rows for name in missing_names(row)] == []
+
+
 def test_a_name_that_is_not_there_is_seen():
     text = "`remap.continuum`, `remap.workdir`, `remap.pmf.metrics.crps`, `remap.labels.no_such`"
     assert missing_names(text) == ["remap.workdir", "remap.labels.no_such"]
