@@ -3,8 +3,8 @@
     predictor = remap.load("workdirs/mine")
     found = predictor.predict(remap.make_spectra(wave, flux, medium="air"))
 
-The packages hold the parts, in layers: `spectra`, `labels`, `config`, `continuum`, `pmf`; `io`, `preprocess`, `sampling`,
-`network`; `store`, `synth`, `report`; `train`, `predict`; `stages`, `autoencoder`; `studies`.
+The packages hold the parts, in layers: `spectra`, `labels`, `config`, `continuum`, `pmf`; `io`, `preprocess`,
+`sampling`, `network`; `store`, `synth`, `report`; `train`, `predict`; `stages`, `autoencoder`; `studies`.
 
 Names are imported when they are first used, so that `from remap.continuum import normalize` costs little more than
 importing JAX.
