@@ -148,7 +148,6 @@ def override(
 
 
 def sections(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Any]:
-    """The named sections as JSON values, for comparison and for files."""
     plain = config_to_json(config)
     return {name: plain[name] for name in names}
 
