@@ -3,6 +3,8 @@
 Other configs start from `get_config()` and change what differs. Numbers in brackets are paper sections.
 """
 
+from typing import Any
+
 import ml_collections
 
 
@@ -22,6 +24,90 @@ def parse_arg(arg: str | None, **spec: bool) -> dict[str, bool]:
             raise ValueError(f"unknown config argument {name!r}; this config knows {sorted(spec) or 'none'}")
         values[name] = True
     return values
+
+
+def bundle_library(
+    path: str, *, columns: tuple[str, ...] = ("teff", "logg", "m_h", "vmic"), absolute: bool = True
+) -> dict[str, Any]:
+    """Section `library`: one file of `remap.io.write_bundle`, wavelengths in air, not broadened.
+
+    Args:
+      path: of the file, under the data root.
+      columns: labels of its spectra.
+      absolute: see `remap.io.bundle`.
+    """
+    return {
+        "path": path,
+        "patterns": ("*.npz",),
+        "source": {"format": "bundle", "medium": "air", "absolute": absolute, "label_columns": columns},
+        "native": {"kind": "sharp", "value": 0.0},
+        "interpolate": True,
+        "select": {},  # limits of labels, any that the library has
+    }
+
+
+def phoenix_library(*, interpolate: bool) -> dict[str, Any]:
+    """Section `library`: PHOENIX-ACES HiRes files and their WAVE file in `phoenix/hires`, scaled-solar models only.
+
+    Args:
+      interpolate: True draws spectra between the nodes as well.
+    """
+    return {
+        "path": "phoenix/hires",
+        "patterns": ("lte*HiRes.fits",),
+        "source": {
+            "format": "phoenix_hires",
+            "medium": "vacuum",
+            "wave_unit": "Angstrom",
+            "wave_path": "WAVE_PHOENIX-ACES-AGSS-COND-2011.fits",
+        },
+        "native": {"kind": "resolution", "value": 500000.0},
+        "interpolate": interpolate,
+        "select": {"alpha": (-0.01, 0.01)},
+    }
+
+
+def survey(
+    folder: str, source: dict[str, Any], labels: tuple[str, ...], errors: tuple[str, ...] | None = None
+) -> ml_collections.ConfigDict:
+    """Section `survey`: FITS files in FOLDER/spectra and their stars in FOLDER/labels.ecsv (columns file, star_id).
+
+    Args:
+      folder: under the data root.
+      source: how a file is read.
+      labels: columns with labels.
+      errors: labels that have a column LABEL_err; None = all.
+    """
+    found = {
+        "path": f"{folder}/spectra",
+        "patterns": ("*.fits",),
+        "source": source,
+        "labels_path": f"{folder}/labels.ecsv",
+        "labels": {
+            "format": "ecsv",
+            "columns": {name: name for name in labels},
+            "error_columns": {name: f"{name}_err" for name in (labels if errors is None else errors)},
+            "file_column": "file",
+            "id_column": "star_id",
+        },
+    }
+    return ml_collections.ConfigDict(found)
+
+
+def fits_table_survey(
+    folder: str, labels: tuple[str, ...], *, errors: tuple[str, ...] | None = None, medium: str = "air"
+) -> ml_collections.ConfigDict:
+    """As `survey`, of FITS tables with columns wavelength [Å, in `medium`], flux and ivar."""
+    source = {
+        "format": "table",
+        "medium": medium,
+        "axis": "linear",
+        "wave_unit": "Angstrom",
+        "wave_column": "wavelength",
+        "flux_column": "flux",
+        "ivar_column": "ivar",
+    }
+    return survey(folder, source, labels, errors)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -19,40 +19,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     common.parse_arg(arg)
     c = common.get_config()
     c.name = "marvels"
-    c.library = {
-        "path": "phoenix/hires",
-        "patterns": ("lte*HiRes.fits",),
-        "source": {
-            "format": "phoenix_hires",
-            "medium": "vacuum",
-            "wave_unit": "Angstrom",
-            "wave_path": "WAVE_PHOENIX-ACES-AGSS-COND-2011.fits",
-        },
-        "native": {"kind": "resolution", "value": 500000.0},
-        "interpolate": False,
-        "select": {"alpha": (-0.01, 0.01)},  # scaled-solar models only
-    }
-    c.survey = {
-        "path": "marvels/spectra",
-        "patterns": ("*.fits",),
-        "source": {
-            "format": "table",
-            "medium": "air",
-            "axis": "linear",
-            "wave_unit": "Angstrom",
-            "wave_column": "wavelength",
-            "flux_column": "flux",
-            "ivar_column": "ivar",
-        },
-        "labels_path": "marvels/labels.ecsv",
-        "labels": {
-            "format": "ecsv",
-            "columns": {"teff": "teff", "logg": "logg", "feh": "feh"},
-            "error_columns": {"teff": "teff_err", "logg": "logg_err", "feh": "feh_err"},
-            "file_column": "file",
-            "id_column": "star_id",
-        },
-    }
+    c.library = common.phoenix_library(interpolate=False)
+    c.survey = common.fits_table_survey("marvels", c.label_names)
     # The fixed set of §3.3, 3 resolutions × 5 noise levels × 3 draws per node, once per epoch.
     c.augment.kind = "paper"
     c.pretrain.epoch_size = 0

@@ -21,32 +21,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c = common.get_config()
     c.name = "miles"
 
-    c.library = {
-        "path": "lte_grid.npz",
-        "patterns": ("*.npz",),
-        "source": {
-            "format": "bundle",
-            "medium": "air",
-            "absolute": True,
-            "label_columns": ("teff", "logg", "m_h", "vmic"),
-        },
-        "native": {"kind": "sharp", "value": 0.0},
-        "interpolate": True,
-        "select": {},  # limits of labels, any that the library has
-    }
-    c.survey = {
-        "path": "miles/spectra",
-        "patterns": ("*.fits",),
-        "source": {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom", "hdu": 0},
-        "labels_path": "miles/labels.ecsv",
-        "labels": {
-            "format": "ecsv",
-            "columns": {"teff": "teff", "logg": "logg", "feh": "feh"},
-            "error_columns": {"teff": "teff_err", "logg": "logg_err", "feh": "feh_err"},
-            "file_column": "file",
-            "id_column": "star_id",
-        },
-    }
+    c.library = common.bundle_library("lte_grid.npz")
+    image = {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom", "hdu": 0}
+    c.survey = common.survey("miles", image, c.label_names)
     # The library ends at 4850 and 5750 Å, and pixels within 4σ of its ends lack flux from beyond: the outer
     # limits keep clear of them. All limits lie on MILES's own pixels, so that nothing is interpolated.
     c.arms = {

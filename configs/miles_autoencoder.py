@@ -10,7 +10,7 @@ are those of `configs/miles.py`.
 
 import ml_collections
 
-from configs import carmenes, common, miles
+from configs import autoencoder, common, miles
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c = miles.get_config("short" if options["short"] else None)
     with c.unlocked():
         c.name = "miles_autoencoder"
-        carmenes.add_route(c)
+        autoencoder.add_route(c)
         c.autoencoder.update({"noise_low": 0.005, "noise_high": 0.02, "denoise": True, "examples": 16384})
         c.autoencoder.update({"centre": True, "gain": 10.0})
         c.autoencoder.members = tuple((256, 1e-8, 1e-3) for _ in range(4))

@@ -74,40 +74,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             "chunk": 16,
         },
     }
-    c.library = {
-        "path": "library.npz",
-        "patterns": ("*.npz",),
-        "source": {
-            "format": "bundle",
-            "medium": "air",
-            "absolute": True,
-            "label_columns": ("teff", "logg", "m_h", "vmic"),
-        },
-        "native": {"kind": "sharp", "value": 0.0},
-        "interpolate": True,
-        "select": {},  # limits of labels, any that the library has
-    }
-    c.survey = {
-        "path": "survey/spectra",
-        "patterns": ("*.fits",),
-        "source": {
-            "format": "table",
-            "medium": "air",
-            "axis": "linear",
-            "wave_unit": "Angstrom",
-            "wave_column": "wavelength",
-            "flux_column": "flux",
-            "ivar_column": "ivar",
-        },
-        "labels_path": "survey/labels.ecsv",
-        "labels": {
-            "format": "ecsv",
-            "columns": {"teff": "teff", "logg": "logg", "feh": "feh"},
-            "error_columns": {"teff": "teff_err", "logg": "logg_err", "feh": "feh_err"},
-            "file_column": "file",
-            "id_column": "star_id",
-        },
-    }
+    c.library = common.bundle_library("library.npz")
+    c.survey = common.fits_table_survey("survey", c.label_names)
     c.arms = {
         "A": {"start": 4860.0, "stop": 5280.0, "step": 0.5},
         "B": {"start": 5280.0, "stop": 5740.0, "step": 0.5},

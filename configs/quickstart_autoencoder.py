@@ -7,7 +7,7 @@ Library and survey are those of `configs/quickstart.py`, its first arm.
 
 import ml_collections
 
-from configs import carmenes, common, quickstart
+from configs import autoencoder, common, quickstart
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -17,7 +17,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     with c.unlocked():
         c.name = "quickstart_autoencoder"
         c.arm_names = ("A",)
-        carmenes.add_route(c)
+        autoencoder.add_route(c)
         c.autoencoder.update({"noise_low": 0.002, "noise_high": 0.02, "denoise": True, "examples": 8192})
         c.autoencoder.update({"centre": True, "gain": 10.0})
         c.autoencoder.members = ((256, 1e-8, 1e-3), (256, 1e-8, 1e-3))

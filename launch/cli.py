@@ -46,7 +46,7 @@ class ConfigFlag:
     def value(self) -> ml_collections.ConfigDict:
         config = self._config.value
         for path in self._files.value:
-            config = apply_overrides(config, read_overrides(path), path)
+            config, _ = apply_overrides(config, read_overrides(path), path)
         if self._files.value:
             config.update_from_flattened_dict(config_flags.get_override_values(self._values["config"]))
         return config

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
+
+Record = TypeVar("Record")
 
 
 class ConfigError(ValueError):
     """A setting that cannot be used: what a user wrote, not a fault of the program. Told in one line."""
 
 
-# What decides a network besides its inputs and the section of its stage; kept with it.
-NETWORK_SECTIONS = ("name", "seed", "model", "loss", "augment", "library")
-
-
-# What decides the prepared data (of `library` all but `interpolate`), a pre-training, and the scores.
-DATA_SECTIONS = (
+# Kept with every network beside the section of its stage; its inputs are described by the prepared data.
+_NETWORK = ("name", "seed", "model", "loss", "augment", "library")
+_DATA = (
     "grid_medium",
     "arm_names",
     "arms",
@@ -31,22 +31,76 @@ DATA_SECTIONS = (
     "survey",
 )
 
-PRETRAIN_SECTIONS = (*DATA_SECTIONS, *NETWORK_SECTIONS, "pretrain")
-SCORE_SECTIONS = (*PRETRAIN_SECTIONS, "align", "finetune", "split", "predict")
+# Which sections decide what; networks on disk are known again by these, so that a change here forgets them.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "data": _DATA,  # the prepared spectra
+    "pretrain": (*_NETWORK, "pretrain"),  # a pre-trained network, of given data
+    "align": (*_NETWORK, "align", "pretrain"),  # an aligned one: it draws from the library as that stage does
+    "finetune": (*_NETWORK, "finetune"),  # a fine-tuned one, besides the network that it starts from
+    "scores": (*_DATA, *_NETWORK, "pretrain", "align", "finetune", "split", "predict"),  # of held-out stars
+    "candidate": ("seed", "arm_names", "model", "loss", "augment", "library"),  # losses of a cross-validation
+    "autoencoder": ("name", "seed", "library", "autoencoder"),  # every stage of the autoencoder route
+}
+
+# Fields of these sections that have no part in it: `interpolate` is about draws from the prepared library, and a
+# member can be added to an ensemble without training the others again.
+_FREE = {"data": {"library": ("interpolate",)}, "autoencoder": {"autoencoder": ("members",)}}
 
 
-# A variant that changed these would change nothing, or what it is compared by.
-FIXED = (
-    "ablate",
-    "calibrate",
-    "data_root",
-    "embeddings",
-    "evaluate",
-    "find_lr",
-    "label_names",
-    "name",
-    "seed",
-)
+def deciding(
+    config: ml_collections.ConfigDict | Mapping[str, Any], what: str, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The sections of a config that decide `what`, as plain JSON values.
+
+    Args:
+      config: a config, or one that was read from JSON.
+      what: a key of `SECTIONS`.
+      also: more sections, where what is decided depends on the config.
+    """
+    plain = config_to_json(config) if is_section(config) else config
+    out = {name: plain[name] for name in (*SECTIONS[what], *also)}
+    for name, free in _FREE.get(what, {}).items():
+        out[name] = {k: v for k, v in out[name].items() if k not in free}
+    return out
+
+
+def record(
+    cls: type[Record],
+    section: ml_collections.ConfigDict | Mapping[str, Any],
+    name: str,
+    *,
+    part: bool = False,
+) -> Record:
+    """A record of settings (a dataclass) from a section of the config.
+
+    Args:
+      cls: its fields are named as those of the section.
+      name: of the section, for the messages.
+      part: the section has fields that are for others.
+
+    Raises:
+      ConfigError: fields that the record does not know or that the section lacks, or a value that the record refuses;
+        names the section and the field.
+    """
+    known = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    unknown = sorted(key for key in section if key not in known)
+    if unknown and not part:
+        raise ConfigError(f"{name}: unknown fields {unknown}; the section has {sorted(known)}")
+    values = {key: section[key] for key in known if key in section}
+    missing = [
+        key
+        for key, field in known.items()
+        if key not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{name}: expected the fields {missing}, found {sorted(section)}")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(name) else f"{name}: {message}") from error
 
 
 def read_overrides(path: str | Path) -> dict[str, Any]:
@@ -54,7 +108,7 @@ def read_overrides(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no JSON object.
+      ConfigError: it is no JSON object.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,43 +116,57 @@ def read_overrides(path: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{path}: expected JSON: {error}") from error
+        raise ConfigError(f"{path}: expected JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f'{path}: expected a JSON object of {{"section.field": value}}, found {found!r}')
+        raise ConfigError(f'{path}: expected a JSON object of {{"section.field": value}}, found {found!r}')
     return {key: tuples(value) for key, value in found.items()}
 
 
 def apply_overrides(
-    config: ml_collections.ConfigDict, overrides: Mapping[str, Any], where: str
-) -> ml_collections.ConfigDict:
-    """A copy of the config with fields ("section.field": value) replaced.
+    config: ml_collections.ConfigDict,
+    changes: Mapping[str, Any],
+    where: str,
+    *,
+    fixed: Collection[str] = (),
+) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
+    """A copy of the config with some fields replaced, and what differs.
 
     Args:
-      where: the overrides come from, for the messages.
+      changes: {"section": {"field": value}}, or {"section.field": value}.
+      where: the changes come from, for the messages.
+      fixed: sections that they may not touch.
+
+    Returns:
+      The copy, and each field that has another value than before, as "section.field: before → after".
 
     Raises:
-      ValueError: a field that the config does not have, a section instead of a field, or another type.
+      ConfigError: a field that the config does not have or that is fixed, a section instead of a field, or a value
+        of another type.
     """
-    config = config.copy_and_resolve_references()
-    for key, value in overrides.items():
-        *names, last = key.split(".")
-        section = config
+    out = config.copy_and_resolve_references()
+    told = []
+    for path, value in leaves(changes):
+        *names, last = path
+        key, section = ".".join(path), out
+        if path[0] in fixed:
+            raise ConfigError(f"{where}: {key} is not to be changed here")
         for name in names:
             section = section[name] if is_section(section) and name in section else None
         if not is_section(section) or last not in section:
             known = f"; its section has {sorted(section)}" if is_section(section) else ""
-            raise ValueError(f"{where}: the config has no field {key!r}{known}")
-        if is_section(section[last]):
-            raise ValueError(
-                f"{where}: {key!r} is a section, expected one of its fields {sorted(section[last])}"
+            raise ConfigError(f"{where}: the config has no field {key!r}{known}")
+        before = section[last]
+        if is_section(before):
+            raise ConfigError(
+                f"{where}: {key!r} is a section, expected one of its fields {sorted(before)}, found {value!r}"
             )
         try:
             section[last] = value
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{where}: {key}: expected a value like {section[last]!r}, found {value!r}"
-            ) from error
-    return config
+            raise ConfigError(f"{where}: {key}: expected a value like {before!r}, found {value!r}") from error
+        if section[last] != before:
+            told.append(f"{key}: {before} → {section[last]}")
+    return out, tuple(told)
 
 
 def is_section(value: Any) -> bool:
@@ -118,44 +186,11 @@ def config_to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def override(
-    config: ml_collections.ConfigDict, changes: Mapping[str, Any], where: str
-) -> tuple[ml_collections.ConfigDict, tuple[str, ...]]:
-    """A copy of `config` with the fields of `changes` (nested as the config is), and what differs.
-
-    Raises:
-      ValueError: a field that the config does not have or that is fixed, or a value of another type.
-    """
-    out = config.copy_and_resolve_references()
-    told = []
-    for path, value in leaves(changes):
-        name, section = ".".join(path), out
-        if path[0] in FIXED:
-            raise ValueError(f"{where}: {name} is not for a variant to change")
-        for key in path[:-1]:
-            section = section[key] if is_section(section) and key in section else None
-        if not is_section(section) or path[-1] not in section or is_section(section[path[-1]]):
-            known = sorted(section) if is_section(section) else "no such section"
-            raise ValueError(f"{where}: the config has no field {name}; in that place it has {known}")
-        before = section[path[-1]]
-        try:
-            section[path[-1]] = value
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {name}: {error}") from error
-        if section[path[-1]] != before:
-            told.append(f"{name}: {before} → {section[path[-1]]}")
-    return out, tuple(told)
-
-
-def sections(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Any]:
-    plain = config_to_json(config)
-    return {name: plain[name] for name in names}
-
-
 def leaves(changes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every field of nested sections, with its path."""
+    """Every field of nested or dotted sections, with its path; a section without fields comes as it is."""
     for key, value in changes.items():
-        if isinstance(value, Mapping) or is_section(value):
-            yield from leaves(value, (*path, key))
+        here = (*path, *key.split("."))
+        if (isinstance(value, Mapping) or is_section(value)) and value:
+            yield from leaves(value, here)
         else:
-            yield (*path, key), value
+            yield here, value

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, AutoencoderSettings
-from remap.config import config_to_json
+from remap.config import deciding
 from remap.preprocess.description import Preprocessing
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder
@@ -70,9 +70,7 @@ def stage_meta(
 
     The list of members is left out, so that one can be added without training the others again.
     """
-    plain = config_to_json(config)
-    kept = {k: plain[k] for k in ("name", "seed", "library", AUTOENCODER, *sections)}
-    kept[AUTOENCODER] = {k: v for k, v in kept[AUTOENCODER].items() if k != "members"}
+    kept = deciding(config, AUTOENCODER, also=sections)
     return {"stage": stage, "preprocessing": preprocessing.to_json(), "config": kept}
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from remap.config import NETWORK_SECTIONS, config_to_json
+from remap.config import config_to_json, deciding
 from remap.continuum.common import NormalizeFn
 from remap.labels import padded_edges, soft_labels
 from remap.network.losses import LossSettings
@@ -62,12 +62,7 @@ PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
 
 def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> Arm:
     """What a stage needs of one arm, with the description that its networks are kept with."""
-    keep = [*NETWORK_SECTIONS, stage]
-    if stage == "align":
-        keep.append("pretrain")  # it draws from the library as that stage does
-    if stage == "finetune" and config.finetune.init == "pretrained" and start_stage(config) == "align":
-        keep.append("align")
-    plain = config_to_json(config)
+    aligned = stage == "finetune" and config.finetune.init == "pretrained" and start_stage(config) == "align"
     return Arm(
         arm,
         build_model(config.model, preprocessing.labels),
@@ -78,7 +73,7 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
             "arm": arm,
             "stage": stage,
             "preprocessing": preprocessing.to_json(),
-            "config": {k: plain[k] for k in keep},
+            "config": deciding(config, stage, also=("align",) if aligned else ()),
         },
     )
 

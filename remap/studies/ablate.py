@@ -20,15 +20,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import (
-    DATA_SECTIONS,
-    PRETRAIN_SECTIONS,
-    SCORE_SECTIONS,
-    config_to_json,
-    leaves,
-    override,
-    sections,
-)
+from remap.config import SECTIONS, ConfigError, apply_overrides, deciding, leaves
 from remap.pmf.metrics import crps, nll
 from remap.predict.held_out import predict_held_out
 from remap.stages.align import align
@@ -46,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 FULL = "full"  # the name of the model that the others are compared with
 PER_LABEL = "per_label"
+COMPARED_BY = ("name", "seed", "label_names")  # the same in all variants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,26 +71,30 @@ def plan(config: ml_collections.ConfigDict) -> list[Variant]:
     """The full model and the variants in `ablate.run` (all of them: in alphabetical order), as configs.
 
     Raises:
-      ValueError: an unknown variant, field, or type of a value (names the variant and the field), or a field
+      ConfigError: an unknown variant, field, or type of a value (names the variant and the field), or a field
         that a variant cannot change.
     """
     section = config.ablate
-    base, shared = override(config, section.overrides, "ablate.overrides")
+    # Other sections do not decide the scores: a variant that changed them would be the full model.
+    fixed = [name for name in config if name not in SECTIONS["scores"] or name in COMPARED_BY]
+    base, shared = apply_overrides(config, section.overrides, "ablate.overrides", fixed=fixed)
     with base.unlocked():
         base.embeddings.epochs = ()  # nobody looks at those of a variant
     labels = tuple(base.label_names)
     out = [Variant(FULL, shared, (Part("", labels, base),), False)]
     unknown = [name for name in section.run if name not in section.variants]
     if unknown:
-        raise ValueError(f"ablate.run: unknown variants {unknown}; the config has {sorted(section.variants)}")
+        raise ConfigError(
+            f"ablate.run: unknown variants {unknown}; the config has {sorted(section.variants)}"
+        )
     for name in section.run or section.variants:
         if name == FULL or not re.fullmatch(r"[\w-]+", name):
-            raise ValueError(
+            raise ConfigError(
                 f"ablate.variants: {name!r} is no name for a variant; use letters, digits, _ and -"
             )
         changes = section.variants[name].to_dict()
         per_label = changes.pop(PER_LABEL, False)
-        changed, told = override(base, changes, f"ablate.variants.{name}")
+        changed, told = apply_overrides(base, changes, f"ablate.variants.{name}", fixed=fixed)
         if per_label and len(labels) > 1:
             told = ("one network per label, on its loss alone", *told)
             parts = tuple(Part(label, (label,), _one_label(changed, label)) for label in labels)
@@ -118,14 +115,15 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       One row per group, label, metric and variant (see `ablate_report.compare`).
 
     Raises:
-      ValueError: a variant that the config cannot make, or results in the folder that were made by other settings.
+      ConfigError: a variant that the config cannot make.
+      ValueError: results in the folder that were made by other settings.
     """
     workdir = Path(workdir)
     variants = plan(config)
     base = variants[0].parts[0].config
     seeds = tuple(config.ablate.seeds)
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"ablate.seeds: expected different seeds, at least one, found {seeds}")
+        raise ConfigError(f"ablate.seeds: expected different seeds, at least one, found {seeds}")
     if (workdir / "data" / "preprocessing.json").exists():
         check_prepared(base, workdir)
     else:
@@ -176,10 +174,10 @@ def _scores_of(
     """The scores of one variant and seed: read, or made. `pretrained` collects who has which pre-training."""
     path = workdir / "ablate" / variant.name / f"seed_{seed}.json"
     parts = [dataclasses.replace(part, config=_with_seed(part.config, seed)) for part in variant.parts]
-    settings = {part.name or "all": sections(part.config, SCORE_SECTIONS) for part in parts}
+    settings = {part.name or "all": deciding(part.config, "scores") for part in parts}
     owners = {}
     for part in parts:
-        key = json.dumps(sections(part.config, PRETRAIN_SECTIONS), sort_keys=True)
+        key = json.dumps(deciding(part.config, "pretrain", also=SECTIONS["data"]), sort_keys=True)
         owners[part.name] = pretrained.setdefault(key, path.with_suffix("") / part.name)
     if path.exists():
         found = json.loads(path.read_text())
@@ -239,17 +237,14 @@ def _data_folder(
     name: str, config: ml_collections.ConfigDict, base: ml_collections.ConfigDict, workdir: Path
 ) -> Path:
     """The folder with the prepared data of a variant, which are made here if they are not those of the full one."""
-
-    def data(plain: Mapping[str, Any]) -> dict[str, Any]:
-        library = {k: v for k, v in plain["library"].items() if k != "interpolate"}
-        return {k: plain[k] for k in DATA_SECTIONS} | {"library": library}
-
-    own = data(config_to_json(config))
-    if own == data(config_to_json(base)):
+    own = deciding(config, "data")
+    if own == deciding(base, "data"):
         return workdir
     folder = workdir / "ablate" / name
     if (folder / "data" / "preprocessing.json").exists():
-        check_equal(data(read_config(folder)), own, f"{folder / 'data'}: prepared with other settings")
+        check_equal(
+            deciding(read_config(folder), "data"), own, f"{folder / 'data'}: prepared with other settings"
+        )
     else:
         preprocess(config, folder)
     return folder

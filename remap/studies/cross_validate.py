@@ -31,7 +31,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap.config import apply_overrides, config_to_json
+from remap.config import apply_overrides, config_to_json, deciding, leaves, record
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import build_model, count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
@@ -115,13 +115,13 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: str | Path) -> Ta
       Preempted: SIGTERM arrived; the same command goes on.
     """
     workdir = Path(workdir)
-    settings = CrossValidationSettings(**config.cross_validate)
+    settings = record(CrossValidationSettings, config.cross_validate, "cross_validate")
     preprocessing = check_prepared(config, workdir)
     base = shortened(config, settings)
     folder = workdir / "cross_validate" / settings.stage
     losses = fold_losses(base, workdir, preprocessing, settings, folder)
     if settings.search == "optuna":
-        space = SearchSettings(**settings.optuna)
+        space = record(SearchSettings, settings.optuna, "cross_validate.optuna")
         candidate_config(base, space.corner, settings.stage)  # its mistakes before any training
         results = search(
             losses,
@@ -146,7 +146,7 @@ def shortened(
     length = {name: getattr(settings, name) for name in ("cycles", "epochs_per_cycle")}
     overrides = {f"{settings.stage}.{name}": value for name, value in length.items()}
     # Every cell belongs to a fold: none is set aside besides.
-    return apply_overrides(config, overrides | {"pretrain.validation": 0.0}, "cross_validate")
+    return apply_overrides(config, overrides | {"pretrain.validation": 0.0}, "cross_validate")[0]
 
 
 def candidate_config(
@@ -162,13 +162,13 @@ def candidate_config(
         "pretrain": ("cycles", "epochs_per_cycle", "validation", "validation_size"),
         "finetune": ("cycles", "epochs_per_cycle", "select"),
     }[stage]
-    for key in candidate.overrides:
-        section, *rest = key.split(".")
+    for (section, *rest), _ in leaves(candidate.overrides):
+        key = ".".join((section, *rest))
         if section not in ("model", "augment", stage):
             raise ValueError(f"{where}: expected fields of model, augment or {stage}, found {key!r}")
         if section == stage and rest[:1] and rest[0] in fixed:
             raise ValueError(f"{where}: {key!r} must be the same for all; cross_validate sets the length")
-    return apply_overrides(base, candidate.overrides, where)
+    return apply_overrides(base, candidate.overrides, where)[0]
 
 
 def fold_losses(
@@ -336,14 +336,13 @@ def _describe(
     settings: CrossValidationSettings,
 ) -> dict[str, Any]:
     """All that the losses of a candidate depend on."""
-    plain, common = (config_to_json(c) for c in (config, base))
+    common = config_to_json(base)
     stage = settings.stage
-    sections = ("seed", "arm_names", "model", "loss", "augment", "library", stage)
     out = {
         "stage": stage,
         "folds": settings.folds,
         "preprocessing": {k: v for k, v in preprocessing.to_json().items() if k != "software"},
-        "config": {name: plain[name] for name in sections},
+        "config": deciding(config, "candidate", also=(stage,)),
     }
     if stage == "pretrain":
         judge = {name: common["pretrain"][name] for name in ("batch_size", "validation_size")}

@@ -35,7 +35,7 @@ from remap.train.optim import layer_rules
 
 # ml_collections loads config files in a way that Python 3.12 drops.
 OLD_LOADER = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
-NOT_EXPERIMENTS = ("__init__", "common", "synthesize")
+NOT_EXPERIMENTS = ("__init__", "autoencoder", "common", "synthesize")
 NAMES = sorted(p.stem for p in (tiny.REPOSITORY / "configs").glob("*.py") if p.stem not in NOT_EXPERIMENTS)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from configs import carmenes, common
+from configs import autoencoder, common
 from remap import io, make_spectra
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -63,42 +63,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         return route_config("")
     c = common.get_config()
     c.name = "tiny"
-    c.library = {
-        "path": "library.npz",
-        "patterns": ("*.npz",),
-        "source": {
-            "format": "bundle",
-            "medium": "air",
-            "absolute": False,
-            "label_columns": ("teff", "logg", "m_h"),
-        },
-        "native": {"kind": "sharp", "value": 0.0},
-        "interpolate": True,
-        "select": {},
-    }
-    c.survey = {
-        "path": "survey/spectra",
-        "patterns": ("*.fits",),
-        "source": {
-            "format": "table",
-            "medium": "air",
-            "axis": "linear",
-            "wave_unit": "Angstrom",
-            "wave_column": "wavelength",
-            "flux_column": "flux",
-            "ivar_column": "ivar",
-        },
-        "labels_path": "survey/labels.ecsv",
-        "labels": {
-            "format": "ecsv",
-            "columns": {"teff": "teff", "logg": "logg", "feh": "feh"},
-            "error_columns": {"teff": "teff_err"},
-            "file_column": "file",
-            "id_column": "star_id",
-            "repeat_stars": True,
-            "rv_column": None,
-        },
-    }
+    c.library = common.bundle_library("library.npz", columns=("teff", "logg", "m_h"), absolute=False)
+    c.survey = common.fits_table_survey("survey", c.label_names, errors=("teff",))
+    c.survey.labels.update({"repeat_stars": True, "rv_column": None})
     c.arms = {name: {"start": low, "stop": high, "step": 1.0} for name, (low, high) in ARMS.items()}
     c.continuum = dict(CONTINUUM)
     c.lsf = ml_collections.ConfigDict({"kind": "fwhm", "values": (2.4, 2.6)})
@@ -140,7 +107,7 @@ def route_config(data: Path | str, **changes: object) -> ml_collections.ConfigDi
     c = get_config()
     with c.unlocked():
         c.name = "tiny_route"
-        carmenes.add_route(c)
+        autoencoder.add_route(c)
         c.autoencoder.members = ((16, 1e-7, 1e-2), (16, 1e-7, 1e-2))
         c.autoencoder.update(
             {"latent": 4, "examples": 32, "chunk": 16, "batch_size": 8, "epochs_per_cycle": 2}

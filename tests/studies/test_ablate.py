@@ -9,7 +9,7 @@ import pytest
 from astropy.table import Table
 from helpers import tiny
 
-from remap.config import override
+from remap.config import apply_overrides
 from remap.predict.held_out import predict_held_out
 from remap.stages import common
 from remap.store.checkpoint import load_final
@@ -200,15 +200,15 @@ def test_a_variant_that_diverges_is_reported_and_the_others_go_on(moved, tiny_da
 def test_variants_of_the_inputs_prepare_their_own_data(moved, tiny_data):
     base = config(tiny_data)
     folder = module._data_folder(
-        "nodes", override(base, {"library": {"interpolate": False}}, "")[0], base, moved
+        "nodes", apply_overrides(base, {"library": {"interpolate": False}}, "")[0], base, moved
     )
     assert folder == moved  # decided when the data are read
-    sharp, _ = override(base, {"lsf": {"values": (2.0, 2.1)}}, "")
+    sharp, _ = apply_overrides(base, {"lsf": {"values": (2.0, 2.1)}}, "")
     folder = module._data_folder("sharp", sharp, base, moved)
     assert folder == moved / "ablate" / "sharp"
     assert read_preprocessing(folder).spreads == ("fwhm", (2.0, 2.1))
     assert module._data_folder("sharp", sharp, base, moved) == folder
-    other, _ = override(sharp, {"labels": {"teff": {"library_sigma": 99.0}}}, "")
+    other, _ = apply_overrides(sharp, {"labels": {"teff": {"library_sigma": 99.0}}}, "")
     with pytest.raises(ValueError, match=r"other settings: labels\.teff\.library_sigma: expected 99\.0"):
         module._data_folder("sharp", other, base, moved)
 
@@ -262,13 +262,18 @@ def test_plan_states_each_change_relative_to_the_config_that_is_used(tiny_data):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"activaton": "relu"}}, r"bad: the config has no field model\.activaton; .*'activation'"),
-        ({"modell": {"activation": "relu"}}, r"no field modell\.activation; .*no such section"),
-        ({"loss": 1.0}, r"no field loss; .*'ablate'"),
-        ({"loss": {"gamma": "high"}}, r"bad: loss\.gamma: .*'gamma'"),
-        ({"seed": 3}, "bad: seed is not for a variant to change"),
-        ({"embeddings": {"size": 3}}, r"bad: embeddings\.size is not for a variant to change"),
-        ({"evaluate": {"groups": {}}, "label_names": ("teff",)}, "label_names is not for a variant"),
+        (
+            {"model": {"activaton": "relu"}},
+            r"bad: the config has no field 'model\.activaton'; .*'activation'",
+        ),
+        ({"modell": {"activation": "relu"}}, r"bad: the config has no field 'modell\.activation'"),
+        ({"loss": 1.0}, r"bad: 'loss' is a section, expected one of its fields .*'gamma'"),
+        ({"loss": {"gamma": "high"}}, r"bad: loss\.gamma: expected a value like 2\.0, found 'high'"),
+        ({"seed": 3}, "bad: seed is not to be changed here"),
+        ({"embeddings": {"size": 3}}, r"bad: embeddings\.size is not to be changed here"),
+        ({"evaluate": {"groups": {}}}, r"bad: evaluate\.groups is not to be changed here"),
+        ({"label_names": ("teff",)}, "bad: label_names is not to be changed here"),
+        ({"cross_validate": {"folds": 3}}, r"bad: cross_validate\.folds is not to be changed here"),
     ],
 )
 def test_impossible_variants_are_refused_by_name_and_field(tiny_data, tmp_path, changes, message):

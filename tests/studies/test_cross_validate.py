@@ -299,7 +299,7 @@ def test_smallest_or_best_is_chosen_as_the_config_says(tiny_data, prepared_arm, 
         table = cross_validate(config, workdir)
         assert list(table["name"][table["chosen"]]) == [name]
         path = workdir / "cross_validate" / "pretrain" / "chosen.json"
-        chosen = apply_overrides(tiny.config(tiny_data), read_overrides(path), str(path))
+        chosen, _ = apply_overrides(tiny.config(tiny_data), read_overrides(path), str(path))
         assert chosen.model.filters == filters
         model = resnet.build_model(chosen.model, read_preprocessing(workdir).labels)
         shapes = jax.eval_shape(lambda key, model=model: init_variables(model, key, 120), jax.random.key(0))
