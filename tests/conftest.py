@@ -1,6 +1,8 @@
 """Shared fixtures. Real spectra are optional: tests that need them skip, saying so, where they are absent."""
 
+import fcntl
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -28,28 +30,45 @@ def data_root() -> Path:
         pytest.skip(f"needs real spectra: {error}")
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of the parallel test processes to need it makes, and the others wait for."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if root.name.startswith("popen-") else root  # of a process of pytest-xdist
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """Library and survey of the tiny experiment (`tiny.py`); tests must not change them."""
-    return tiny.write_data(tmp_path_factory.mktemp("tiny_data"))
+    """Library and survey of the tiny experiment (`helpers/tiny.py`); tests must not change them."""
+    return made_once(tmp_path_factory, "tiny_data", tiny.write_data)
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tiny_data, tmp_path_factory) -> Path:
     """A working folder of the tiny experiment in which `preprocess` has run; tests must not change it."""
-    workdir = tmp_path_factory.mktemp("tiny_prepared")
-    preprocess(tiny.config(tiny_data), workdir)
-    return workdir
+    return made_once(
+        tmp_path_factory, "tiny_prepared", lambda folder: preprocess(tiny.config(tiny_data), folder)
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny_workdir(tiny_data, tiny_prepared, tmp_path_factory) -> Path:
     """A working folder in which all stages have run, both folds; tests must not change it."""
-    workdir = tmp_path_factory.mktemp("tiny_trained") / "work"
-    shutil.copytree(tiny_prepared, workdir)
-    pretrain(tiny.config(tiny_data), workdir)
-    finetune(tiny.config(tiny_data), workdir)
-    return workdir
+
+    def train(folder: Path) -> None:
+        shutil.copytree(tiny_prepared, folder, dirs_exist_ok=True)
+        pretrain(tiny.config(tiny_data), folder)
+        finetune(tiny.config(tiny_data), folder)
+
+    return made_once(tmp_path_factory, "tiny_trained", train)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+ROUNDS = 8  # of the Feistel network: positions of small sets are uniform to what 100,000 draws can show
+MIN_HALF = 3  # bits: with fewer the network reaches only some of the permutations
+
 
 class Library(NamedTuple):
     """One arm of a synthetic library on the survey's grid.
@@ -127,18 +130,62 @@ def draw_survey(survey: Stars, stars: Int[Array, " batch"]) -> Stars:
     return Stars(*(a[stars] for a in survey))
 
 
-def stream_indices(key: Array, step: Int[Array, ""], count: int, batch: int) -> Int[Array, " batch"]:
+def stream_indices(
+    key: Array, step: Int[Array, ""], count: int | Int[Array, ""], batch: int
+) -> Int[Array, " batch"]:
     """Entries of batch `step` in an endless stream of epochs, each a fresh permutation of `count` items.
 
-    A batch may reach over the end of an epoch; within an epoch nothing repeats or is left out.
+    A batch may reach over the end of an epoch; within an epoch nothing repeats or is left out. The cost does not
+    depend on `count`, which may be traced: no permutation is ever written out.
+
+    Raises:
+      ValueError: a `count` that is known and below 1.
     """
-    if count < 1:
+    if isinstance(count, int) and count < 1:
         raise ValueError("expected at least one spectrum to train on, found none")
-    start = step * batch
-    first = start // count
-    epochs = -(-batch // count) + 1  # a batch touches at most so many epochs
-    orders = [jax.random.permutation(jax.random.fold_in(key, first + i), count) for i in range(epochs)]
-    return jax.lax.dynamic_slice(jnp.concatenate(orders), (start - first * count,), (batch,))
+    position = step * batch + jnp.arange(batch, dtype=jnp.int32)
+    epoch = position // count
+    return permuted(
+        jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, epoch), position - epoch * count, count
+    )
+
+
+def permuted(keys: Array, index: Int[Array, " batch"], count: int | Int[Array, ""]) -> Int[Array, " batch"]:
+    """Where keyed pseudo-random permutations of 0..count-1 put single indices, without the rest of them.
+
+    A Feistel network permutes 0..4^h-1, the smallest such range that holds `count`; what falls outside is permuted
+    again until it falls inside ("cycle walking"), which makes a permutation of 0..count-1.
+
+    Args:
+      keys: one for each index; equal keys belong to the same permutation.
+      index: in 0..count-1.
+      count: up to 2^30; may be traced.
+
+    References:
+      Black & Rogaway 2002, CT-RSA, "Ciphers with arbitrary finite domains".
+    """
+    last = jnp.asarray(count, jnp.uint32) - 1
+    half = jnp.maximum((33 - jax.lax.clz(last)) // 2, MIN_HALF)  # bits of half an index
+    low = (jnp.uint32(1) << half) - 1
+    round_keys = jax.vmap(lambda key: jax.random.bits(key, (ROUNDS,), jnp.uint32))(keys)
+
+    def once(x: Array) -> Array:
+        left, right = x >> half, x & low
+        for i in range(ROUNDS):
+            left, right = right, left ^ (_mixed(right + round_keys[:, i]) & low)
+        return (left << half) | right
+
+    walked = jax.lax.while_loop(
+        lambda x: jnp.any(x > last), lambda x: jnp.where(x > last, once(x), x), once(index.astype(jnp.uint32))
+    )
+    return walked.astype(jnp.int32)
+
+
+def _mixed(x: Array) -> Array:
+    """uint32 whose every bit depends on all bits of `x` (the finaliser of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def paired_indices(

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
+from remap.sampling import sources
 from remap.sampling.folds import assign_folds, split_stars
 from remap.sampling.sources import (
     Library,
@@ -200,6 +202,38 @@ def test_every_epoch_of_the_stream_is_a_permutation(count, batch):
         assert sorted(order.tolist()) == list(range(count))
     if count > 6:
         assert len({tuple(o) for o in orders.tolist()}) == epochs  # a fresh order each time
+
+
+def test_all_orders_of_an_epoch_are_equally_likely():
+    """Against chance: the 24 orders of four items, and the places of 50 items."""
+    orders = jax.jit(
+        lambda keys, count: jax.vmap(lambda key: stream_indices(key, jnp.int32(0), count, count))(keys),
+        static_argnums=1,
+    )
+    four, counts = np.unique(
+        orders(jax.random.split(jax.random.key(1), 24000), 4), axis=0, return_counts=True
+    )
+    assert len(four) == 24
+    assert stats.chisquare(counts).pvalue > 1e-3
+    many = np.asarray(orders(jax.random.split(jax.random.key(5), 20000), 50))
+    places = np.stack([np.bincount(column, minlength=50) for column in many.T])
+    assert stats.chi2.sf(((places - 400) ** 2 / 400).sum(), 49**2) > 1e-3
+    follows = np.bincount((many[:, 1] - many[:, 0]) % 50, minlength=50)[
+        1:
+    ]  # neighbours do not stay neighbours
+    assert stats.chisquare(follows).pvalue > 1e-3
+
+
+def test_a_batch_costs_the_same_from_a_million_spectra_and_the_count_may_be_traced():
+    """No array of the size of the set is made, and one program serves every size."""
+    program = jax.make_jaxpr(lambda count: stream_indices(jax.random.key(0), jnp.int32(7), count, 16))(3)
+    sizes = [np.prod(v.aval.shape, dtype=int) for eqn in program.jaxpr.eqns for v in eqn.outvars]
+    assert max(sizes) <= 16 * sources.ROUNDS * 4
+    traced = jax.jit(lambda step, count: stream_indices(jax.random.key(0), step, count, 16))
+    for count in (5, 2444, 1_000_000):
+        expected = jit_stream(jax.random.key(0), jnp.asarray(7), count, 16)
+        np.testing.assert_array_equal(traced(jnp.asarray(7), jnp.asarray(count)), expected)
+    assert traced._cache_size() == 1
 
 
 def test_a_batch_of_the_stream_depends_on_key_and_step_alone():
