@@ -116,7 +116,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.name = "common"
     c.seed = 0
-    c.data_root = ""  # folder of the data; "" = $REMAP_DATA, then ../shared/data
+    c.data_root = ""  # folder of the data; "" = $REMAP_DATA
 
     # Labels (§5 i-iii): bins as wide as the median uncertainty of the calibration stars. `library_sigma` is
     # the library's grid step / 5; `error` is used for observed labels that come without one.

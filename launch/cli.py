@@ -24,6 +24,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this experiment; made 
 CACHE = flags.DEFINE_string(
     "compilation_cache", "~/.cache/deep-remap", "Folder that keeps compiled programs between runs; '' = none."
 )
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised, not its message alone.")
 
 
 class ConfigFlag:
@@ -77,7 +78,8 @@ def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
             logger.warning("%s", stop)
             sys.exit(75)
         except (SpectrumError, FileNotFoundError, FileExistsError, DivergedError, ValueError) as error:
-            logger.debug("traceback of the error below", exc_info=True)
+            if TRACEBACK.value:
+                raise
             sys.exit(f"error: {error}")
 
     app.run(wrapped, flags_parser=_parse)

@@ -12,7 +12,7 @@ from absl import flags
 
 from launch import cli
 from remap import io
-from remap.predict.catalogue import check_output, write_catalogue
+from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
 
 SPECTRA = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.")
@@ -29,7 +29,7 @@ def main() -> None:
     files = [f for path in SPECTRA.value for f in io.list_files(path, survey["patterns"])]
     source = {**survey["source"], **json.loads(SOURCE.value or "{}")}
     found = predictor.predict_files(files, source=source)
-    write_catalogue(OUTPUT.value, found.table, found.pmfs, found.edges, found.meta, overwrite=OVERWRITE.value)
+    found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
     cli.logger.info("%s: %d spectra, %d of them could not be used", OUTPUT.value, len(found.table), bad)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from launch import cli
 from remap.io import list_files
-from remap.predict.catalogue import write_catalogue
 from remap.predict.predictor import load
 from remap.stages.align import align
 from remap.stages.calibrate import calibrate
@@ -36,7 +35,7 @@ def main() -> None:
     predictor = load(workdir)
     found = predictor.predict_files(list_files(data / "survey" / "spectra", "*.fits"))
     for name in ("catalogue.fits", "catalogue.ecsv"):
-        write_catalogue(workdir / name, found.table, found.pmfs, found.edges, found.meta, overwrite=True)
+        found.write(workdir / name, overwrite=True)
     print(brief(table))
     print(f"Done: catalogue of {len(found.table)} stars, tables and plots are in {workdir.absolute()}")
 

@@ -1,6 +1,7 @@
 """Shared fixtures. Real spectra are optional: tests that need them skip, saying so, where they are absent."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,10 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A checkout may have the real spectra beside it; the library itself looks only where it is told to.
+if "REMAP_DATA" not in os.environ and (beside := Path(__file__).parents[2] / "shared" / "data").is_dir():
+    os.environ["REMAP_DATA"] = str(beside)
+
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -38,7 +38,7 @@ def read(
       path: the file, as it is or under the data root (see `find_data`).
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
         `read_image_spectrum`, `read_phoenix_hires`, `read_table_spectrum` and `read_bundle`.
-      data_root: folder of relative paths; None means $REMAP_DATA and then `../shared/data`.
+      data_root: folder of relative paths; None means $REMAP_DATA.
 
     Returns:
       The spectra: one, or as many as a bundle holds. Names are file names without the folder.

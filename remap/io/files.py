@@ -17,7 +17,6 @@ from astropy.io import fits
 
 from remap.spectra import MEDIA, SpectrumError
 
-DEFAULT_ROOT = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AXES = ("linear", "ln", "log10")
 # Stellar spectra lie well inside. Those with an axis declared linear that is logarithmic, ln that is log10,
 # or Å that is µm do not.
@@ -29,28 +28,23 @@ def find_data(path: str | os.PathLike, *, root: str | os.PathLike | None = None)
 
     Args:
       path: absolute, or relative to `root`.
-      root: the only folder looked into where it is given. Without one, $REMAP_DATA (where it is set) is
-        tried first and `../shared/data` next to the repository second.
+      root: the folder looked into; None = that of the environment variable $REMAP_DATA.
 
     Raises:
-      SpectrumError: it is in none of these places; the message lists all that were tried.
+      SpectrumError: it is not there (the message names the place), or no folder of the data is known.
     """
     path = Path(path).expanduser()
-    if path.is_absolute():
-        roots = [Path()]
-    elif root:
-        roots = [Path(root).expanduser()]
-    else:
-        environment = os.environ.get("REMAP_DATA")
-        roots = [Path(environment).expanduser()] if environment else []
-        roots.append(DEFAULT_ROOT)
-    tried = [r / path for r in roots]
-    for candidate in tried:
-        if candidate.exists():
-            return candidate
-    raise SpectrumError(
-        f"{path}: not found; tried {', '.join(map(str, tried))}. Give an absolute path or set $REMAP_DATA."
-    )
+    root = root or os.environ.get("REMAP_DATA")
+    if not path.is_absolute() and not root:
+        raise SpectrumError(
+            f"{path}: expected to know the folder of the data: set $REMAP_DATA to it, or data_root in the config "
+            "(--config.data_root=FOLDER), or give an absolute path"
+        )
+    found = path if path.is_absolute() else Path(root).expanduser() / path
+    if not found.exists():
+        hint = "" if path.is_absolute() else "; data_root in the config and $REMAP_DATA say where data are"
+        raise SpectrumError(f"{path}: not found; expected it at {found}{hint}")
+    return found
 
 
 def resolve(path: str | os.PathLike, root: str | os.PathLike | None) -> Path:

@@ -93,6 +93,10 @@ class Catalogue(NamedTuple):
     edges: dict[str, np.ndarray]  # label -> float64[K + 1], in the label's unit
     meta: dict[str, Any]  # provenance, JSON values
 
+    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the catalogue as `write_catalogue` does: FITS or ECSV by the name's ending."""
+        write_catalogue(path, self.table, self.pmfs, self.edges, self.meta, overwrite=overwrite)
+
 
 def provenance(*, config: Mapping[str, Any], checkpoint_step: Any, date: str, inputs: int) -> dict[str, Any]:
     """What made a catalogue, as JSON values, for `write_catalogue`.

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_path(path: str, config: Mapping[str, Any]) -> Path:
-    """A data file or folder: as it is, or under the config's data root, $REMAP_DATA or ../shared/data."""
+    """A data file or folder: as it is, or under the config's data root or $REMAP_DATA."""
     return io.find_data(path, root=config["data_root"] or None)
 
 

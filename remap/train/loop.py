@@ -396,7 +396,7 @@ def run(
                     checkpoint.save_state(manager, step, state, meta, [])
                 if epoch == 1 or epoch % max(1, settings.epochs // 20) == 0 or step == total:
                     _log_progress(name, record, epoch, settings.epochs, time.monotonic() - began)
-            if stop.is_set() and step < total:
+            if stop.is_set():  # in the last step, too: what would follow must not start
                 checkpoint.save_state(manager, step, state, meta, [_terms_to_json(t) for t in collected])
                 raise Preempted(f"{name}: stopped by SIGTERM at step {step}; the same command resumes")
     return state

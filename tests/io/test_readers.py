@@ -2,7 +2,6 @@
 
 import gzip
 import warnings
-from pathlib import Path
 
 import ml_collections
 import numpy as np
@@ -80,28 +79,21 @@ def stars(path, format="ascii.ecsv", **columns):
 # Finding files
 
 
-def test_find_data_looks_in_the_places_that_it_names(tmp_path, monkeypatch):
-    (tmp_path / "root").mkdir()
-    (tmp_path / "env").mkdir()
-    (tmp_path / "default").mkdir()
-    monkeypatch.setenv("REMAP_DATA", str(tmp_path / "env"))
-    monkeypatch.setattr(files, "DEFAULT_ROOT", tmp_path / "default")
-    for folder in ("default", "env", "root"):
+def test_data_are_where_data_root_or_the_environment_says(tmp_path, monkeypatch):
+    for folder in ("root", "env"):
+        (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.fits").touch()
-        root = tmp_path / "root" if folder == "root" else None
-        assert io.find_data("x.fits", root=root) == tmp_path / folder / "x.fits"
+    monkeypatch.setenv("REMAP_DATA", str(tmp_path / "env"))
+    assert io.find_data("x.fits") == tmp_path / "env" / "x.fits"
+    assert io.find_data("x.fits", root=tmp_path / "root") == tmp_path / "root" / "x.fits"
     assert io.find_data(tmp_path / "env" / "x.fits", root=tmp_path / "root") == tmp_path / "env" / "x.fits"
-    with pytest.raises(SpectrumError, match=r"env/y.fits, .*default/y.fits"):
+    with pytest.raises(SpectrumError, match=r"y\.fits: not found; expected it at .*env/y\.fits; data_root"):
         io.find_data("y.fits")
-    with pytest.raises(SpectrumError, match=r"tried .*root/y.fits\. Give"):
+    with pytest.raises(SpectrumError, match=r"expected it at .*root/y\.fits"):
         io.find_data("y.fits", root=tmp_path / "root")
     monkeypatch.delenv("REMAP_DATA")
-    assert io.find_data("x.fits") == tmp_path / "default" / "x.fits"
-
-
-def test_the_default_root_is_beside_the_repository():
-    assert files.DEFAULT_ROOT.parts[-2:] == ("shared", "data")
-    assert Path(__file__).resolve().parents[3] == files.DEFAULT_ROOT.parents[1]
+    with pytest.raises(SpectrumError, match=r"x\.fits: .* set \$REMAP_DATA .* or data_root in the config"):
+        io.find_data("x.fits")
 
 
 def test_list_files(tmp_path):
@@ -258,7 +250,7 @@ def broken_fits(kind, path, whole):
 
 
 DAMAGE = {
-    "missing": "not found; tried",
+    "missing": "not found; expected it at",
     "folder": "found a folder",
     "empty": "found an empty file",
     "text": "found an unreadable file",

@@ -264,6 +264,22 @@ def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_l
     assert losses[0] == losses[1]
 
 
+def test_sigterm_in_the_last_step_ends_the_run_too(run, whole, tmp_path, monkeypatch):
+    """What follows, the next arm or fold, must not start; the finished run is saved."""
+    save = checkpoint.save_state
+
+    def save_and_terminate(manager, step, *rest):
+        save(manager, step, *rest)
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoint, "save_state", save_and_terminate)
+    with pytest.raises(Preempted, match="stopped by SIGTERM at step 8"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert same(run(tmp_path), whole[1])
+
+
 def test_on_epoch_sees_every_epoch_before_its_checkpoint_and_changes_nothing(run, whole, variables, tmp_path):
     seen = []
 
