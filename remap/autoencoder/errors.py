@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import ml_collections
 import numpy as np
 from astropy.table import Table
+from jaxtyping import Array, Bool, Float
 
 from remap.autoencoder.estimate import estimate_labels
 from remap.autoencoder.inputs import Pool
 from remap.autoencoder.members import Member, encode
-from remap.autoencoder.network import Pixels, reconstruction_error
+from remap.autoencoder.network import Autoencoder, Pixels, reconstruction_error
 from remap.autoencoder.regress import load_regressors
 from remap.autoencoder.sources import Sky
 from remap.pmf.metrics import coverage, crps, residual_table
@@ -46,7 +48,8 @@ def reconstruction_rows(
             if not mask.any():
                 continue
             flux, valid = pixels.flux[mask], pixels.valid[mask]
-            square = np.mean([_square_errors(m, flux, valid) for m in members[name]], axis=0)
+            found = [np.asarray(_square_errors(m.model, m.params, flux, valid)) for m in members[name]]
+            square = np.mean(found, axis=0)
             rms = lambda x: scale * float(np.sqrt(np.mean(x)))  # noqa: E731
             low, high = bootstrap(config, square, rms)
             rows.append(
@@ -56,9 +59,11 @@ def reconstruction_rows(
     return rows
 
 
-def _square_errors(member: Member, flux: jnp.ndarray, valid: jnp.ndarray) -> np.ndarray:
-    output = member.model.apply({"params": member.params}, flux).output
-    return np.asarray(reconstruction_error(output, flux, valid))
+@functools.partial(jax.jit, static_argnums=0)
+def _square_errors(
+    model: Autoencoder, params: Any, flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"]
+) -> Float[Array, " stars"]:
+    return reconstruction_error(model.apply({"params": params}, flux).output, flux, valid)
 
 
 def bootstrap(

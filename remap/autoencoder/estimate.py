@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from remap.autoencoder.members import encode, load_members
+from remap.autoencoder.members import Member, encode, load_members
 from remap.autoencoder.regress import Regressors, load_regressors
 from remap.autoencoder.regressor import predict_labels
 from remap.autoencoder.sources import Sky, open_sky
@@ -38,9 +38,11 @@ def estimate_labels(
     regressors: Regressors, latent: Float[np.ndarray, "autoencoders stars features"]
 ) -> Estimates:
     """Labels from latent features, by every network."""
-    run = jax.jit(lambda p, s, x: predict_labels(regressors.model, p, s, x))
-    values = np.asarray(run(regressors.params, regressors.scaling, jnp.asarray(latent)), np.float64)
-    return Estimates(values, regressors.residual)
+    values = _predict(regressors.model, regressors.params, regressors.scaling, jnp.asarray(latent))
+    return Estimates(np.asarray(values, np.float64), regressors.residual)
+
+
+_predict = jax.jit(predict_labels, static_argnums=0)
 
 
 def kernel_width(values: np.ndarray, residual: np.ndarray, *, kernel: str) -> np.ndarray:
@@ -158,8 +160,22 @@ def estimate(
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
     members = load_members(config, workdir, "adapted" if adapted else "library")
-    regressors = load_regressors(config, workdir, config.regressor.encoder if adapted else "library")
     sky = open_sky(config, workdir, preprocessing)
+    return estimate_sky(config, workdir, members, sky, adapted=adapted, date=date)
+
+
+def estimate_sky(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    members: list[Member],
+    sky: Sky,
+    *,
+    adapted: bool,
+    date: str | None,
+) -> Catalogue:
+    """As `estimate`, of encoders and spectra that have been read already."""
+    preprocessing = check_prepared(config, workdir)
+    regressors = load_regressors(config, workdir, config.regressor.encoder if adapted else "library")
     stars = readable_stars(workdir)
     latent = encode(members, sky.pixels.flux, chunk=config.autoencoder.chunk)
     return make_catalogue(

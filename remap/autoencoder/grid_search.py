@@ -7,6 +7,7 @@ of the fold left out. A finished run is one line of `search/results.jsonl`, so t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from astropy.table import Table
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from remap.autoencoder.inputs import draw_pool
 from remap.autoencoder.members import SEARCH, build_autoencoder, loss_settings, stage_key, stage_meta
-from remap.autoencoder.network import Pixels, autoencoder_loss
+from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
 from remap.autoencoder.sources import noise_settings, open_source
 from remap.autoencoder.train import fit_autoencoder
 from remap.store import checkpoint
@@ -146,5 +147,11 @@ def _one(
         name=_name(run),
     )
     model = build_autoencoder(config, run["width"], held.flux.shape[1])
-    error = jax.jit(lambda p, x: autoencoder_loss(model, p, x, loss_settings(config, 0.0)).reconstruction)
-    return float(error(params, held))
+    return float(_reconstruction(model, params, held, loss_settings(config, 0.0)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _reconstruction(
+    model: Autoencoder, params: Any, held: Pixels, settings: AutoencoderLoss
+) -> Float[Array, ""]:
+    return autoencoder_loss(model, params, held, settings).reconstruction

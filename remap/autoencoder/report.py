@@ -19,7 +19,7 @@ from astropy.table import Table
 from jaxtyping import Float
 
 from remap.autoencoder.errors import label_rows, library_rows, reconstruction_rows
-from remap.autoencoder.estimate import estimate
+from remap.autoencoder.estimate import estimate_sky
 from remap.autoencoder.inputs import Pool, pool_at
 from remap.autoencoder.members import (
     ADAPT,
@@ -74,8 +74,8 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     held = held_pool(config, source)
 
     catalogues = {
-        "before": estimate(config, workdir, adapted=False, date=date),
-        "after": estimate(config, workdir, adapted=True, date=date),
+        "before": estimate_sky(config, workdir, members["library"], sky, adapted=False, date=date),
+        "after": estimate_sky(config, workdir, members["adapted"], sky, adapted=True, date=date),
     }
     for name, found in catalogues.items():
         write_catalogue(
