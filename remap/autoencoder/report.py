@@ -35,7 +35,7 @@ from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, op
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue, write_catalogue
 from remap.report.maps import latent_maps
-from remap.report.plots import one_to_one, training_curves
+from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
@@ -272,24 +272,14 @@ def _plot(
     features: Features | None,
     catalogue: Catalogue,
 ) -> None:
-    groups = np.full(len(stars), "", dtype=object)
-    for name, limits in config.evaluate.groups.items():
-        groups[in_group(stars, limits)] = name
-    keep = groups != ""
-    if keep.any():
-        labels = list(catalogue.edges)
-        column = lambda suffix: {k: np.asarray(catalogue.table[k + suffix], float)[keep] for k in labels}  # noqa: E731
-        one_to_one(
-            out / "one_to_one.png",
-            {k: np.asarray(stars[k], float)[keep] for k in labels},
-            column(""),
-            column("_p16"),
-            column("_p84"),
-            labels=labels,
-            units={k: str(catalogue.table[k].unit or "") for k in labels},
-            groups=list(groups[keep]),
-            title="autoencoder route: no label of these stars was used",
-        )
+    groups_one_to_one(
+        out / "one_to_one.png",
+        catalogue.table,
+        stars,
+        {name: in_group(stars, limits) for name, limits in config.evaluate.groups.items()},
+        labels=list(catalogue.edges),
+        title="autoencoder route: no label of these stars was used",
+    )
     for stage in (AUTOENCODER, ADAPT, REGRESSOR):
         for path in sorted((workdir / stage).glob("*/metrics.jsonl")):
             if records := read_records(path):
