@@ -71,9 +71,9 @@ class Noise:
         target; False the noisy one (published).
     """
 
-    low: float
-    high: float
-    denoise: bool
+    low: float = 0.0
+    high: float = 0.0
+    denoise: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:

@@ -11,13 +11,16 @@ from helpers import tiny
 from ml_collections import config_flags
 
 from configs import common
+from remap.autoencoder.errors import GapSettings, gap_settings
 from remap.autoencoder.estimate import KERNELS
 from remap.autoencoder.grid_search import combinations
-from remap.autoencoder.inputs import make_window
+from remap.autoencoder.inputs import Noise, make_window
 from remap.autoencoder.members import ENCODERS, build_autoencoder, loss_settings, member_settings
-from remap.autoencoder.network import adapt_rules
+from remap.autoencoder.network import AutoencoderLoss, AutoencoderSettings, adapt_rules
 from remap.autoencoder.regress import build_regressor
+from remap.autoencoder.regressor import RegressorSettings
 from remap.autoencoder.sources import noise_settings
+from remap.config import ConfigError
 from remap.continuum.common import MIN_PIXELS
 from remap.io import FORMATS
 from remap.network.losses import LossSettings
@@ -148,6 +151,32 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
     assert set(c.autoencoder.limits) <= set(c.label_names)
     assert c.regressor.encoder in ENCODERS
     assert c.estimate.kernel in KERNELS
+
+
+def test_defaults_of_the_routes_records_are_the_published_values():
+    c = get("carmenes")
+    section = c.autoencoder
+    assert gap_settings(c) == GapSettings()
+    assert noise_settings(c) == Noise()
+    width, l1, _ = section.members[0]
+    assert build_autoencoder(c, width, 24).settings == AutoencoderSettings(width)
+    assert loss_settings(c, l1) == AutoencoderLoss()
+    assert build_regressor(c).settings == RegressorSettings()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("folds", 1, "at least 2 folds"),
+        ("resamples", 0, "at least 1"),
+        ("level", 1.0, r"gap\.level: expected"),
+    ],
+)
+def test_diagnostics_that_cannot_be_are_refused_by_name(field, value, message):
+    c = get("carmenes")
+    c.gap[field] = value
+    with pytest.raises(ConfigError, match=message):
+        gap_settings(c)
 
 
 def test_carmenes_is_as_published():
