@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from remap.autoencoder.members import Member, encode, load_members
 from remap.autoencoder.regress import Regressors, load_regressors
 from remap.autoencoder.regressor import predict_labels
 from remap.autoencoder.sources import Sky, open_sky
-from remap.config import config_to_json
+from remap.config import ConfigError, config_to_json, record
 from remap.labels import LabelBins
 from remap.pmf.distributions import count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
@@ -25,6 +26,25 @@ from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared
 
 KERNELS = ("spread", "residual")
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimateSettings:
+    """How the ensemble's values become PMFs (config section `estimate`).
+
+    Attributes:
+      kernel: see `kernel_width`.
+      refine: every bin of a label is divided by it.
+    """
+
+    kernel: str = "spread"
+    refine: int = 10
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ConfigError(f"estimate.kernel must be one of {KERNELS}, found {self.kernel!r}")
+        if self.refine < 1:
+            raise ConfigError(f"estimate.refine: expected at least 1, found {self.refine}")
 
 
 class Estimates(NamedTuple):
@@ -107,19 +127,18 @@ def make_catalogue(
       steps: training steps of each autoencoder.
       date: ISO 8601; None = now.
     """
+    settings = record(EstimateSettings, config.estimate, "estimate")
     limits = config.predict
     members = estimates.values.shape[0] * estimates.values.shape[1]
     flags = np.zeros(len(files), np.int32)
     pmfs, edges, units = {}, {}, {}
     for j, label in enumerate(labels):
-        fine = fine_bins(label, config.estimate.refine)
+        fine = fine_bins(label, settings.refine)
         values = estimates.values[:, :, j].reshape(members, -1)
-        width = kernel_width(
-            values, estimates.residual[:, :, j].reshape(members), kernel=config.estimate.kernel
-        )
+        width = kernel_width(values, estimates.residual[:, :, j].reshape(members), kernel=settings.kernel)
         pmf = np.where(sky.usable[:, None], mixture_pmf(values, width, fine.edges), np.nan)
         pmfs[label.name], edges[label.name], units[label.name] = pmf, fine.edges, fine.unit
-        flags[is_edge(pmf, bins=2 * config.estimate.refine, mass=limits.edge_mass)] |= Flag.EDGE
+        flags[is_edge(pmf, bins=2 * settings.refine, mass=limits.edge_mass)] |= Flag.EDGE
         flags[count_modes(pmf, prominence=limits.mode_prominence) > 1] |= Flag.MULTIMODAL
     with np.errstate(invalid="ignore"):
         flags[np.mean(sky.snr, axis=0) < limits.min_snr] |= Flag.LOW_SNR
@@ -158,6 +177,7 @@ def estimate(
       date: of the catalogue, ISO 8601; None = now.
     """
     workdir = Path(workdir)
+    record(EstimateSettings, config.estimate, "estimate")  # its mistakes before the networks are read
     preprocessing = check_prepared(config, workdir)
     members = load_members(config, workdir, "adapted" if adapted else "library")
     sky = open_sky(config, workdir, preprocessing)

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from configs import common
 from remap.autoencoder.errors import GapSettings, gap_settings
-from remap.autoencoder.estimate import KERNELS
+from remap.autoencoder.estimate import EstimateSettings
 from remap.autoencoder.grid_search import GridSettings, combinations
 from remap.autoencoder.inputs import Noise, make_window
 from remap.autoencoder.members import ENCODERS, build_autoencoder, loss_settings, member_settings
@@ -150,7 +150,8 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
     build_regressor(c)
     assert set(c.autoencoder.limits) <= set(c.label_names)
     assert c.regressor.encoder in ENCODERS
-    assert c.estimate.kernel in KERNELS
+    record(EstimateSettings, c.estimate, "estimate")
+    gap_settings(c)
 
 
 def test_defaults_of_the_routes_records_are_the_published_values():
@@ -159,6 +160,7 @@ def test_defaults_of_the_routes_records_are_the_published_values():
     assert gap_settings(c) == GapSettings()
     assert record(GridSettings, c.search, "search") == GridSettings()
     assert noise_settings(c) == Noise()
+    assert record(EstimateSettings, c.estimate, "estimate") == EstimateSettings()
     width, l1, _ = section.members[0]
     assert build_autoencoder(c, width, 24).settings == AutoencoderSettings(width)
     assert loss_settings(c, l1) == AutoencoderLoss()
