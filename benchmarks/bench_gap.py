@@ -23,7 +23,7 @@ from astropy.table import Table
 
 from launch import cli
 from remap.autoencoder import adapt, regress
-from remap.autoencoder.errors import bootstrap
+from remap.autoencoder.errors import bootstrap, gap_settings
 from remap.autoencoder.estimate import estimate
 from remap.autoencoder.inputs import Pixels
 from remap.autoencoder.members import encode, load_members
@@ -145,7 +145,9 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     for group, limits in config.evaluate.groups.items():
         groups[group] = in_group(stars, limits)[matched.stars]
     return {
-        "domains": {g: compare(config, *(f[keep] for f in features)) for g, keep in groups.items()},
+        "domains": {
+            g: compare(gap_settings(config), *(f[keep] for f in features)) for g, keep in groups.items()
+        },
         "labels": label_errors(config, catalogue, stars, sky.usable),
         "seconds": {"shared": shared, "own": seconds},
     }
@@ -245,13 +247,13 @@ def _cells(
     columns = [str(np.count_nonzero(np.isfinite(error)))]
     for name in ("bias", "robust"):
         statistic = lambda e, name=name: residual_table(e, np.zeros(len(e)))[name]  # noqa: E731
-        low, high = bootstrap(config, error, statistic)
+        low, high = bootstrap(gap_settings(config), error, statistic)
         columns.append(f"{form(statistic(error))} ({form(low)} to {form(high)})")
     columns += [f"{own['cover68']:.2f}", form(np.nanmean(own["crps"]))]
     if "zero-shot" in found and one is not found["zero-shot"]:
         pair = np.abs(np.stack([error, found["zero-shot"]["labels"][group][label]["error"]], axis=1))
         ratio = lambda p: float(np.nanmean(p[:, 0]) / np.nanmean(p[:, 1]))  # noqa: E731
-        low, high = bootstrap(config, pair, ratio)
+        low, high = bootstrap(gap_settings(config), pair, ratio)
         columns.append(f"{ratio(pair):.2f} ({low:.2f} to {high:.2f})")
     else:
         columns.append("")

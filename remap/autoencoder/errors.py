@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import ml_collections
 import numpy as np
 from astropy.table import Table
+from jaxtyping import Array, Bool, Float
 
 from remap.autoencoder.estimate import estimate_labels
-from remap.autoencoder.inputs import Pool
-from remap.autoencoder.members import Member, encode
-from remap.autoencoder.network import Pixels, reconstruction_error
-from remap.autoencoder.regress import load_regressors
+from remap.autoencoder.members import Member
+from remap.autoencoder.network import Autoencoder, Pixels, reconstruction_error
+from remap.autoencoder.regress import Regressors
 from remap.autoencoder.sources import Sky
+from remap.config import ConfigError, record
 from remap.pmf.metrics import coverage, crps, residual_table
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import held_out
@@ -30,11 +33,54 @@ logger = logging.getLogger(__name__)
 LEVELS = (0.68, 0.95)
 
 
+@dataclasses.dataclass(frozen=True)
+class GapSettings:
+    """Diagnostics of the gap between library and survey (config section `gap`).
+
+    Attributes:
+      folds, repeats, ridge: of the classifier that tells the two apart (`two_sample.classifier_auc`).
+      permutations: of the test of the MMD.
+      resamples, level: of bootstrap intervals.
+      perplexity: of the maps of the features.
+      seed: of the config, for all of them.
+    """
+
+    folds: int = 5
+    repeats: int = 4
+    ridge: float = 1.0
+    permutations: int = 1000
+    resamples: int = 1000
+    level: float = 0.95
+    perplexity: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or min(self.repeats, self.permutations, self.resamples) < 1:
+            raise ConfigError(
+                "gap: expected at least 2 folds, and repeats, permutations and resamples of at least 1, found "
+                f"{self.folds}, {self.repeats}, {self.permutations} and {self.resamples}"
+            )
+        if not 0 < self.level < 1:
+            raise ConfigError(f"gap.level: expected a probability between 0 and 1, found {self.level}")
+
+
+def gap_settings(config: ml_collections.ConfigDict) -> GapSettings:
+    """The settings that a config has.
+
+    Raises:
+      ConfigError: unknown or missing fields, or values that cannot be.
+    """
+    return record(GapSettings, {**config.gap, "seed": config.seed}, "gap")
+
+
 def reconstruction_rows(
-    config: ml_collections.ConfigDict, members: Mapping[str, list[Member]], sky: Sky, held: Pixels
+    gap: GapSettings, members: Mapping[str, list[Member]], sky: Sky, held: Pixels, *, scale: float
 ) -> list[dict[str, Any]]:
-    """Root mean square of output minus input in both domains, in units of the continuum."""
-    scale = config.autoencoder.scale_high - config.autoencoder.scale_low
+    """Root mean square of output minus input in both domains, in units of the continuum.
+
+    Args:
+      scale: normalised flux in the unit of the pixels.
+    """
     parts = {
         "library": (held, np.ones(len(held.flux), bool)),
         "survey, trained on": (sky.pixels, sky.usable & ~sky.held),
@@ -46,9 +92,10 @@ def reconstruction_rows(
             if not mask.any():
                 continue
             flux, valid = pixels.flux[mask], pixels.valid[mask]
-            square = np.mean([_square_errors(m, flux, valid) for m in members[name]], axis=0)
+            found = [np.asarray(_square_errors(m.model, m.params, flux, valid)) for m in members[name]]
+            square = np.mean(found, axis=0)
             rms = lambda x: scale * float(np.sqrt(np.mean(x)))  # noqa: E731
-            low, high = bootstrap(config, square, rms)
+            low, high = bootstrap(gap, square, rms)
             rows.append(
                 {"stage": stage, "domain": domain, "n": len(square), "rms": rms(square)}
                 | {"rms_low": low, "rms_high": high}
@@ -56,22 +103,22 @@ def reconstruction_rows(
     return rows
 
 
-def _square_errors(member: Member, flux: jnp.ndarray, valid: jnp.ndarray) -> np.ndarray:
-    output = member.model.apply({"params": member.params}, flux).output
-    return np.asarray(reconstruction_error(output, flux, valid))
+@functools.partial(jax.jit, static_argnums=0)
+def _square_errors(
+    model: Autoencoder, params: Any, flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"]
+) -> Float[Array, " stars"]:
+    return reconstruction_error(model.apply({"params": params}, flux).output, flux, valid)
 
 
 def bootstrap(
-    config: ml_collections.ConfigDict, values: np.ndarray, statistic: Callable[[np.ndarray], float]
+    gap: GapSettings, values: np.ndarray, statistic: Callable[[np.ndarray], float]
 ) -> tuple[float, float]:
     """Ends of the bootstrap interval of a statistic of values[S, ...], S resampled; NaN without values."""
     if not len(values):
         return np.nan, np.nan
-    rng = np.random.default_rng(config.seed)
-    draws = [
-        statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(config.gap.resamples)
-    ]
-    low, high = np.percentile(draws, [50 * (1 - config.gap.level), 50 * (1 + config.gap.level)])
+    rng = np.random.default_rng(gap.seed)
+    draws = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(gap.resamples)]
+    low, high = np.percentile(draws, [50 * (1 - gap.level), 50 * (1 + gap.level)])
     return float(low), float(high)
 
 
@@ -83,6 +130,7 @@ def label_rows(
     catalogues: Mapping[str, Catalogue],
 ) -> list[dict[str, Any]]:
     """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
+    gap = gap_settings(config)
     routes = dict(catalogues)
     arms = [stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
     if all(has_final(folder / "final") for folder in arms):
@@ -99,7 +147,7 @@ def label_rows(
                 if not known.any():
                     continue
                 error = np.asarray(found.table[label], float)[known] - truth[known]
-                row = {"route": route, "group": group, "label": label} | _errors(config, error)
+                row = {"route": route, "group": group, "label": label} | _errors(gap, error)
                 pmf = found.pmfs[label][known]
                 held = coverage(pmf, edges, truth[known], LEVELS)
                 row |= {f"cover{round(100 * x)}": float(c) for x, c in zip(LEVELS, held, strict=True)}
@@ -108,43 +156,43 @@ def label_rows(
                 row |= {"gain": np.nan, "gain_low": np.nan, "gain_high": np.nan}
                 if "zero-shot" in routes and route != "zero-shot":
                     other = np.asarray(routes["zero-shot"].table[label], float)[known] - truth[known]
-                    gain = np.abs(other) - np.abs(error)
-                    low, high = bootstrap(config, gain, lambda x: float(np.mean(x)))
-                    row |= {"gain": float(np.mean(gain)), "gain_low": low, "gain_high": high}
+                    improved = np.abs(other) - np.abs(error)
+                    low, high = bootstrap(gap, improved, lambda x: float(np.mean(x)))
+                    row |= {"gain": float(np.mean(improved)), "gain_low": low, "gain_high": high}
                 rows.append(row)
     return rows
 
 
 def library_rows(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    members: Mapping[str, list[Member]],
-    held: Pool,
-    names: list[str],
+    gap: GapSettings,
+    regressors: Regressors,
+    latents: Mapping[str, Float[np.ndarray, "autoencoders stars features"]],
+    truth: Mapping[str, Float[np.ndarray, " stars"]],
 ) -> list[dict[str, Any]]:
-    """Library spectra of cells kept aside: what the regressors can do with the encoder that they learned from.
+    """Library spectra of cells kept aside: what the regressors can do with the features of an encoder.
 
-    Where that is the one before its fine-tuning, also what moving the encoder does to the labels.
+    Args:
+      latents: encoder -> features of the S spectra: of the encoder that the regressors learned from and, where that
+        is the one before its fine-tuning, of the other, to see what moving the encoder does to the labels.
+      truth: label -> its value for each spectrum.
     """
-    regressors = load_regressors(config, workdir, config.regressor.encoder)
     rows = []
-    for encoder in dict.fromkeys((config.regressor.encoder, "adapted")):
-        latent = encode(members[encoder], held.pixels.flux, chunk=config.autoencoder.chunk)
+    for encoder, latent in latents.items():
         values = np.median(estimate_labels(regressors, latent).values, axis=(0, 1))
-        for j, label in enumerate(names):
-            error = values[j] - np.asarray(held.labels[:, j])
+        for j, (label, known) in enumerate(truth.items()):
+            error = values[j] - known
             nothing = dict.fromkeys(("cover68", "cover95", "crps", "gain", "gain_low", "gain_high"), np.nan)
             row = {"route": f"{encoder} encoder", "group": "library", "label": label}
-            rows.append(row | _errors(config, error) | nothing)
+            rows.append(row | _errors(gap, error) | nothing)
     return rows
 
 
-def _errors(config: ml_collections.ConfigDict, error: np.ndarray) -> dict[str, float]:
+def _errors(gap: GapSettings, error: np.ndarray) -> dict[str, float]:
     """n, mean and robust scatter of errors with their intervals, and the mean absolute error."""
     table = residual_table(error, np.zeros(len(error)))
     error = error[np.isfinite(error)]
     robust = lambda x: residual_table(x, np.zeros(len(x)))["robust"]  # noqa: E731
-    bias, scatter = bootstrap(config, error, lambda x: float(np.mean(x))), bootstrap(config, error, robust)
+    bias, scatter = bootstrap(gap, error, lambda x: float(np.mean(x))), bootstrap(gap, error, robust)
     row = {"n": table["n"], "bias": table["bias"], "bias_low": bias[0], "bias_high": bias[1]}
     row |= {"robust": table["robust"], "robust_low": scatter[0], "robust_high": scatter[1]}
     return row | {"std": table["std"], "mae": float(np.mean(np.abs(error))) if len(error) else np.nan}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from remap.autoencoder.members import encode, load_members
+from remap.autoencoder.members import Member, encode, load_members
 from remap.autoencoder.regress import Regressors, load_regressors
 from remap.autoencoder.regressor import predict_labels
 from remap.autoencoder.sources import Sky, open_sky
-from remap.config import config_to_json
+from remap.config import ConfigError, config_to_json, record
 from remap.labels import LabelBins
 from remap.pmf.distributions import count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
@@ -25,6 +26,25 @@ from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared
 
 KERNELS = ("spread", "residual")
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimateSettings:
+    """How the ensemble's values become PMFs (config section `estimate`).
+
+    Attributes:
+      kernel: see `kernel_width`.
+      refine: every bin of a label is divided by it.
+    """
+
+    kernel: str = "spread"
+    refine: int = 10
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ConfigError(f"estimate.kernel must be one of {KERNELS}, found {self.kernel!r}")
+        if self.refine < 1:
+            raise ConfigError(f"estimate.refine: expected at least 1, found {self.refine}")
 
 
 class Estimates(NamedTuple):
@@ -38,9 +58,11 @@ def estimate_labels(
     regressors: Regressors, latent: Float[np.ndarray, "autoencoders stars features"]
 ) -> Estimates:
     """Labels from latent features, by every network."""
-    run = jax.jit(lambda p, s, x: predict_labels(regressors.model, p, s, x))
-    values = np.asarray(run(regressors.params, regressors.scaling, jnp.asarray(latent)), np.float64)
-    return Estimates(values, regressors.residual)
+    values = _predict(regressors.model, regressors.params, regressors.scaling, jnp.asarray(latent))
+    return Estimates(np.asarray(values, np.float64), regressors.residual)
+
+
+_predict = jax.jit(predict_labels, static_argnums=0)
 
 
 def kernel_width(values: np.ndarray, residual: np.ndarray, *, kernel: str) -> np.ndarray:
@@ -105,19 +127,18 @@ def make_catalogue(
       steps: training steps of each autoencoder.
       date: ISO 8601; None = now.
     """
+    settings = record(EstimateSettings, config.estimate, "estimate")
     limits = config.predict
     members = estimates.values.shape[0] * estimates.values.shape[1]
     flags = np.zeros(len(files), np.int32)
     pmfs, edges, units = {}, {}, {}
     for j, label in enumerate(labels):
-        fine = fine_bins(label, config.estimate.refine)
+        fine = fine_bins(label, settings.refine)
         values = estimates.values[:, :, j].reshape(members, -1)
-        width = kernel_width(
-            values, estimates.residual[:, :, j].reshape(members), kernel=config.estimate.kernel
-        )
+        width = kernel_width(values, estimates.residual[:, :, j].reshape(members), kernel=settings.kernel)
         pmf = np.where(sky.usable[:, None], mixture_pmf(values, width, fine.edges), np.nan)
         pmfs[label.name], edges[label.name], units[label.name] = pmf, fine.edges, fine.unit
-        flags[is_edge(pmf, bins=2 * config.estimate.refine, mass=limits.edge_mass)] |= Flag.EDGE
+        flags[is_edge(pmf, bins=2 * settings.refine, mass=limits.edge_mass)] |= Flag.EDGE
         flags[count_modes(pmf, prominence=limits.mode_prominence) > 1] |= Flag.MULTIMODAL
     with np.errstate(invalid="ignore"):
         flags[np.mean(sky.snr, axis=0) < limits.min_snr] |= Flag.LOW_SNR
@@ -156,10 +177,25 @@ def estimate(
       date: of the catalogue, ISO 8601; None = now.
     """
     workdir = Path(workdir)
+    record(EstimateSettings, config.estimate, "estimate")  # its mistakes before the networks are read
     preprocessing = check_prepared(config, workdir)
     members = load_members(config, workdir, "adapted" if adapted else "library")
-    regressors = load_regressors(config, workdir, config.regressor.encoder if adapted else "library")
     sky = open_sky(config, workdir, preprocessing)
+    return estimate_sky(config, workdir, members, sky, adapted=adapted, date=date)
+
+
+def estimate_sky(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    members: list[Member],
+    sky: Sky,
+    *,
+    adapted: bool,
+    date: str | None,
+) -> Catalogue:
+    """As `estimate`, of encoders and spectra that have been read already."""
+    preprocessing = check_prepared(config, workdir)
+    regressors = load_regressors(config, workdir, config.regressor.encoder if adapted else "library")
     stars = readable_stars(workdir)
     latent = encode(members, sky.pixels.flux, chunk=config.autoencoder.chunk)
     return make_catalogue(

@@ -7,6 +7,7 @@ of the fold left out. A finished run is one line of `search/results.jsonl`, so t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -19,13 +20,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from astropy.table import Table
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from remap.autoencoder.inputs import draw_pool
 from remap.autoencoder.members import SEARCH, build_autoencoder, loss_settings, stage_key, stage_meta
-from remap.autoencoder.network import Pixels, autoencoder_loss
+from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
 from remap.autoencoder.sources import noise_settings, open_source
 from remap.autoencoder.train import fit_autoencoder
+from remap.config import record
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
@@ -35,12 +37,30 @@ from remap.train.loop import DivergedError, fit_settings
 logger = logging.getLogger(__name__)
 
 
-def combinations(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
-    """All widths × L1 weights × rates of the config section `search`."""
-    section = config.search
+@dataclasses.dataclass(frozen=True)
+class GridSettings:
+    """The grid and how it is judged (config section `search`).
+
+    Attributes:
+      widths, l1, rates: of the grid: width, L1 weight and peak rate of an autoencoder.
+      folds: of the library's cells.
+      epochs: the length of every training.
+      best: how many of the first combinations are shown.
+    """
+
+    widths: tuple[int, ...] = (1024, 1280, 1536, 1792, 2048)
+    l1: tuple[float, ...] = (8e-8, 9e-8, 1e-7, 1.1e-7, 1.2e-7)
+    rates: tuple[float, ...] = (1e-4,)
+    folds: int = 4
+    epochs: int = 15
+    best: int = 5
+
+
+def combinations(grid: GridSettings) -> list[dict[str, Any]]:
+    """All widths × L1 weights × rates."""
     return [
         {"width": int(w), "l1": float(a), "rate": float(r)}
-        for w, a, r in itertools.product(section.widths, section.l1, section.rates)
+        for w, a, r in itertools.product(grid.widths, grid.l1, grid.rates)
     ]
 
 
@@ -55,21 +75,22 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       ValueError: the folder holds a search with other settings (both values of each difference are named).
     """
     workdir = Path(workdir)
+    grid = record(GridSettings, config.search, "search")
     preprocessing = check_prepared(config, workdir)
     folder = workdir / "search"
-    grid = ("widths", "l1", "rates", "best")  # may grow without making what is done worthless
+    free = ("widths", "l1", "rates", "best")  # may grow without making what is done worthless
     meta = stage_meta(config, preprocessing, "search", ("search",))
-    meta["config"]["search"] = {k: v for k, v in meta["config"]["search"].items() if k not in grid}
-    record = folder / "settings.json"
-    if record.exists():
+    meta["config"]["search"] = {k: v for k, v in meta["config"]["search"].items() if k not in free}
+    known = folder / "settings.json"
+    if known.exists():
         checkpoint.check_equal(
-            json.loads(record.read_text()), checkpoint.plain(meta), f"{folder}: searched with other settings"
+            json.loads(known.read_text()), checkpoint.plain(meta), f"{folder}: searched with other settings"
         )
     else:
-        write_json(record, meta)
+        write_json(known, meta)
     results = folder / "results.jsonl"
     done = {_name(r): r["error"] for r in read_records(results)}
-    runs = [c | {"fold": k} for c in combinations(config) for k in range(config.search.folds)]
+    runs = [c | {"fold": k} for c in combinations(grid) for k in range(grid.folds)]
     todo = [r for r in runs if _name(r) not in done]
     logger.info("search: %d runs, %d of them done already", len(runs), len(runs) - len(todo))
     if todo:
@@ -84,8 +105,8 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             file.write(json.dumps(run | {"step": 0, "error": done[_name(run)]}) + "\n")
         shutil.rmtree(folder / _name(run))  # its checkpoints are large, and it is in the record now
     rows = []
-    for c in combinations(config):
-        errors = [done[_name(c | {"fold": k})] for k in range(config.search.folds)]
+    for c in combinations(grid):
+        errors = [done[_name(c | {"fold": k})] for k in range(grid.folds)]
         rows.append(c | {"error": float(np.mean(errors)), "scatter": float(np.std(errors, ddof=1))})
     table = Table(sorted(rows, key=lambda row: row["error"]))
     table.write(folder / "summary.ecsv", format="ascii.ecsv", overwrite=True)
@@ -146,5 +167,11 @@ def _one(
         name=_name(run),
     )
     model = build_autoencoder(config, run["width"], held.flux.shape[1])
-    error = jax.jit(lambda p, x: autoencoder_loss(model, p, x, loss_settings(config, 0.0)).reconstruction)
-    return float(error(params, held))
+    return float(_reconstruction(model, params, held, loss_settings(config, 0.0)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _reconstruction(
+    model: Autoencoder, params: Any, held: Pixels, settings: AutoencoderLoss
+) -> Float[Array, ""]:
+    return autoencoder_loss(model, params, held, settings).reconstruction

@@ -7,6 +7,7 @@ through the same normaliser and the same scaling.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,9 +71,9 @@ class Noise:
         target; False the noisy one (published).
     """
 
-    low: float
-    high: float
-    denoise: bool
+    low: float = 0.0
+    high: float = 0.0
+    denoise: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
@@ -219,21 +220,35 @@ def pool_at(
     noise: Noise,
 ) -> Pool:
     """Spectra at the given places, `chunk` at a time and all in one shape, so that one program serves."""
-
-    @jax.jit
-    def one(key: Array, libraries: tuple[Library, ...], cells: Array, places: Array) -> Pool:
-        return Pool(*draw_pixels(key, libraries, cells, places, window=window, noise=noise))
-
     libraries = jax.tree.map(jnp.asarray, libraries)
     parts = []
     for i in range(0, len(cells), chunk):
         index = np.minimum(np.arange(i, i + chunk), len(cells) - 1)
-        part = one(
-            jax.random.fold_in(key, i), libraries, jnp.asarray(cells[index]), jnp.asarray(places[index])
+        part = _draw_chunk(
+            jax.random.fold_in(key, i),
+            libraries,
+            jnp.asarray(cells[index]),
+            jnp.asarray(places[index]),
+            window=window,
+            noise=noise,
         )
         parts.append(jax.tree.map(np.asarray, part))
     whole = jax.tree.map(lambda *x: np.concatenate(x)[: len(cells)], *parts)
     return jax.tree.map(jnp.asarray, whole)
+
+
+@functools.partial(jax.jit, static_argnames=("window", "noise"))
+def _draw_chunk(
+    key: Array,
+    libraries: tuple[Library, ...],
+    cells: Int[Array, " batch"],
+    places: Float[Array, "batch labels"],
+    *,
+    window: Window,
+    noise: Noise,
+) -> Pool:
+    """Compiled once for all pools of one window, noise and chunk: the normalisers are slow to compile."""
+    return Pool(*draw_pixels(key, libraries, cells, places, window=window, noise=noise))
 
 
 def take(pixels: Pixels, index: Int[Array, " batch"]) -> Pixels:
@@ -244,6 +259,12 @@ def take(pixels: Pixels, index: Int[Array, " batch"]) -> Pixels:
 def survey_pixels(window: Window, surveys: Sequence[Stars]) -> Pixels:
     """Observed spectra as the network takes them; they are their own target."""
     fluxes, valids = [jnp.asarray(s.flux) for s in surveys], [jnp.asarray(s.valid) for s in surveys]
-    pack = jax.jit(lambda fluxes, valids: window.join(window.normalize(fluxes, valids), valids))
-    flux, valid = pack(fluxes, valids)
+    flux, valid = _pack(window, fluxes, valids)
     return Pixels(flux, flux, valid)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pack(
+    window: Window, fluxes: list[Float[Array, "stars _"]], valids: list[Bool[Array, "stars _"]]
+) -> tuple[Float[Array, "stars pixels"], Bool[Array, "stars pixels"]]:
+    return window.join(window.normalize(fluxes, valids), valids)

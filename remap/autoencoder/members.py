@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,11 +125,15 @@ def encode(
       flux: scaled, from `remap.autoencoder.inputs`.
       chunk: spectra at a time.
     """
+    parts = [flux[i : i + chunk] for i in range(0, len(flux), chunk)]
+    return np.stack(
+        [np.concatenate([np.asarray(_latent(m.model, m.params, part)) for part in parts]) for m in members]
+    )
 
-    def one(member: Member) -> np.ndarray:
-        run = jax.jit(lambda params, x: member.model.apply({"params": params}, x, method="encode"))
-        return np.concatenate(
-            [np.asarray(run(member.params, flux[i : i + chunk])) for i in range(0, len(flux), chunk)]
-        )
 
-    return np.stack([one(member) for member in members])
+@functools.partial(jax.jit, static_argnums=0)
+def _latent(
+    model: Autoencoder, params: Any, flux: Float[Array, "stars pixels"]
+) -> Float[Array, "stars features"]:
+    """Compiled once for each width and number of spectra, whichever member asks."""
+    return model.apply({"params": params}, flux, method="encode")

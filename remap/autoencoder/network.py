@@ -93,10 +93,10 @@ class AutoencoderSettings:
     """
 
     width: int
-    latent: int
-    bottleneck: str
-    centre: float
-    gain: float
+    latent: int = 32
+    bottleneck: str = "relu"
+    centre: float = 0.0
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
@@ -128,9 +128,9 @@ class AutoencoderLoss:
       l1: weight of the sum of absolute activations (published grid: 8e-8 to 1.2e-7).
     """
 
-    contractive: float
-    penalty: str
-    l1: float
+    contractive: float = 1e-4
+    penalty: str = "exact"
+    l1: float = 1e-7
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:

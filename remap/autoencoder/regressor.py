@@ -46,8 +46,8 @@ class RegressorSettings:
       dense: units of the three dense layers (published, for Teff: 256, 128, 64).
     """
 
-    filters: tuple[int, ...]
-    dense: tuple[int, ...]
+    filters: tuple[int, ...] = (64, 32)
+    dense: tuple[int, ...] = (256, 128, 64)
 
 
 class PairConvolution(nn.Module):

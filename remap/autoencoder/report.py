@@ -18,8 +18,14 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from remap.autoencoder.errors import label_rows, library_rows, reconstruction_rows
-from remap.autoencoder.estimate import estimate
+from remap.autoencoder.errors import (
+    GapSettings,
+    gap_settings,
+    label_rows,
+    library_rows,
+    reconstruction_rows,
+)
+from remap.autoencoder.estimate import estimate_sky
 from remap.autoencoder.inputs import Pool, pool_at
 from remap.autoencoder.members import (
     ADAPT,
@@ -31,11 +37,12 @@ from remap.autoencoder.members import (
     load_members,
     stage_key,
 )
+from remap.autoencoder.regress import load_regressors
 from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, open_sky, open_source
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue, write_catalogue
 from remap.report.maps import latent_maps
-from remap.report.plots import one_to_one, training_curves
+from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
@@ -66,6 +73,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     """
     workdir = Path(workdir)
     out = workdir / "bridge"
+    gap = gap_settings(config)
     preprocessing = check_prepared(config, workdir)
     stars = readable_stars(workdir)
     source = open_source(config, workdir, preprocessing)
@@ -74,8 +82,8 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     held = held_pool(config, source)
 
     catalogues = {
-        "before": estimate(config, workdir, adapted=False, date=date),
-        "after": estimate(config, workdir, adapted=True, date=date),
+        "before": estimate_sky(config, workdir, members["library"], sky, adapted=False, date=date),
+        "after": estimate_sky(config, workdir, members["adapted"], sky, adapted=True, date=date),
     }
     for name, found in catalogues.items():
         write_catalogue(
@@ -86,14 +94,20 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
             found.meta,
             overwrite=True,
         )
+    names = [b.name for b in preprocessing.labels]
     rows = label_rows(config, workdir, stars, sky, catalogues)
-    labels = Table(
-        rows + library_rows(config, workdir, members, held, [b.name for b in preprocessing.labels])
-    )
-    reconstruction = Table(reconstruction_rows(config, members, sky, held.pixels))
-    matched = match(config, source, stars, sky, [b.name for b in preprocessing.labels])
-    features = None if matched is None else _features(config, members, sky, matched)
-    domains = Table() if features is None else Table(_domain_rows(config, stars, sky, matched, features))
+    labels = Table(rows + _library_rows(config, workdir, members, held, names))
+    scale = source.window.high - source.window.low
+    reconstruction = Table(reconstruction_rows(gap, members, sky, held.pixels, scale=scale))
+    matched = match(config, source, stars, sky, names)
+    features, domains = None, Table()
+    if matched is not None:
+        features = _features(members, sky, matched, chunk=config.autoencoder.chunk)
+        groups = {"all": np.ones(len(stars), bool), "kept aside": sky.held}
+        for name, limits in config.evaluate.groups.items():
+            groups.setdefault(name, in_group(stars, limits))
+        groups = {name: mask[matched.stars] for name, mask in groups.items()}
+        domains = Table(_domain_rows(gap, pairs(features, config.regressor.encoder), groups))
     tables = {"labels": labels, "reconstruction": reconstruction} | (
         {} if matched is None else {"domains": domains}
     )
@@ -107,6 +121,24 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     except ImportError as error:
         logger.warning("report: figures are missing: %s", error)
     return Report(domains, reconstruction, labels)
+
+
+def _library_rows(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    members: Mapping[str, list[Member]],
+    held: Pool,
+    names: list[str],
+) -> list[dict[str, Any]]:
+    """`errors.library_rows` of the encoders in question."""
+    encoder = config.regressor.encoder
+    latents = {
+        name: encode(members[name], held.pixels.flux, chunk=config.autoencoder.chunk)
+        for name in dict.fromkeys((encoder, "adapted"))
+    }
+    truth = dict(zip(names, np.asarray(held.labels).T, strict=True))
+    regressors = load_regressors(config, workdir, encoder)
+    return library_rows(gap_settings(config), regressors, latents, truth)
 
 
 class Matched(NamedTuple):
@@ -159,11 +191,8 @@ class Features(NamedTuple):
     after: np.ndarray  # stars, fine-tuned encoder
 
 
-def _features(
-    config: ml_collections.ConfigDict, members: Mapping[str, list[Member]], sky: Sky, matched: Matched
-) -> Features:
+def _features(members: Mapping[str, list[Member]], sky: Sky, matched: Matched, *, chunk: int) -> Features:
     stars = sky.pixels.flux[matched.stars]
-    chunk = config.autoencoder.chunk
     return Features(
         encode(members["library"], matched.first.pixels.flux, chunk=chunk),
         encode(members["library"], matched.second.pixels.flux, chunk=chunk),
@@ -173,15 +202,18 @@ def _features(
     )
 
 
-def pairs(config: ml_collections.ConfigDict, features: Features) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def pairs(features: Features, encoder: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What is compared with what: name -> features of stars, features of library spectra.
 
     "control" are two library spectra of each star's labels, which differ by noise and line spread alone; "after"
     are the features that the estimates rest on; "after, one encoder", where these come from two encoders, sends both
     through the fine-tuned one.
+
+    Args:
+      encoder: that the regressors learned from, "library" or "adapted".
     """
     out = {"control": (features.second, features.library), "before": (features.before, features.library)}
-    if config.regressor.encoder == "adapted":
+    if encoder == "adapted":
         return out | {"after": (features.after, features.library_adapted)}
     return out | {
         "after": (features.after, features.library),
@@ -190,30 +222,33 @@ def pairs(config: ml_collections.ConfigDict, features: Features) -> dict[str, tu
 
 
 def _domain_rows(
-    config: ml_collections.ConfigDict, stars: Table, sky: Sky, matched: Matched, features: Features
+    gap: GapSettings,
+    compared: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    groups: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """One row per comparison for each autoencoder, and for all together by groups of stars."""
-    everyone = np.ones(len(matched.stars), bool)
-    groups = {"all": everyone, "kept aside": sky.held[matched.stars]}
-    for name, limits in config.evaluate.groups.items():
-        groups.setdefault(name, in_group(stars, limits)[matched.stars])
+    """One row per comparison for each autoencoder, and for all together by groups of stars.
+
+    Args:
+      compared: see `pairs`.
+      groups: name -> bool[M], which of the pairs.
+    """
     rows = []
-    for comparison, (observed, library) in pairs(config, features).items():
+    for comparison, (observed, library) in compared.items():
         for i in range(len(observed)):
             row = {"comparison": comparison, "group": "all", "member": str(i)}
-            rows.append(row | compare(config, observed[i], library[i]))
+            rows.append(row | compare(gap, observed[i], library[i]))
         joined = [np.concatenate(list(x), axis=1) for x in (observed, library)]
         for group, mask in groups.items():
-            if np.count_nonzero(mask) < 2 * config.gap.folds:
+            if np.count_nonzero(mask) < 2 * gap.folds:
                 logger.warning("report: %d stars in group %s, too few", np.count_nonzero(mask), group)
                 continue
             row = {"comparison": comparison, "group": group, "member": "all"}
-            rows.append(row | compare(config, joined[0][mask], joined[1][mask]))
+            rows.append(row | compare(gap, joined[0][mask], joined[1][mask]))
     return rows
 
 
 def compare(
-    config: ml_collections.ConfigDict,
+    gap: GapSettings,
     observed: Float[np.ndarray, "stars features"],
     library: Float[np.ndarray, "stars features"],
 ) -> dict[str, float]:
@@ -223,7 +258,6 @@ def compare(
       n; auc with auc_low and auc_high; mmd2 and its permutation p-value mmd_p; features (that change at all), ks
       (their median Kolmogorov-Smirnov distance), ks_differ (those with p < 0.05 / features).
     """
-    section = config.gap
     std = library.std(axis=0)
     scale = np.where(std > 0, std, np.where(observed.std(axis=0) > 0, observed.std(axis=0), 1.0))
     x, y = ((z - library.mean(axis=0)) / scale for z in (observed, library))
@@ -231,20 +265,20 @@ def compare(
     found = classifier_auc(
         x,
         y,
-        folds=section.folds,
-        repeats=section.repeats,
-        ridge=section.ridge,
-        resamples=section.resamples,
-        level=section.level,
-        seed=config.seed,
+        folds=gap.folds,
+        repeats=gap.repeats,
+        ridge=gap.ridge,
+        resamples=gap.resamples,
+        level=gap.level,
+        seed=gap.seed,
         paired=True,
     )
     mmd2, p_value = mmd_test(
         x,
         y,
         widths=np.array(WIDTHS) * max(width, 1e-6),
-        permutations=section.permutations,
-        seed=config.seed,
+        permutations=gap.permutations,
+        seed=gap.seed,
         paired=True,
     )
     tests = feature_tests(x, y)
@@ -272,24 +306,14 @@ def _plot(
     features: Features | None,
     catalogue: Catalogue,
 ) -> None:
-    groups = np.full(len(stars), "", dtype=object)
-    for name, limits in config.evaluate.groups.items():
-        groups[in_group(stars, limits)] = name
-    keep = groups != ""
-    if keep.any():
-        labels = list(catalogue.edges)
-        column = lambda suffix: {k: np.asarray(catalogue.table[k + suffix], float)[keep] for k in labels}  # noqa: E731
-        one_to_one(
-            out / "one_to_one.png",
-            {k: np.asarray(stars[k], float)[keep] for k in labels},
-            column(""),
-            column("_p16"),
-            column("_p84"),
-            labels=labels,
-            units={k: str(catalogue.table[k].unit or "") for k in labels},
-            groups=list(groups[keep]),
-            title="autoencoder route: no label of these stars was used",
-        )
+    groups_one_to_one(
+        out / "one_to_one.png",
+        catalogue.table,
+        stars,
+        {name: in_group(stars, limits) for name, limits in config.evaluate.groups.items()},
+        labels=list(catalogue.edges),
+        title="autoencoder route: no label of these stars was used",
+    )
     for stage in (AUTOENCODER, ADAPT, REGRESSOR):
         for path in sorted((workdir / stage).glob("*/metrics.jsonl")):
             if records := read_records(path):
@@ -297,7 +321,7 @@ def _plot(
     if matched is None or features is None:
         return
     first = next(iter(catalogue.edges))
-    chosen = pairs(config, features)
+    chosen = pairs(features, config.regressor.encoder)
     latent_maps(
         out / "latents.png",
         {name: tuple(np.concatenate(list(z), axis=1) for z in chosen[name]) for name in ("before", "after")},

@@ -120,29 +120,32 @@ def noise_settings(config: ml_collections.ConfigDict) -> Noise:
 
 def training_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
     """The library spectra that autoencoders and regressors are trained on."""
-    section = config.autoencoder
-    return draw_pool(
-        stage_key(config, POOL),
-        source.libraries,
-        source.cells,
-        source.ranges,
-        count=section.examples,
-        chunk=section.chunk,
-        window=source.window,
-        noise=noise_settings(config),
-    )
+    cells = source.cells, source.ranges
+    return _pool(config, source, POOL, *cells, count=config.autoencoder.examples)
 
 
 def held_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
     """Library spectra of cells that no network has seen."""
-    section = config.autoencoder
+    cells = source.held_cells, source.held_ranges
+    return _pool(config, source, HELD, *cells, count=config.autoencoder.validation_size)
+
+
+def _pool(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    what: int,
+    cells: np.ndarray,
+    ranges: Ranges,
+    *,
+    count: int,
+) -> Pool:
     return draw_pool(
-        stage_key(config, HELD),
+        stage_key(config, what),
         source.libraries,
-        source.held_cells,
-        source.held_ranges,
-        count=section.validation_size,
-        chunk=section.chunk,
+        cells,
+        ranges,
+        count=count,
+        chunk=config.autoencoder.chunk,
         window=source.window,
         noise=noise_settings(config),
     )

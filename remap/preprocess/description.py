@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from remap import _version
@@ -21,6 +22,17 @@ from remap.spectra import MEDIA
 
 # Raised whenever the same settings would give other pixels; part of the description.
 PREPROCESSING_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Normalizer:
+    """A normaliser with its settings; equal for equal ones, so that a program compiled for one serves the other."""
+
+    name: str
+    settings: Any
+
+    def __call__(self, flux: jax.Array, valid: jax.Array) -> jax.Array:
+        return get_normalizer(self.name).normalize_batch(flux, valid, settings=self.settings).flux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +67,7 @@ class Preprocessing:
 
     def normalizer(self, arm: str) -> NormalizeFn:
         """The jit-able normaliser of an arm's spectra: (flux[S, N], valid[S, N]) -> normalised flux[S, N]."""
-        method, settings = get_normalizer(self.continuum["name"]), self.continuum_settings(arm)
-        return lambda flux, valid: method.normalize_batch(flux, valid, settings=settings).flux
+        return _Normalizer(self.continuum["name"], self.continuum_settings(arm))
 
     def continuum_settings(self, arm: str) -> Any:
         """The normaliser's settings record for an arm, whose pixels those given in Å need to know."""

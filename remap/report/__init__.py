@@ -2,7 +2,14 @@
 
 from remap.report.figure import axis_name, page
 from remap.report.maps import embedding_maps, latent_maps
-from remap.report.plots import learning_rates, one_to_one, pmf_panels, spectra_gallery, training_curves
+from remap.report.plots import (
+    groups_one_to_one,
+    learning_rates,
+    one_to_one,
+    pmf_panels,
+    spectra_gallery,
+    training_curves,
+)
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
 from remap.report.two_sample import (
@@ -27,6 +34,7 @@ __all__ = [
     "classifier_auc",
     "embedding_maps",
     "feature_tests",
+    "groups_one_to_one",
     "latent_maps",
     "learning_rates",
     "mmd_test",

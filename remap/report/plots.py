@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from astropy.table import Table
 
 from remap.pmf import distributions, metrics
 from remap.report.figure import COLOURS, MARKERS, SYMBOLS, axis_name, page
@@ -105,6 +106,40 @@ def one_to_one(
         figure.align_ylabels(axes)
         if title:
             figure.suptitle(title)
+
+
+def groups_one_to_one(
+    path: str | Path,
+    table: Table,
+    stars: Table,
+    members: Mapping[str, np.ndarray],
+    *,
+    labels: Sequence[str],
+    title: str,
+) -> None:
+    """`one_to_one` of a catalogue's rows that belong to a group; no figure where none does.
+
+    Args:
+      table: of the catalogue: LABEL, LABEL_p16 and LABEL_p84 of S rows.
+      stars: the known labels of the same S rows.
+      members: group -> bool[S]; a row of several groups counts as one of the last.
+
+    Raises:
+      ImportError: matplotlib is missing.
+    """
+    names = np.full(len(stars), "", dtype=object)
+    for group, mask in members.items():
+        names[mask] = group
+    keep = names != ""
+    if not keep.any():
+        return
+    truth = {k: np.asarray(stars[k], float)[keep] for k in labels}
+    predicted, p16, p84 = (
+        {k: np.asarray(table[k + suffix], float)[keep] for k in labels} for suffix in ("", "_p16", "_p84")
+    )
+    units = {k: str(table[k].unit or "") for k in labels}
+    groups = list(names[keep])
+    one_to_one(path, truth, predicted, p16, p84, labels=labels, units=units, groups=groups, title=title)
 
 
 def training_curves(path: str | Path, records: Sequence[Mapping[str, Any]], *, title: str = "") -> None:

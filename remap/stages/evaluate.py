@@ -15,7 +15,7 @@ from astropy.table import Table
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue, write_catalogue
 from remap.predict.held_out import held_out, predict_held_out
-from remap.report.plots import one_to_one, training_curves
+from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
 from remap.store.records import read_records
@@ -185,23 +185,12 @@ def _plot(
     out: Path, stage: str, catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Any]
 ) -> None:
     member = {g: tested & in_group(stars, limits) for g, limits in groups.items()}
-    keep = np.logical_or.reduce(list(member.values()))
-    if not keep.any():
-        return
-    names = np.full(len(stars), "", dtype=object)
-    for group, mask in member.items():
-        names[mask] = group
-    labels = list(catalogue.edges)
-    column = lambda suffix: {k: np.asarray(catalogue.table[k + suffix], float)[keep] for k in labels}  # noqa: E731
-    one_to_one(
+    groups_one_to_one(
         out / f"one_to_one_{stage}.png",
-        {k: np.asarray(stars[k], float)[keep] for k in labels},
-        column(""),
-        column("_p16"),
-        column("_p84"),
-        labels=labels,
-        units={k: str(catalogue.table[k].unit or "") for k in labels},
-        groups=list(names[keep]),
+        catalogue.table,
+        stars,
+        member,
+        labels=list(catalogue.edges),
         title=f"{stage}: stars that the networks did not train on",
     )
 

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import SECTIONS, ConfigError, apply_overrides, deciding, leaves
+from remap.config import SECTIONS, ConfigError, apply_overrides, deciding, leaves, record
 from remap.pmf.metrics import crps, nll
 from remap.predict.held_out import predict_held_out
 from remap.stages.align import align
@@ -39,6 +39,41 @@ logger = logging.getLogger(__name__)
 FULL = "full"  # the name of the model that the others are compared with
 PER_LABEL = "per_label"
 COMPARED_BY = ("name", "seed", "label_names")  # the same in all variants
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblateSettings:
+    """What is compared (config section `ablate`).
+
+    Attributes:
+      seeds: of folds, networks and batches; every variant is trained for each.
+      run: names of the variants to train; () = all.
+      overrides: changes for all, the full model too, like those of a variant.
+      resamples, level: of the bootstrap intervals.
+      variants: name -> changes, {"section": {"field": value}} or {"section.field": value}; "per_label": True asks for
+        one network per label.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    run: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resamples: int = 2000
+    level: float = 0.95
+    variants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"ablate.seeds: expected different seeds, at least one, found {self.seeds}")
+        unknown = [name for name in self.run if name not in self.variants]
+        if unknown:
+            raise ConfigError(
+                f"ablate.run: unknown variants {unknown}; the config has {sorted(self.variants)}"
+            )
+        for name in self.run or self.variants:
+            if name == FULL or not re.fullmatch(r"[\w-]+", name):
+                raise ConfigError(
+                    f"ablate.variants: {name!r} is no name for a variant; use letters, digits, _ and -"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +109,7 @@ def plan(config: ml_collections.ConfigDict) -> list[Variant]:
       ConfigError: an unknown variant, field, or type of a value (names the variant and the field), or a field
         that a variant cannot change.
     """
-    section = config.ablate
+    section = record(AblateSettings, config.ablate, "ablate")
     # Other sections do not decide the scores: a variant that changed them would be the full model.
     fixed = [name for name in config if name not in SECTIONS["scores"] or name in COMPARED_BY]
     base, shared = apply_overrides(config, section.overrides, "ablate.overrides", fixed=fixed)
@@ -82,16 +117,7 @@ def plan(config: ml_collections.ConfigDict) -> list[Variant]:
         base.embeddings.epochs = ()  # nobody looks at those of a variant
     labels = tuple(base.label_names)
     out = [Variant(FULL, shared, (Part("", labels, base),), False)]
-    unknown = [name for name in section.run if name not in section.variants]
-    if unknown:
-        raise ConfigError(
-            f"ablate.run: unknown variants {unknown}; the config has {sorted(section.variants)}"
-        )
     for name in section.run or section.variants:
-        if name == FULL or not re.fullmatch(r"[\w-]+", name):
-            raise ConfigError(
-                f"ablate.variants: {name!r} is no name for a variant; use letters, digits, _ and -"
-            )
         changes = section.variants[name].to_dict()
         per_label = changes.pop(PER_LABEL, False)
         changed, told = apply_overrides(base, changes, f"ablate.variants.{name}", fixed=fixed)
@@ -119,11 +145,10 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       ValueError: results in the folder that were made by other settings.
     """
     workdir = Path(workdir)
+    settings = record(AblateSettings, config.ablate, "ablate")
     variants = plan(config)
     base = variants[0].parts[0].config
-    seeds = tuple(config.ablate.seeds)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"ablate.seeds: expected different seeds, at least one, found {seeds}")
+    seeds = settings.seeds
     if (workdir / "data" / "preprocessing.json").exists():
         check_prepared(base, workdir)
     else:
@@ -146,8 +171,8 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             stars,
             labels=tuple(base.label_names),
             groups=base.evaluate.groups,
-            resamples=config.ablate.resamples,
-            level=config.ablate.level,
+            resamples=settings.resamples,
+            level=settings.level,
         )
         table.meta |= {"seeds": list(seeds[: i + 1]), "changes": {v.name: list(v.changes) for v in variants}}
         table.write(workdir / "ablate" / "summary.ecsv", format="ascii.ecsv", overwrite=True)
@@ -157,7 +182,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             {v: [r["diverged"] for r in found] for v, found in results.items()},
             units={label: base.labels[label].unit for label in base.label_names},
             seeds=seeds[: i + 1],
-            level=config.ablate.level,
+            level=settings.level,
         )
         (workdir / "ablate" / "summary.md").write_text(text)
         logger.info("ablate: %d of %d seeds compared", i + 1, len(seeds))

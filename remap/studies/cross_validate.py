@@ -54,7 +54,7 @@ STAGES = ("pretrain", "finetune")
 FoldTraining = Callable[[str, int], Training]  # (arm, fold) -> a network's start, `validation` = the fold
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CrossValidationSettings:
     """What is compared, and how (config section `cross_validate`).
 
@@ -70,15 +70,15 @@ class CrossValidationSettings:
       optuna: see `optuna_search.SearchSettings`.
     """
 
-    stage: str
-    folds: int
-    fold: int
-    cycles: int
-    epochs_per_cycle: int
-    choose: str
-    search: str
-    candidates: Sequence[Mapping[str, Any]]
-    optuna: Mapping[str, Any]
+    stage: str = "pretrain"
+    folds: int = 10
+    fold: int = 0
+    cycles: int = 2
+    epochs_per_cycle: int = 5
+    choose: str = "best"
+    search: str = "candidates"
+    candidates: Sequence[Mapping[str, Any]] = ()
+    optuna: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = {"stage": STAGES, "choose": ("best", "smallest"), "search": ("candidates", "optuna")}

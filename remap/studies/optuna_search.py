@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 FoldLosses = Callable[[Candidate], Iterator[FoldLoss]]  # the folds of a candidate, each when it is asked for
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """The search (config section `cross_validate.optuna`).
 
@@ -37,10 +37,10 @@ class SearchSettings:
         "high": ..., "log": True for a logarithmic scale} or {"field": ..., "kind": "choice", "values": (...)}.
     """
 
-    trials: int
-    startup: int
-    stop_folds: int
-    stop_errors: float
+    trials: int = 30
+    startup: int = 10
+    stop_folds: int = 3
+    stop_errors: float = 3.0
     space: Sequence[Mapping[str, Any]]
 
     def __post_init__(self) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from remap.autoencoder.estimate import fine_bins, kernel_width, mixture_pmf
+from remap.autoencoder.estimate import EstimateSettings, fine_bins, kernel_width, mixture_pmf
+from remap.config import ConfigError
 from remap.labels import LabelBins
 from remap.pmf.distributions import pmf_summary
 
@@ -61,3 +62,12 @@ def test_one_member_alone_has_no_spread():
 def test_bins_are_divided_and_keep_their_range():
     found = fine_bins(LabelBins("teff", 3000.0, 7000.0, 50, "K"), 10)
     assert (found.low, found.high, found.bins, found.unit) == (3000.0, 7000.0, 500, "K")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"kernel": "box"}, r"estimate\.kernel must be one of"), ({"refine": 0}, r"estimate\.refine: expected")],
+)
+def test_settings_that_cannot_be_are_refused_by_name(change, message):
+    with pytest.raises(ConfigError, match=message):
+        EstimateSettings(**change)

@@ -6,7 +6,7 @@ import pytest
 from helpers import tiny
 
 from remap.autoencoder import grid_search
-from remap.autoencoder.grid_search import combinations, search
+from remap.autoencoder.grid_search import GridSettings, combinations, search
 from remap.stages.preprocess import preprocess
 
 
@@ -25,7 +25,7 @@ def lines(workdir):
 def test_all_combinations_are_tried(tiny_data):
     config = tiny.route_config(tiny_data)
     config.search.update({"widths": (8, 16), "l1": (0.0, 1e-7), "rates": (1e-3,)})
-    assert combinations(config) == [
+    assert combinations(GridSettings(**config.search)) == [
         {"width": w, "l1": a, "rate": 1e-3} for w, a in ((8, 0.0), (8, 1e-7), (16, 0.0), (16, 1e-7))
     ]
 

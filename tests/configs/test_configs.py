@@ -11,13 +11,16 @@ from helpers import tiny
 from ml_collections import config_flags
 
 from configs import common
-from remap.autoencoder.estimate import KERNELS
-from remap.autoencoder.grid_search import combinations
-from remap.autoencoder.inputs import make_window
+from remap.autoencoder.errors import GapSettings, gap_settings
+from remap.autoencoder.estimate import EstimateSettings
+from remap.autoencoder.grid_search import GridSettings, combinations
+from remap.autoencoder.inputs import Noise, make_window
 from remap.autoencoder.members import ENCODERS, build_autoencoder, loss_settings, member_settings
-from remap.autoencoder.network import adapt_rules
+from remap.autoencoder.network import AutoencoderLoss, AutoencoderSettings, adapt_rules
 from remap.autoencoder.regress import build_regressor
+from remap.autoencoder.regressor import RegressorSettings
 from remap.autoencoder.sources import noise_settings
+from remap.config import ConfigError, record
 from remap.continuum.common import MIN_PIXELS
 from remap.io import FORMATS
 from remap.network.losses import LossSettings
@@ -25,7 +28,7 @@ from remap.network.resnet import build_model
 from remap.preprocess.description import make_preprocessing
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
-from remap.studies.ablate import plan
+from remap.studies.ablate import AblateSettings, plan
 from remap.studies.cross_validate import CrossValidationSettings, candidate_config, read_candidates
 from remap.studies.optuna_search import SearchSettings
 from remap.synth.library import grid_nodes, make_library
@@ -138,7 +141,7 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
     pixels = sum(len(preprocessing.wave(arm)) for arm in preprocessing.arms)
     for i in range(len(c.autoencoder.members)):
         build_autoencoder(c, member_settings(c, i)["width"], pixels)
-    for run in combinations(c):
+    for run in combinations(record(GridSettings, c.search, "search")):
         build_autoencoder(c, run["width"], pixels)
     make_window(preprocessing, low=c.autoencoder.scale_low, high=c.autoencoder.scale_high)
     noise_settings(c)
@@ -147,7 +150,36 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
     build_regressor(c)
     assert set(c.autoencoder.limits) <= set(c.label_names)
     assert c.regressor.encoder in ENCODERS
-    assert c.estimate.kernel in KERNELS
+    record(EstimateSettings, c.estimate, "estimate")
+    gap_settings(c)
+
+
+def test_defaults_of_the_routes_records_are_the_published_values():
+    c = get("carmenes")
+    section = c.autoencoder
+    assert gap_settings(c) == GapSettings()
+    assert record(GridSettings, c.search, "search") == GridSettings()
+    assert noise_settings(c) == Noise()
+    assert record(EstimateSettings, c.estimate, "estimate") == EstimateSettings()
+    width, l1, _ = section.members[0]
+    assert build_autoencoder(c, width, 24).settings == AutoencoderSettings(width)
+    assert loss_settings(c, l1) == AutoencoderLoss()
+    assert build_regressor(c).settings == RegressorSettings()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("folds", 1, "at least 2 folds"),
+        ("resamples", 0, "at least 1"),
+        ("level", 1.0, r"gap\.level: expected"),
+    ],
+)
+def test_diagnostics_that_cannot_be_are_refused_by_name(field, value, message):
+    c = get("carmenes")
+    c.gap[field] = value
+    with pytest.raises(ConfigError, match=message):
+        gap_settings(c)
 
 
 def test_carmenes_is_as_published():
@@ -174,7 +206,7 @@ def test_carmenes_is_as_published():
         60,
         200,
     )
-    assert len(combinations(c)) == 25
+    assert len(combinations(GridSettings())) == 25
     assert c.search.widths == tuple(int(w) for w in np.linspace(2**10, 2**11, 5))
 
 
@@ -212,6 +244,20 @@ def test_every_choice_of_the_mock_survey_is_a_field(arg):
     settings = get("quickstart", arg).synthetic
     assert inspect.signature(make_survey).parameters.keys() - settings.survey.keys() == {"folder", "lines"}
     assert inspect.signature(make_library).parameters.keys() - settings.library.keys() == {"lines", "alpha"}
+
+
+def test_defaults_of_the_studies_records_are_the_shared_values():
+    c = common.get_config()
+    compared = record(CrossValidationSettings, c.cross_validate, "cross_validate")
+    own = {
+        "candidates": compared.candidates,
+        "optuna": compared.optuna,
+    }  # lists of what to try have no default
+    assert compared == CrossValidationSettings(**own)
+    space = record(SearchSettings, compared.optuna, "cross_validate.optuna")
+    assert space == SearchSettings(space=space.space)
+    variants = record(AblateSettings, c.ablate, "ablate")
+    assert variants == AblateSettings(overrides=variants.overrides, variants=variants.variants)
 
 
 def test_shared_values_are_those_of_the_design():

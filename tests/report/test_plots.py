@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from remap.pmf import distributions, metrics
 from remap.report import plots
@@ -68,6 +69,27 @@ def test_one_to_one_of_nothing_known(tmp_path, suffix):
     path = tmp_path / f"one{suffix}"
     plots.one_to_one(path, nothing, nothing, nothing, nothing, labels=["teff"], units=UNITS)
     assert path.stat().st_size > 1000
+
+
+def test_groups_are_drawn_with_their_names_and_rows_of_none_are_left_out(tmp_path, monkeypatch):
+    columns = {"teff": [1.0, 2.0, 3.0], "teff_p16": [0.5, 1.5, 2.5], "teff_p84": [1.5, 2.5, 3.5]}
+    table, stars = Table(columns), Table({"teff": [1.1, 2.1, 3.1]})
+    table["teff"].unit = "K"
+    drawn = []
+    monkeypatch.setattr(plots, "one_to_one", lambda *a, **kw: drawn.append((a, kw)))
+    members = {"dwarfs": np.array([True, False, True]), "cool": np.array([False, False, True])}
+    path = tmp_path / "a.png"
+    plots.groups_one_to_one(path, table, stars, members, labels=["teff"], title="all")
+    ((_, *values), options) = drawn.pop()
+    assert [v["teff"].tolist() for v in values] == [[1.1, 3.1], [1.0, 3.0], [0.5, 2.5], [1.5, 3.5]]
+    assert options == {
+        "labels": ["teff"],
+        "units": {"teff": "K"},
+        "groups": ["dwarfs", "cool"],
+        "title": "all",
+    }
+    plots.groups_one_to_one(path, table, stars, {"none": np.zeros(3, bool)}, labels=["teff"], title="")
+    assert not drawn
 
 
 def test_one_to_one_refuses_what_does_not_fit(tmp_path):
