@@ -79,7 +79,7 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
         (
             "preprocess",
             ["--config=tests/helpers/tiny.py", "--config.data_root={tmp}", "--workdir={tmp}/w"],
-            "library.npz: not found; tried",
+            "library.npz: not found; expected it at",
         ),
     ],
 )

@@ -44,10 +44,9 @@ TINY = ModelSettings(
     temperature=True,
     batch_norm_momentum=0.9,
 )
-# Of experiments: synthesize.py describes a library alone.
-CONFIGS = sorted(
-    p.stem for p in Path(common.__file__).parent.glob("*.py") if p.stem not in ("__init__", "synthesize")
-)
+# Of experiments: autoencoder.py adds sections to another config, synthesize.py describes a library alone.
+OTHERS = ("__init__", "autoencoder", "synthesize")
+CONFIGS = sorted(p.stem for p in Path(common.__file__).parent.glob("*.py") if p.stem not in OTHERS)
 
 
 @functools.cache

@@ -316,7 +316,7 @@ def test_missing_and_empty_folders_are_named(tiny_data, tmp_path):
     with pytest.raises(SpectrumError, match="found none among 1 entries"):
         run(data, tmp_path / "b")
     shutil.rmtree(data / "survey" / "spectra")
-    with pytest.raises(SpectrumError, match=r"survey/spectra: not found; tried .*REMAP_DATA"):
+    with pytest.raises(SpectrumError, match=r"survey/spectra: not found; expected it at .*REMAP_DATA"):
         run(data, tmp_path / "c")
     with pytest.raises(SpectrumError, match=r"library\.npz: not found"):
         run(tmp_path, tmp_path / "d")

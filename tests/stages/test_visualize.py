@@ -8,6 +8,7 @@ import pytest
 from astropy.table import Table
 from helpers import tiny
 
+from remap.pmf.metrics import decimals
 from remap.stages import visualize
 from remap.stages.visualize import neighbour_difference, tsne
 from remap.train.embeddings import Embedded, read_embeddings
@@ -95,7 +96,8 @@ def test_maps_of_a_trained_folder(tiny_data, tiny_workdir, tmp_path, figures):
         np.testing.assert_allclose(np.sort(points.get_array()), np.sort(each.parts[part].labels[:, 2]))
         place = (table["arm"] == "A") & (table["label"] == "feh") & (table["part"] == part)
         (row,) = table[place & (table["epoch"] == each.epoch)]
-        assert f"Δ {row['neighbour']:.2f}"[:5] in axis.get_title()
+        shown = row["neighbour"]
+        assert f"Δ {shown:.{decimals(shown)}f} dex" in axis.get_title()
     # Training and validation spectra of an epoch lie on one map.
     joined = np.concatenate([part.embedding[2] for part in saved[1].parts.values()])
     expected = tsne(joined, perplexity=4.0, seed=config.seed)
