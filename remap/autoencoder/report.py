@@ -46,7 +46,7 @@ from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
-from remap.store.stars import in_group, readable_stars
+from remap.store.stars import readable_stars, within
 from remap.store.workdir import check_prepared
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
         features = _features(members, sky, matched, chunk=config.autoencoder.chunk)
         groups = {"all": np.ones(len(stars), bool), "kept aside": sky.held}
         for name, limits in config.evaluate.groups.items():
-            groups.setdefault(name, in_group(stars, limits))
+            groups.setdefault(name, within(stars, limits))
         groups = {name: mask[matched.stars] for name, mask in groups.items()}
         domains = Table(_domain_rows(gap, pairs(features, config.regressor.encoder), groups))
     tables = {"labels": labels, "reconstruction": reconstruction} | (
@@ -310,7 +310,7 @@ def _plot(
         out / "one_to_one.png",
         catalogue.table,
         stars,
-        {name: in_group(stars, limits) for name, limits in config.evaluate.groups.items()},
+        {name: within(stars, limits) for name, limits in config.evaluate.groups.items()},
         labels=list(catalogue.edges),
         title="autoencoder route: no label of these stars was used",
     )

@@ -14,7 +14,7 @@ from remap.pmf.distributions import combine_arms
 from remap.predict.held_out import held_out
 from remap.store import checkpoint
 from remap.store.atomic import write_json
-from remap.store.stars import fold_split, in_group, readable_stars
+from remap.store.stars import fold_split, readable_stars, within
 from remap.store.workdir import network_description, stage_folder
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     found = held_out(config, workdir, stars, "finetune", "val", calibrated=False)
     if not found.tested.any():
         raise ValueError("calibrate needs validation stars, found none: set split.validation above 0")
-    tested = found.tested & in_group(stars, config.calibrate.select)
+    tested = found.tested & within(stars, config.calibrate.select)
     if not tested.any():
         raise ValueError(
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"

@@ -19,7 +19,7 @@ from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
 from remap.store.records import read_records
-from remap.store.stars import in_group, readable_stars
+from remap.store.stars import readable_stars, within
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         snr_rows += _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
         if stage == "finetune" and config.split.validation > 0:
             held, tuned = predict_held_out(config, workdir, stars, stage, "val", calibrated=False)
-            selected = {g: v for g, v in groups.items() if (tuned & in_group(stars, v)).any()}
+            selected = {g: v for g, v in groups.items() if (tuned & within(stars, v)).any()}
             rows += summarize(held, stars, tuned, selected, "validation")
         try:
             _plot(out, stage, catalogue, stars, tested, groups)
@@ -136,7 +136,7 @@ def summarize(
     """Rows of the report, one per group and label."""
     rows = []
     for group, limits in groups.items():
-        member = tested & in_group(stars, limits)
+        member = tested & within(stars, limits)
         for label, edges in catalogue.edges.items():
             truth = np.asarray(stars[label], float)[member]
             predicted = np.asarray(catalogue.table[label], float)[member]
@@ -167,7 +167,7 @@ def _by_snr(
     """Rows of `tables.by_snr`, one per group, label and bin."""
     rows = []
     for group, limits in groups.items():
-        member = tested & in_group(stars, limits)
+        member = tested & within(stars, limits)
         for label in catalogue.edges:
             columns = catalogue.table[label], stars[label], stars[f"{label}_err"], catalogue.table["snr"]
             found = by_snr(*(np.asarray(c, float)[member] for c in columns), edges)
@@ -184,7 +184,7 @@ def _mean(values: np.ndarray) -> float:
 def _plot(
     out: Path, stage: str, catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Any]
 ) -> None:
-    member = {g: tested & in_group(stars, limits) for g, limits in groups.items()}
+    member = {g: tested & within(stars, limits) for g, limits in groups.items()}
     groups_one_to_one(
         out / f"one_to_one_{stage}.png",
         catalogue.table,
@@ -207,7 +207,7 @@ def _plot_calibration(
     names = {stage: "calibrated"} if len(catalogues) > 1 else {}
     found: dict[str, dict[str, dict[str, CalibrationFound]]] = {}
     for group, limits in groups.items():
-        member = tested & in_group(stars, limits)
+        member = tested & within(stars, limits)
         for label, edges in catalogues[stage].edges.items():
             truth = np.asarray(stars[label], float)[member]
             found.setdefault(group, {})[label] = {
