@@ -40,7 +40,7 @@ from remap.autoencoder.members import (
 from remap.autoencoder.regress import load_regressors
 from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, open_sky, open_source
 from remap.network.discrepancy import median_distance
-from remap.predict.catalogue import Catalogue, write_catalogue
+from remap.predict.catalogue import Catalogue
 from remap.report.maps import latent_maps
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
@@ -86,14 +86,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
         "after": estimate_sky(config, workdir, members["adapted"], sky, adapted=True, date=date),
     }
     for name, found in catalogues.items():
-        write_catalogue(
-            out / ("estimates.fits" if name == "after" else "before.fits"),
-            found.table,
-            found.pmfs,
-            found.edges,
-            found.meta,
-            overwrite=True,
-        )
+        found.write(out / ("estimates.fits" if name == "after" else "before.fits"), overwrite=True)
     names = [b.name for b in preprocessing.labels]
     rows = label_rows(config, workdir, stars, sky, catalogues)
     labels = Table(rows + _library_rows(config, workdir, members, held, names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 from astropy.table import Table
 
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
-from remap.predict.catalogue import Catalogue, write_catalogue
-from remap.predict.held_out import held_out, predict_held_out
+from remap.predict.catalogue import Catalogue
+from remap.predict.held_out import SurveyPrediction, predict_survey
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
@@ -62,43 +61,24 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       and the slope that exact predictions would have (`metrics.attainable_slope`), coverage of the 68 % and
       95 % intervals, mean negative log likelihood and CRPS, and the distance of the PIT from uniform
       (`metrics.uniform_distance`).
+
+    Raises:
+      FileNotFoundError: no stage has been run.
+      ConfigError, ValueError: what `predict_survey` refuses, such as a config that contradicts the networks.
     """
     workdir = Path(workdir)
     stars = readable_stars(workdir)
     out = workdir / "evaluate"
-    groups = config.evaluate.groups
-    rows, snr_rows = [], []
+    rows, snr_rows, inputs = [], [], None
     for stage in STAGES if config.align.kind != "none" else ("pretrain", "finetune"):
         try:
-            found = held_out(config, workdir, stars, stage)
+            survey = predict_survey(config, workdir, stars, stage, inputs=inputs)
         except FileNotFoundError as error:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue
-        catalogue, tested = found.catalogue(stars), found.tested
-        write_catalogue(
-            out / f"{stage}.fits",
-            catalogue.table,
-            catalogue.pmfs,
-            catalogue.edges,
-            catalogue.meta,
-            overwrite=True,
-        )
-        catalogues = {stage: catalogue}
-        if found.predictor.calibration is not None:
-            plain = found._replace(predictor=dataclasses.replace(found.predictor, calibration=None))
-            catalogues["uncalibrated"] = plain.catalogue(stars)
-        for name, each in catalogues.items():
-            rows += summarize(each, stars, tested, groups, name)
-        snr_rows += _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
-        if stage == "finetune" and config.split.validation > 0:
-            held, tuned = predict_held_out(config, workdir, stars, stage, "val", calibrated=False)
-            selected = {g: v for g, v in groups.items() if (tuned & within(stars, v)).any()}
-            rows += summarize(held, stars, tuned, selected, "validation")
-        try:
-            _plot(out, stage, catalogue, stars, tested, groups)
-            _plot_calibration(out, stage, catalogues, stars, tested, groups)
-        except ImportError as error:
-            logger.warning("evaluate: no plot: %s", error)
+        inputs = survey.inputs
+        found, found_by_snr = _report_stage(config, out, survey, stage)
+        rows, snr_rows = rows + found, snr_rows + found_by_snr
     if not rows:
         raise FileNotFoundError(f"{workdir}: expected a finished pretrain or finetune stage, found neither")
     table, snr_table = Table(rows=rows), Table(rows=snr_rows)
@@ -119,6 +99,32 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     except ImportError as error:
         logger.warning("evaluate: no training curves: %s", error)
     return table
+
+
+def _report_stage(
+    config: ml_collections.ConfigDict, out: Path, survey: SurveyPrediction, stage: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Writes the catalogue and the figures of a stage; its rows of the summary and of the table by SNR."""
+    stars, groups = survey.stars, config.evaluate.groups
+    found = survey.held_out()
+    catalogue, tested = found.catalogue(stars), found.tested
+    catalogue.write(out / f"{stage}.fits", overwrite=True)
+    catalogues = {stage: catalogue}
+    if found.predictor.calibration is not None:
+        catalogues["uncalibrated"] = survey.held_out(calibrated=False).catalogue(stars)
+    rows = []
+    for name, each in catalogues.items():
+        rows += summarize(each, stars, tested, groups, name)
+    if stage == "finetune" and config.split.validation > 0:
+        held = survey.held_out("val", calibrated=False)
+        selected = {g: v for g, v in groups.items() if (held.tested & within(stars, v)).any()}
+        rows += summarize(held.catalogue(stars), stars, held.tested, selected, "validation")
+    try:
+        _plot(out, stage, catalogue, stars, tested, groups)
+        _plot_calibration(out, stage, catalogues, stars, tested, groups)
+    except ImportError as error:
+        logger.warning("evaluate: no plot: %s", error)
+    return rows, _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
 
 
 def brief(summary: Table) -> str:
