@@ -37,7 +37,8 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     workdir = Path(workdir)
     if not config.split.validation > 0:
         raise ConfigError(
-            f"calibrate needs validation stars, found split.validation {config.split.validation}"
+            f"calibrate needs validation stars, found split.validation {config.split.validation}: "
+            "set split.validation above 0 and fine-tune"
         )
     stars = readable_stars(workdir)
     settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
