@@ -9,10 +9,10 @@ import pytest
 from astropy.table import Table
 from helpers import tiny
 
-from remap.config import apply_overrides
+from remap.config import apply_overrides, deciding
 from remap.predict.held_out import predict_held_out
 from remap.stages import common
-from remap.store.checkpoint import load_final
+from remap.store.checkpoint import load_final, save_final
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import read_preprocessing, share, write_config
 from remap.studies import ablate as module
@@ -87,7 +87,8 @@ def test_data_are_prepared_once_and_variants_of_fine_tuning_share_the_pre_traini
 def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny_data):
     """Against the predictions of the folder and NumPy."""
     workdir = done[0] / "ablate" / "uniform_rates" / "seed_0"
-    c, stars = config(tiny_data), readable_stars(workdir)
+    c = next(v.parts[0].config for v in module.plan(config(tiny_data)) if v.name == "uniform_rates")
+    stars = readable_stars(workdir)
     split = fold_split(stars, c, 0)
     found, tested = predict_held_out(c, workdir, stars, "finetune")
     result = scores(done[0], "uniform_rates")
@@ -160,6 +161,9 @@ def test_single_task_takes_each_label_from_the_network_of_its_own_loss(moved, ti
     def put(c, folder):
         weights.append(c.loss.label_weights)
         shutil.copytree(moved / "ablate" / source[folder.name] / "seed_0" / "finetune", folder / "finetune")
+        final = folder / "finetune" / "A" / "fold_0" / "final"
+        variables, meta = load_final(final)
+        save_final(final, variables, meta | {"config": deciding(c, "finetune")})
         write_config(folder, c)
 
     monkeypatch.setattr(module, "pretrain", lambda *_: None)
