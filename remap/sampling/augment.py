@@ -61,16 +61,16 @@ class AugmentSettings:
       gap_pixels: each up to so long [pixels].
     """
 
-    kind: str
-    noise_low: float
-    noise_high: float
-    levels: int
-    draws: int
-    velocity: float
-    scattered: float
-    tilt: float
-    gaps: int
-    gap_pixels: int
+    kind: str = "online"
+    noise_low: float = 0.005
+    noise_high: float = 0.02
+    levels: int = 5
+    draws: int = 3
+    velocity: float = 0.0
+    scattered: float = 0.0
+    tilt: float = 0.0
+    gaps: int = 0
+    gap_pixels: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("online", "paper"):
@@ -235,17 +235,25 @@ def survey_draw(
     batch: int,
     settings: AugmentSettings,
     edges: Float[Array, "labels bins+1"] | None = None,
+    rows: Int[Array, " rows"] | None = None,
+    count: int | Int[Array, ""] | None = None,
 ) -> Stars:
     """The stars of batch `step` on the grid `wave` [Å]; "online" varies them, "paper" leaves them as they are.
 
     With `edges` half of them share a bin of a label with one of the others (`sources.paired_indices`).
+
+    Args:
+      rows, count: only the first `count` of these rows of the survey are drawn; None = all.
     """
     order_key, fresh_key = jax.random.split(key)
+    if count is None:
+        count = survey.flux.shape[0] if rows is None else rows.shape[0]
     if edges is None:
-        stars = stream_indices(order_key, step, survey.flux.shape[0], batch)
+        stars = stream_indices(order_key, step, count, batch)
     else:
-        stars = paired_indices(order_key, step, bin_index(survey.labels, edges), batch)
-    draw = draw_survey(survey, stars)
+        labels = survey.labels if rows is None else survey.labels[rows]
+        stars = paired_indices(order_key, step, bin_index(labels, edges), batch, count=count)
+    draw = draw_survey(survey, stars if rows is None else rows[stars])
     if not settings.changes_stars:
         return draw
     fresh_key = jax.random.fold_in(fresh_key, step)
