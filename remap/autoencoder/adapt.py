@@ -21,8 +21,6 @@ from jaxtyping import Array
 from remap.autoencoder.inputs import Pool, Ranges, draw_pool, take
 from remap.autoencoder.members import (
     ADAPT,
-    MATCHED,
-    TUNE,
     Member,
     encode,
     fit_settings,
@@ -31,7 +29,6 @@ from remap.autoencoder.members import (
     member_folder,
     member_meta,
     member_settings,
-    stage_key,
 )
 from remap.autoencoder.network import AdaptBatch, AdaptObjective, Pixels, adapt_rules
 from remap.autoencoder.sources import Source, noise_settings, open_sky, open_source, training_pool
@@ -42,6 +39,7 @@ from remap.sampling.batches import FixedSource, fixed_rows, source_tree
 from remap.sampling.sources import locate
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, write_config
+from remap.train.keys import root_key
 from remap.train.loop import FitSettings, Run, fit
 from remap.train.objectives import Task
 
@@ -75,7 +73,7 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         run = Run(
             fit_settings(config.adapt, "adapt", own["rate"] * settings.rate_factor),
             max(1, round(drawn.source.stars.count / settings.observed)),
-            stage_key(config, TUNE, i),
+            root_key(config.seed, "adapt", "member", i),
             folder,
             meta,
             f"adapt {i}",
@@ -245,7 +243,7 @@ def _matched_pool(
         raise ValueError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
     logger.info("adapt: library spectra from the cells of %d of %d stars", len(rows), len(cell))
     return draw_pool(
-        stage_key(config, MATCHED),
+        root_key(config.seed, "adapt", "matched"),
         source.libraries,
         source.cells[rows],
         Ranges(*(r[rows] for r in source.ranges)),

@@ -24,11 +24,9 @@ from jaxtyping import Array, Float, Int
 
 from remap.autoencoder.inputs import draw_pool
 from remap.autoencoder.members import (
-    SEARCH,
     build_autoencoder,
     fit_settings,
     loss_settings,
-    stage_key,
     stage_meta,
 )
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
@@ -39,6 +37,7 @@ from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
 from remap.store.workdir import check_prepared
+from remap.train.keys import root_key
 from remap.train.loop import DivergedError, Run
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ def _pools(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Any)
     fold: Int[np.ndarray, " cells"] = np.arange(len(source.cells)) % count  # the cells are shuffled
     return [
         draw_pool(
-            stage_key(config, SEARCH, k),
+            root_key(config.seed, "search", "fold", k),
             source.libraries,
             source.cells[fold == k],
             jax.tree.map(lambda a, k=k: a[fold == k], source.ranges),
@@ -161,7 +160,7 @@ def _one(
     length = Run(
         dataclasses.replace(settings, cycles=1, epochs_per_cycle=config.search.epochs),
         max(1, len(train.flux) // config.autoencoder.batch_size),
-        stage_key(config, SEARCH, run["fold"]),
+        root_key(config.seed, "search", "training", run["fold"]),
         folder,
         meta | run,
         _name(run),

@@ -22,7 +22,6 @@ from remap.train.loop import FitSettings
 
 AUTOENCODER, ADAPT, REGRESSOR = "autoencoder", "adapt", "regressor"  # stages, and config sections
 ENCODERS = {"library": AUTOENCODER, "adapted": ADAPT}  # name in the config -> stage that makes it
-SPLIT, POOL, HELD, TRAIN, TUNE, REGRESS, MATCH, SEARCH, MATCHED = range(9)  # folded into the keys
 
 
 class Member(NamedTuple):
@@ -31,14 +30,6 @@ class Member(NamedTuple):
     model: Autoencoder
     params: Any
     step: int  # training steps
-
-
-def stage_key(config: ml_collections.ConfigDict, *what: int) -> Array:
-    """The root key of a run: a function of the seed and of what is run."""
-    key = jax.random.key(config.seed)
-    for number in what:
-        key = jax.random.fold_in(key, number)
-    return key
 
 
 def member_settings(config: ml_collections.ConfigDict, member: int) -> dict[str, Any]:

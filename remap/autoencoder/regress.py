@@ -13,12 +13,10 @@ import numpy as np
 
 from remap.autoencoder.members import (
     ADAPT,
-    REGRESS,
     REGRESSOR,
     encode,
     load_members,
     member_settings,
-    stage_key,
     stage_meta,
 )
 from remap.autoencoder.regressor import (
@@ -39,6 +37,7 @@ from remap.preprocess.description import Preprocessing
 from remap.sampling.batches import FixedSource
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder, write_config
+from remap.train.keys import root_key
 from remap.train.loop import FitSettings, Run, fit
 from remap.train.objectives import Task
 
@@ -116,7 +115,7 @@ def _fit_regressors(
     section = config.regressor
     scaling = find_scaling(examples)
     model = build_regressor(config)
-    init_key, fit_key = jax.random.split(stage_key(config, REGRESS))
+    init_key, fit_key = jax.random.split(root_key(config.seed, "regressor"))
     autoencoders, count, features = examples.latent.shape
     params = init_networks(
         model,

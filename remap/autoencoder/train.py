@@ -12,14 +12,12 @@ import ml_collections
 
 from remap.autoencoder.members import (
     AUTOENCODER,
-    TRAIN,
     build_autoencoder,
     fit_settings,
     loss_settings,
     member_folder,
     member_meta,
     member_settings,
-    stage_key,
 )
 from remap.autoencoder.network import AutoencoderObjective, Pixels, init_params
 from remap.autoencoder.sources import held_pool, open_source, training_pool
@@ -27,6 +25,7 @@ from remap.network.resnet import count_parameters
 from remap.sampling.batches import fixed_rows
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, write_config
+from remap.train.keys import root_key
 from remap.train.loop import Run, fit
 from remap.train.objectives import Task
 
@@ -51,7 +50,7 @@ def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -
         run = Run(
             fit_settings(config.autoencoder, "autoencoder", own["rate"]),
             max(1, len(pool.flux) // config.autoencoder.batch_size),
-            stage_key(config, TRAIN, i),
+            root_key(config.seed, "autoencoder", "member", i),
             folder,
             meta,
             f"autoencoder {i}",

@@ -50,7 +50,6 @@ from remap.sampling.batches import (
 from remap.sampling.folds import split_stars
 from remap.sampling.sources import Stars, locate, matched_cells
 from remap.stages.common import (
-    PRIOR,
     Arm,
     first_network,
     network_pmfs,
@@ -60,7 +59,7 @@ from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, load_survey, stage_folder, write_config
-from remap.train.keys import ALIGN, stage_key
+from remap.train.keys import root_key
 from remap.train.loop import FitSettings, Run, draw_batch, fit
 from remap.train.objectives import Stateless, Task, batch_loss
 
@@ -179,10 +178,10 @@ def _align_arm(
     survey, _ = load_survey(workdir, name)
     seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
     held = held_stars(config, workdir)
-    order_key = stage_key(config, name, ALIGN, 0)
+    order_key = root_key(config.seed, "align", name, "stars")
     stars, aside = _survey_parts(survey, seen, held, arm, settings, key=order_key)
     source = _source(arm, preprocessing, settings, pre, variables, stars)
-    scale_key, decoder_key, fit_key = jax.random.split(stage_key(config, name, ALIGN), 3)
+    scale_key, decoder_key, fit_key = jax.random.split(root_key(config.seed, "align", name), 3)
     first = [draw_batch(source, scale_key, jnp.asarray(i, jnp.int32)) for i in range(settings.scale_batches)]
     features = np.concatenate(
         [np.asarray(_features(arm.model, variables, b.library)[settings.batch_size :]) for b in first]
@@ -202,9 +201,8 @@ def _align_arm(
     run = Run(settings, pre.steps, fit_key, folder, meta, f"align {name}")
     aligned = fit(task, run.optimizer(), run).params["network"]
     # With the distribution of the labels, for `predict.combine`.
-    prior_key = jax.random.fold_in(fit_key, PRIOR)
     libraries = (source.library.library, source.matched.library)
-    prior = label_prior([(1.0, arm.library_targets(prior_key, library)) for library in libraries])
+    prior = label_prior([(1.0, arm.library_targets(fit_key, library)) for library in libraries])
     out = {"params": aligned, "batch_stats": variables["batch_stats"], "prior": prior}
     checkpoint.save_final(folder / "final", out, meta | {"step": run.total})
 

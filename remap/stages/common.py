@@ -32,6 +32,7 @@ from remap.sampling.batches import FinishedSource
 from remap.sampling.sources import Library, in_chunks, random_labels
 from remap.store import checkpoint
 from remap.store.workdir import check_preprocessing, stage_folder
+from remap.train.keys import named_key
 from remap.train.loop import FitSettings, OnEpoch, Run, fit
 from remap.train.objectives import NetworkObjective, Task
 from remap.train.optim import Rule
@@ -57,13 +58,17 @@ class Arm:
         return FinishedSource(spectra, self.edges, self.normalize)
 
     def library_targets(self, key: jax.Array, library: Library) -> jax.Array:
-        """Soft labels [L, S, K] of spectra as they are drawn from the library."""
+        """Soft labels [L, S, K] of spectra as they are drawn from the library.
+
+        Args:
+          key: of the run, of which a part of its own is used.
+        """
+        key = named_key(key, "prior")
         labels = random_labels(key, library, -(-PRIOR_SPECTRA // len(library.cells)))
         return soft_labels(labels, jnp.broadcast_to(library.sigma, labels.shape), self.edges)
 
 
-# Of the labels in training: folded into the key, and the number of spectra by which it is found.
-PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
+PRIOR_SPECTRA = 4096  # by which the distribution of the labels in training is found
 
 
 def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> Arm:

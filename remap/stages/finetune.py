@@ -33,7 +33,6 @@ from remap.sampling.batches import (
 from remap.sampling.correction import CHUNK, apply_correction, fit_correction
 from remap.sampling.sources import Stars, node_cells
 from remap.stages.common import (
-    PRIOR,
     Arm,
     Training,
     first_network,
@@ -51,7 +50,7 @@ from remap.store.workdir import (
     stage_folder,
     write_config,
 )
-from remap.train.keys import FINETUNE, stage_key
+from remap.train.keys import root_key
 from remap.train.loop import FitSettings
 from remap.train.objectives import NetworkObjective
 from remap.train.optim import layer_rules
@@ -197,7 +196,7 @@ def finetuning(
     survey = _open_survey(workdir, arm, split, config.predict.min_coverage)
     if not survey.train.any():
         raise ValueError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
-    init_key, fit_key = jax.random.split(stage_key(config, name, FINETUNE, fold + 1))
+    init_key, fit_key = jax.random.split(root_key(config.seed, "finetune", name, "fold", fold))
     if settings.init == "scratch":
         variables = init_variables(arm.model, init_key, len(arm.wave))
     else:
@@ -214,7 +213,7 @@ def finetuning(
     parts = [(settings.observed, soft_labels(train.labels, train.errors, arm.edges))]
     if rehearsal is not None:
         library = rehearsal.spectra.library
-        targets = arm.library_targets(jax.random.fold_in(fit_key, PRIOR), library)
+        targets = arm.library_targets(fit_key, library)
         parts.append((settings.replayed, targets))
         rehearsal = arm.finished(rehearsal)
     if anchors is not None:

@@ -20,11 +20,11 @@ from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch, join, paper_set_size
 from remap.sampling.batches import FinishedSource, LibrarySource
 from remap.sampling.sources import Library
-from remap.stages.common import PRIOR, Arm, Training, open_arm, train_network
+from remap.stages.common import Arm, Training, open_arm, train_network
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, load_library, stage_folder, write_config
 from remap.train.embeddings import EmbeddingSettings, embedding_recorder, fixed_spectra
-from remap.train.keys import PRETRAIN, stage_key
+from remap.train.keys import root_key
 from remap.train.loop import FitSettings, OnEpoch, draw_batch, run_keys
 from remap.train.objectives import NetworkObjective
 
@@ -114,7 +114,7 @@ def pretraining(
     arm = open_arm(config, preprocessing, name, "pretrain")
     settings = record(PretrainSettings, config.pretrain, "pretrain")
     library = load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
-    key = stage_key(config, name, PRETRAIN)
+    key = root_key(config.seed, "pretrain", name)
     init_key, split_key, fit_key, validation_key = jax.random.split(key, 4)
     # The library's "stars" are its cells (or nodes): held-out ones give no training spectrum.
     order = np.asarray(jax.random.permutation(split_key, len(library.cells)))
@@ -131,7 +131,7 @@ def pretraining(
         max(1, size // settings.batch_size),
         fit_key,
         validation_key,
-        label_prior([(1.0, arm.library_targets(jax.random.fold_in(fit_key, PRIOR), library))]),
+        label_prior([(1.0, arm.library_targets(fit_key, library))]),
     )
 
 

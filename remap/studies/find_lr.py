@@ -17,7 +17,7 @@ from remap.report.plots import learning_rates
 from remap.stages.pretrain import Pretraining, pretraining
 from remap.store.atomic import write_json
 from remap.store.workdir import check_prepared
-from remap.train.loop import draw_batch, train_step
+from remap.train.loop import draw_batch, run_keys, train_step
 from remap.train.objectives import NetworkObjective
 from remap.train.optim import make_optimizer
 from remap.train.state import init_state
@@ -83,13 +83,13 @@ def range_test(start: Pretraining, settings: RangeSettings) -> RangeTest:
     optimizer = make_optimizer(((".*", 1.0),), schedule, clip_norm=start.settings.clip_norm)
     first = jax.tree.map(jnp.array, start.variables)
     state = init_state(first["params"], first["batch_stats"], optimizer)
-    batch_key, dropout_key = jax.random.split(start.fit_key)
+    keys = run_keys(start.fit_key)
     losses: list[float] = []
     smooth: list[float] = []
     running, diverged = 0.0, False
     for i in range(settings.steps):
-        batch = draw_batch(start.source, batch_key, jnp.asarray(i, jnp.int32))
-        state, terms = train_step(state, batch, dropout_key, objective=objective, optimizer=optimizer)
+        batch = draw_batch(start.source, keys.batches, jnp.asarray(i, jnp.int32))
+        state, terms = train_step(state, batch, keys.dropout, objective=objective, optimizer=optimizer)
         value = float(terms.total)
         if not np.isfinite(value):
             diverged = True

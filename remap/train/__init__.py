@@ -10,7 +10,7 @@ from remap.train.embeddings import (
     fixed_spectra,
     read_embeddings,
 )
-from remap.train.keys import stage_key
+from remap.train.keys import named_key, root_key
 from remap.train.loop import (
     DivergedError,
     FitSettings,
@@ -79,12 +79,13 @@ __all__ = [
     "layer_rules",
     "make_optimizer",
     "match_rules",
+    "named_key",
     "read_cycles",
     "read_embeddings",
     "reestimate_stats",
+    "root_key",
     "run_keys",
     "running_means",
     "sgdr",
-    "stage_key",
     "train_step",
 ]

@@ -141,16 +141,17 @@ class DivergedError(FloatingPointError):
 
 
 class RunKeys(NamedTuple):
-    """The keys of one run: of the batches it trains on, of dropout, of the batches for the statistics."""
+    """The keys of one run: of the batches it trains on and of dropout, and the same for the statistics."""
 
     batches: Array
     dropout: Array
     stats: Array
+    stats_dropout: Array
 
 
 def run_keys(key: Array) -> RunKeys:
     """The keys of a run from its root key."""
-    return RunKeys(*jax.random.split(key, 3))
+    return RunKeys(*jax.random.split(key, 4))
 
 
 # The programs of a run. Sources bring their arrays with them, objectives and optimisers are known by what they
@@ -214,12 +215,12 @@ def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted
         keep = cycles.cycle_recorder(run.folder, settings.epochs_per_cycle)
         run = dataclasses.replace(run, on_epoch=_both(run.on_epoch, keep))
     state = _train(task, optimizer, run)
-    stats_key = run_keys(run.key).stats
+    keys = run_keys(run.key)
 
     def settled(params: Any) -> Fitted:
         steps = range(settings.stats_batches)
-        batches = (draw_batch(task.source, stats_key, jnp.asarray(i, jnp.int32)) for i in steps)
-        return Fitted(params, task.objective.settle(params, state.model_state, batches, stats_key))
+        batches = (draw_batch(task.source, keys.stats, jnp.asarray(i, jnp.int32)) for i in steps)
+        return Fitted(params, task.objective.settle(params, state.model_state, batches, keys.stats_dropout))
 
     if settings.average == "last":
         return Fitted(state.params, state.model_state)

@@ -219,7 +219,7 @@ def test_the_best_average_is_that_of_the_least_validation_loss(run, whole, tmp_p
 def _statistics(params, like):
     keys = loop.run_keys(jax.random.key(0))
     batches = [batch_fn(keys.stats, jnp.asarray(i), jnp.asarray(-1)) for i in range(SETTINGS.stats_batches)]
-    return reestimate_stats(MODEL, params, like, batches, keys.stats)
+    return reestimate_stats(MODEL, params, like, batches, keys.stats_dropout)
 
 
 def test_without_averaging_the_result_is_the_last_step_with_its_running_statistics(
@@ -239,6 +239,20 @@ def test_without_averaging_the_result_is_the_last_step_with_its_running_statisti
     assert not same(found["batch_stats"], whole[1]["batch_stats"])
     with pytest.raises(ValueError, match=r"average must be one of .*'best', 'snapshots'.*found 'mean'"):
         dataclasses.replace(SETTINGS, average="mean")
+
+
+def test_statistics_are_found_with_keys_that_their_batches_do_not_have(run, tmp_path, monkeypatch):
+    given = []
+
+    def settle(self, params, model_state, batches, key):
+        given.append(key)
+        return model_state
+
+    monkeypatch.setattr(NetworkObjective, "settle", settle)
+    run(tmp_path, settings=dataclasses.replace(SETTINGS, cycles=1))
+    keys = loop.run_keys(jax.random.key(0))
+    assert given == [keys.stats_dropout]
+    assert given != [keys.stats]
 
 
 def test_frozen_statistics_stay_as_given(run, variables, tmp_path):
