@@ -11,6 +11,7 @@ from helpers import tiny
 from remap import load
 from remap.predict.predictor import ArmInputs
 from remap.sampling import batches as parts
+from remap.sampling import correction
 from remap.spectra import SpectrumError
 from remap.stages import common
 from remap.stages.finetune import finetune, finetuning
@@ -20,6 +21,7 @@ from remap.store import checkpoint
 from remap.store.records import read_records
 from remap.store.stars import STATUS_UNREADABLE, fold_split, selected
 from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
+from remap.train import loop
 from remap.train.embeddings import read_embeddings
 from remap.train.loop import Fitted, draw_batch
 
@@ -565,3 +567,36 @@ def test_the_paper_s_fixed_set_takes_noise_alone(tiny_data, prepared_arm, tmp_pa
     if section == "augment":
         with pytest.raises(ValueError, match=r"'paper' is a fixed set"):
             pretrain(config, workdir)
+
+
+def test_folds_share_their_compiled_programs(tiny_data, tiny_workdir, tmp_path):
+    """Their stars are others, and more or fewer; the normaliser alone takes seconds to compile for each shape."""
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    change = {
+        "split__folds": 3,
+        "finetune__batch_size": 8,
+        "finetune__rehearsal": 0.25,
+        "finetune__correction": "linear",
+        "finetune__residual_weight": (0.0, 1.0),
+        "finetune__unlabelled": 0.25,
+        "finetune__anchor": ("logg",),
+    }
+    programs = (
+        loop.draw_batch,
+        loop.train_step,
+        loop.evaluate,
+        parts._normalized,
+        correction._ratios,
+        common._pmfs,
+    )
+    sizes, stars = [], []
+    for fold in (0, 1, 2):
+        config = tiny.config(tiny_data, split__run=(fold,), **change)
+        split = fold_split(readable(workdir), config, fold)
+        stars.append([int((split == part).sum()) for part in ("train", "val")])
+        finetune(config, workdir)
+        sizes.append([program._cache_size() for program in programs])
+    assert len({tuple(s) for s in stars}) > 1, stars
+    assert sizes[1] == sizes[2] == sizes[0]
