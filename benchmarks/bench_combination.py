@@ -19,8 +19,8 @@ from launch import cli
 from remap.pmf.calibration import KINDS, CalibrationSettings, fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll
-from remap.predict.held_out import HeldOut, held_out
-from remap.store.stars import in_group, readable_stars
+from remap.predict.held_out import HeldOut, predict_survey
+from remap.store.stars import readable_stars, within
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of bench_miles to use.")
 PARTS = 10
@@ -45,10 +45,11 @@ def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.nda
         config.seed = seed
     settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
     stars = readable_stars(workdir)
-    dwarfs = in_group(stars, config.evaluate.groups["dwarfs"])
+    dwarfs = within(stars, config.evaluate.groups["dwarfs"])
     ids = np.asarray(stars["star_id"])
-    val, test = (held_out(config, workdir, stars, "finetune", p, calibrated=False) for p in ("val", "test"))
-    fitted_to = np.flatnonzero(val.tested & in_group(stars, config.calibrate.select))
+    survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
+    val, test = survey.held_out("val"), survey.held_out("test")
+    fitted_to = np.flatnonzero(val.tested & within(stars, config.calibrate.select))
     part = np.random.default_rng(seed).permutation(len(fitted_to)) % PARTS
     out = {}
     for j, bins in enumerate(val.predictor.preprocessing.labels):

@@ -42,7 +42,7 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store import checkpoint
 from remap.store.atomic import write_json
-from remap.store.stars import in_group, readable_stars
+from remap.store.stars import readable_stars, within
 from remap.store.workdir import read_preprocessing, share, stage_folder, write_config
 
 ARGUMENT = flags.DEFINE_string(
@@ -143,7 +143,7 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
     held = sky.held[matched.stars]
     groups = {"all": np.ones(len(held), bool), "kept aside": held}
     for group, limits in config.evaluate.groups.items():
-        groups[group] = in_group(stars, limits)[matched.stars]
+        groups[group] = within(stars, limits)[matched.stars]
     return {
         "domains": {
             g: compare(gap_settings(config), *(f[keep] for f in features)) for g, keep in groups.items()
@@ -196,7 +196,7 @@ def label_errors(
     """group -> label -> errors of every star, coverage of the 68 % intervals, CRPS of every star."""
     out: dict[str, Any] = {}
     for group, limits in config.evaluate.groups.items():
-        member = in_group(stars, limits) & usable
+        member = within(stars, limits) & usable
         for label, edges in catalogue.edges.items():
             truth = np.asarray(stars[label], float)[member]
             pmf = catalogue.pmfs[label][member]

@@ -27,7 +27,7 @@ from remap.stages.finetune import finetune
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store.atomic import write_json
-from remap.store.stars import in_group, readable_stars
+from remap.store.stars import readable_stars, within
 from remap.store.workdir import share
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
@@ -122,14 +122,14 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
     for method, fit in BASELINES.items() if variant == "fine-tuned" else ():
         medians[method] = timed(method, held_out_predictions, config, base, stars, fit)
         for group, limits in config.evaluate.groups.items():
-            member = in_group(stars, limits)
+            member = within(stars, limits)
             for name, found in medians[method].items():
                 truth = np.asarray(stars[name], float)[member]
                 row = {"stage": method, "group": group, "label": name}
                 rows.append(row | residual_table(found[member], truth))
     residuals = {}
     for group, limits in config.evaluate.groups.items():
-        member = in_group(stars, limits)
+        member = within(stars, limits)
         residuals[group] = {
             method: {n: (v[member] - np.asarray(stars[n], float)[member]).tolist() for n, v in found.items()}
             for method, found in medians.items()

@@ -25,7 +25,7 @@ from remap.pmf.metrics import coverage, crps, residual_table
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import held_out
 from remap.store.checkpoint import has_final
-from remap.store.stars import in_group
+from remap.store.stars import within
 from remap.store.workdir import stage_folder
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def label_rows(
     rows = []
     for route, found in routes.items():
         for group, limits in config.evaluate.groups.items():
-            member = in_group(stars, limits) & sky.usable
+            member = within(stars, limits) & sky.usable
             for label, edges in found.edges.items():
                 truth = np.asarray(stars[label], float)
                 known = member & np.isfinite(truth)

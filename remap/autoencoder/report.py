@@ -38,13 +38,13 @@ from remap.autoencoder.members import (
 from remap.autoencoder.regress import load_regressors
 from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, open_sky, open_source
 from remap.network.discrepancy import median_distance
-from remap.predict.catalogue import Catalogue, write_catalogue
+from remap.predict.catalogue import Catalogue
 from remap.report.maps import latent_maps
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
-from remap.store.stars import in_group, readable_stars
+from remap.store.stars import readable_stars, within
 from remap.store.workdir import check_prepared
 from remap.train.keys import root_key
 
@@ -85,14 +85,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
         "after": estimate_sky(config, workdir, members["adapted"], sky, adapted=True, date=date),
     }
     for name, found in catalogues.items():
-        write_catalogue(
-            out / ("estimates.fits" if name == "after" else "before.fits"),
-            found.table,
-            found.pmfs,
-            found.edges,
-            found.meta,
-            overwrite=True,
-        )
+        found.write(out / ("estimates.fits" if name == "after" else "before.fits"), overwrite=True)
     names = [b.name for b in preprocessing.labels]
     rows = label_rows(config, workdir, stars, sky, catalogues)
     labels = Table(rows + _library_rows(config, workdir, members, held, names))
@@ -104,7 +97,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
         features = _features(members, sky, matched, chunk=config.autoencoder.chunk)
         groups = {"all": np.ones(len(stars), bool), "kept aside": sky.held}
         for name, limits in config.evaluate.groups.items():
-            groups.setdefault(name, in_group(stars, limits))
+            groups.setdefault(name, within(stars, limits))
         groups = {name: mask[matched.stars] for name, mask in groups.items()}
         domains = Table(_domain_rows(gap, pairs(features, config.regressor.encoder), groups))
     tables = {"labels": labels, "reconstruction": reconstruction} | (
@@ -309,7 +302,7 @@ def _plot(
         out / "one_to_one.png",
         catalogue.table,
         stars,
-        {name: in_group(stars, limits) for name, limits in config.evaluate.groups.items()},
+        {name: within(stars, limits) for name, limits in config.evaluate.groups.items()},
         labels=list(catalogue.edges),
         title="autoencoder route: no label of these stars was used",
     )

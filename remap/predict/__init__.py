@@ -10,8 +10,9 @@ from remap.predict.catalogue import (
     read_catalogue,
     write_catalogue,
 )
-from remap.predict.held_out import HeldOut, predict_held_out
-from remap.predict.predictor import ArmInputs, ArmPrediction, Network, Predictor, load
+from remap.predict.ensemble import Network
+from remap.predict.held_out import HeldOut, SurveyPrediction, predict_held_out, predict_survey
+from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
 
 __all__ = [
     "ArmInputs",
@@ -20,12 +21,15 @@ __all__ = [
     "Flag",
     "HeldOut",
     "Network",
+    "NormalizedArm",
     "Predictor",
+    "SurveyPrediction",
     "build_catalogue",
     "check_output",
     "describe",
     "load",
     "predict_held_out",
+    "predict_survey",
     "provenance",
     "read_catalogue",
     "write_catalogue",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,15 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
+from remap.config import ConfigError, config_to_json
 from remap.pmf.calibration import Calibration, FoldCalibration
 from remap.predict.catalogue import Catalogue
-from remap.predict.predictor import ArmInputs, ArmPrediction, Predictor, load
-from remap.store.stars import fold_split
-from remap.store.workdir import load_survey, read_calibration
+from remap.predict.ensemble import check_common, check_config, mean_pmf
+from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
+from remap.store.stars import read_split
+from remap.store.workdir import check_prepared, load_survey, read_calibration
+
+_SIZES = ("batch_size", "small_batch_size")  # of `predict`: they change the speed alone
 
 
 class HeldOut(NamedTuple):
@@ -30,6 +35,107 @@ class HeldOut(NamedTuple):
         return self.predictor.combine(self.arms, list(stars["file"]), star_ids=list(stars["star_id"]))
 
 
+class SurveyInputs(NamedTuple):
+    """The survey's spectra of one arm, before and after normalisation."""
+
+    raw: ArmInputs
+    normalized: NormalizedArm
+
+
+class SurveyPrediction(NamedTuple):
+    """What every network of a stage says of every survey spectrum; which of them may speak is `held_out`'s choice."""
+
+    predictor: Predictor
+    stars: Table  # S rows
+    inputs: dict[str, SurveyInputs]
+    pmfs: dict[str, np.ndarray]  # arm -> float32[M, L, S, K], of each network
+    splits: dict[int, np.ndarray]  # fold -> str[S], who trained its networks; {} where no star trained any
+    calibrations: dict[int, Calibration]  # fold -> fit without its test stars, {} without a calibration
+
+    def held_out(self, part: str = "test", *, calibrated: bool = True) -> HeldOut:
+        """Each star by networks that did not train on it, where there are any.
+
+        Args:
+          part: "test" for the test stars, each by its own fold, and the stars that no fold trains or tests on, by
+            the mean over all; "val" for the validation stars, each by the first of the folds in which it is one:
+            for choosing settings.
+          calibrated: use the calibration, if the predictor has one.
+        """
+        chosen = {arm: np.array(mean_pmf(each)) for arm, each in self.pmfs.items()}
+        tested, of_star = self._sides(part)
+        for fold in self.splits:
+            mine = of_star == fold
+            for arm, each in self.pmfs.items():
+                own = np.array(self.predictor.networks[arm].folds) == fold
+                chosen[arm][:, mine] = np.asarray(mean_pmf(each[own]))[:, mine]
+        arms = {
+            arm: self.predictor.arm_prediction(x.raw, chosen[arm], x.normalized.trouble)
+            for arm, x in self.inputs.items()
+        }
+        calibration = self.predictor.calibration if calibrated else None
+        if calibration is not None:
+            calibration = FoldCalibration(self.calibrations, of_star, calibration)
+        return HeldOut(dataclasses.replace(self.predictor, calibration=calibration), arms, tested, of_star)
+
+    def _sides(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """`tested` and `fold` of `HeldOut`."""
+        of_star = np.full(len(self.stars), -1)
+        if not self.splits:
+            return np.ones(len(self.stars), bool), of_star
+        # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
+        ids = np.asarray(self.stars["star_id"])
+        first = next(iter(self.splits.values()))
+        tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
+        for fold, split in self.splits.items():
+            mine = np.isin(ids, ids[split == part]) & ~tested
+            tested |= mine
+            of_star[mine] = fold
+        return tested, of_star
+
+
+def predict_survey(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stars: Table,
+    stage: str,
+    *,
+    calibrated: bool = True,
+    inputs: Mapping[str, SurveyInputs] | None = None,
+) -> SurveyPrediction:
+    """Runs every network of a stage once on all survey spectra, which are normalised once.
+
+    Args:
+      config: must be that of the folder's data and, for the stage "finetune", of its networks; `split.run` says which
+        folds are used.
+      stars: S rows of `store.stars.readable_stars`.
+      calibrated: read the calibration of the fine-tuned networks, where there is one.
+      inputs: those of another stage's prediction in the same folder, not to normalise the spectra again.
+
+    Raises:
+      FileNotFoundError: the stage has not been run, or not for all folds.
+      ConfigError: the config contradicts the networks or the folder, the networks do not belong together, or the
+        calibration lacks a fold; names the folder and both values.
+      ValueError: the survey is not that of the split, and what `predictor.load` raises.
+    """
+    workdir = Path(workdir)
+    folds = list(config.split.run) if stage == "finetune" else None
+    predictor = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
+    check_prepared(config, workdir)
+    recorded, own = ({"predict": c["predict"]} for c in (predictor.config, config_to_json(config)))
+    check_common(recorded, own, f"{workdir / 'config.json'}: other settings than the config's", free=_SIZES)
+    splits, calibrations = {}, {}
+    if stage == "finetune":
+        check_config(predictor.description, config, f"{workdir / stage}")
+        splits = {fold: read_split(workdir, stars, config, tuple(predictor.networks), fold) for fold in folds}
+        if predictor.calibration is not None:
+            calibrations = _fold_calibrations(workdir, folds)
+    if inputs is None:
+        raw = {arm: _inputs(workdir, arm, stars) for arm in predictor.networks}
+        inputs = {arm: SurveyInputs(x, predictor.normalize_arm(arm, x)) for arm, x in raw.items()}
+    pmfs = {arm: predictor.member_pmfs(arm, x.normalized.flux, x.raw.valid) for arm, x in inputs.items()}
+    return SurveyPrediction(predictor, stars, dict(inputs), pmfs, splits, calibrations)
+
+
 def held_out(
     config: ml_collections.ConfigDict,
     workdir: Path,
@@ -41,38 +147,9 @@ def held_out(
 ) -> HeldOut:
     """Predicts all survey stars, each by networks that did not train on it where there are any.
 
-    With `part` "val" the tested stars are the validation stars (each by the first of the folds in which it is
-    one) instead of the test stars and those that were not selected: for choosing settings.
+    For one part of the stars; who wants more keeps the result of `predict_survey`, which says what is refused.
     """
-    of_star = np.full(len(stars), -1)
-    folds = None if stage != "finetune" else config.split.run
-    everyone = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
-    inputs = {arm: _inputs(workdir, arm) for arm in everyone.preprocessing.arms}
-    arms = {arm: everyone.predict_arm(arm, x) for arm, x in inputs.items()}
-    if stage != "finetune":
-        return HeldOut(everyone, arms, np.ones(len(stars), bool), of_star)
-    splits = {fold: fold_split(stars, config, fold) for fold in config.split.run}
-    first = next(iter(splits.values()))
-    # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
-    ids = np.asarray(stars["star_id"])
-    tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
-    for fold, split in splits.items():
-        mine = np.isin(ids, ids[split == part]) & ~tested
-        tested |= mine
-        of_star[mine] = fold
-        if not mine.any():
-            continue
-        one = load(workdir, stage=stage, folds=[fold], calibrated=False)
-        for arm, x in inputs.items():
-            held = one.predict_arm(arm, ArmInputs(x.flux[mine], x.valid[mine], x.snr[mine]))
-            arms[arm].pmf[:, mine] = held.pmf
-    if everyone.calibration is not None:
-        found = read_calibration(workdir)
-        by_fold = {int(k): Calibration.from_json(v) for k, v in found["folds"].items()}
-        everyone = dataclasses.replace(
-            everyone, calibration=FoldCalibration(by_fold, of_star, everyone.calibration)
-        )
-    return HeldOut(everyone, arms, tested, of_star)
+    return predict_survey(config, workdir, stars, stage, calibrated=calibrated).held_out(part)
 
 
 def predict_held_out(
@@ -89,6 +166,24 @@ def predict_held_out(
     return found.catalogue(stars), found.tested
 
 
-def _inputs(workdir: Path, arm: str) -> ArmInputs:
+def _inputs(workdir: Path, arm: str, stars: Table) -> ArmInputs:
     survey, snr = load_survey(workdir, arm)
+    if len(survey.flux) != len(stars):
+        raise ValueError(
+            f"{workdir / 'data'}: expected {len(stars)} spectra of arm {arm}, as many as readable stars in "
+            f"stars.ecsv, found {len(survey.flux)}"
+        )
     return ArmInputs(survey.flux, survey.valid, snr)
+
+
+def _fold_calibrations(workdir: Path, folds: list[int]) -> dict[int, Calibration]:
+    """The fits for the stars that each fold tests, none of which took part in them."""
+    found = {
+        int(key): Calibration.from_json(value) for key, value in read_calibration(workdir)["folds"].items()
+    }
+    if missing := sorted(set(folds) - set(found)):
+        raise ConfigError(
+            f"{workdir / 'calibration.json'}: expected fits for the folds {folds}, found {sorted(found)}: without "
+            f"those of {missing}, stars would be calibrated by themselves; run launch.calibrate again"
+        )
+    return {fold: found[fold] for fold in folds}

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from remap import io
-from remap.continuum.normalizers import Normalizer, get_normalizer
-from remap.network.resnet import ResNet1D, build_model
+from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates, Calibration
 from remap.pmf.distributions import arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
+from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import observed_on_grid, scale_to_unit, snr_estimate, usable
 from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError
-from remap.store import checkpoint
-from remap.store.checkpoint import unstack
-from remap.store.workdir import (
-    check_preprocessing,
-    finished_folds,
-    network_description,
-    read_calibration,
-    read_config,
-    read_preprocessing,
-    stage_folder,
-)
+from remap.store.checkpoint import check_equal
+from remap.store.workdir import network_description, read_calibration, read_config, read_preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +36,13 @@ class ArmInputs(NamedTuple):
     snr: np.ndarray  # float[S], NaN = unknown
 
 
+class NormalizedArm(NamedTuple):
+    """The same after normalisation."""
+
+    flux: np.ndarray  # float32[S, N]
+    trouble: np.ndarray  # bool[S], the normaliser raised a flag
+
+
 class ArmPrediction(NamedTuple):
     """What the networks of one arm say."""
 
@@ -55,15 +51,6 @@ class ArmPrediction(NamedTuple):
     coverage: np.ndarray  # float[S], valid fraction of the arm
     snr: np.ndarray  # float[S]
     trouble: np.ndarray  # bool[S], the normaliser raised a flag
-
-
-class Network(NamedTuple):
-    """The members of one arm: variables stacked along a leading axis."""
-
-    model: ResNet1D
-    variables: Any
-    steps: tuple[int, ...]  # training steps of each member
-    prior: np.ndarray | None = None  # float[L, K], PMFs of the labels in training, mean over the members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +62,14 @@ class Predictor:
       networks: arm -> its networks.
       config: the settings recorded in the working folder.
       calibration: widens the combined PMFs; None = they stay as the networks give them.
+      description: what the networks' trainings share (stage, config, split), as JSON values.
     """
 
     preprocessing: Preprocessing
     networks: Mapping[str, Network]
     config: Mapping[str, Any]
     calibration: Calibrates | None = None
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -109,36 +98,71 @@ class Predictor:
         return out
 
     def predict_arm(self, arm: str, inputs: ArmInputs) -> ArmPrediction:
-        """PMFs of one arm, in batches of one shape.
+        """PMFs of one arm, the mean over its networks, in batches of one shape.
 
         Spectra without enough valid pixels (`predict.min_coverage`) are not used: their PMFs are NaN.
         """
-        limits = self.config["predict"]
-        count = len(inputs.flux)
-        # Two shapes only, because the normaliser takes seconds to compile for each.
-        batch = limits["small_batch_size"] if count <= limits["small_batch_size"] else limits["batch_size"]
-        network, settings = self.networks[arm], self.preprocessing.continuum_settings(arm)
-        method = get_normalizer(self.preprocessing.continuum["name"])
         pmfs, troubles = [], []
-        for i in range(0, count, batch):
-            flux, valid = inputs.flux[i : i + batch], inputs.valid[i : i + batch]
-            missing = batch - len(flux)
-            flux = np.pad(flux, ((0, missing), (0, 0)), constant_values=1.0)
-            valid = np.pad(valid, ((0, missing), (0, 0)), constant_values=True)
-            pmf, trouble = _pmfs(
-                network.variables,
-                jnp.asarray(flux),
-                jnp.asarray(valid),
-                model=network.model,
-                method=method,
-                settings=settings,
+        for flux, valid, count in self._batches(inputs.flux, inputs.valid):
+            flux, trouble = self._normalize(arm, flux, valid)
+            pmfs.append(np.asarray(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
+            troubles.append(np.asarray(trouble)[:count])
+        return self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
+
+    def normalize_arm(self, arm: str, inputs: ArmInputs) -> NormalizedArm:
+        """Spectra of one arm as its networks take them, for more than one use: `predict_arm` keeps none."""
+        fluxes, troubles = [], []
+        for flux, valid, count in self._batches(inputs.flux, inputs.valid):
+            flux, trouble = self._normalize(arm, flux, valid)
+            fluxes.append(np.asarray(flux)[:count])
+            troubles.append(np.asarray(trouble)[:count])
+        return NormalizedArm(np.concatenate(fluxes), np.concatenate(troubles))
+
+    def member_pmfs(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """PMFs of every network of one arm.
+
+        Args:
+          flux: float32[S, N] of `normalize_arm`.
+          valid: bool[S, N].
+
+        Returns:
+          float32[M, L, S, K], in the order of `networks[arm].members`.
+        """
+        batches = self._batches(flux, valid)
+        return np.concatenate(
+            [np.asarray(self._pmfs(arm, flux, valid))[:, :, :count] for flux, valid, count in batches], axis=2
+        )
+
+    def arm_prediction(self, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray) -> ArmPrediction:
+        """PMFs float32[L, S, K] of spectra as a prediction: NaN where the arm has too few valid pixels."""
+        used = usable(inputs.flux, inputs.valid, min_coverage=self.config["predict"]["min_coverage"])
+        pmf = np.where(used[None, :, None], pmf, np.nan)
+        return ArmPrediction(pmf, used, inputs.valid.mean(axis=1), inputs.snr, trouble)
+
+    def _batches(
+        self, flux: np.ndarray, valid: np.ndarray
+    ) -> Iterator[tuple[Float[Array, "stars pixels"], Bool[Array, "stars pixels"], int]]:
+        """Spectra in batches of one shape, the last one padded, each with how many of it are spectra."""
+        limits = self.config["predict"]
+        # Two shapes only, because the normaliser takes seconds to compile for each.
+        few = len(flux) <= limits["small_batch_size"]
+        batch = limits["small_batch_size"] if few else limits["batch_size"]
+        for i in range(0, len(flux), batch):
+            count = min(batch, len(flux) - i)
+            padding = ((0, batch - count), (0, 0))
+            yield (
+                jnp.asarray(np.pad(flux[i : i + batch], padding, constant_values=1.0)),
+                jnp.asarray(np.pad(valid[i : i + batch], padding, constant_values=True)),
+                count,
             )
-            pmfs.append(np.asarray(pmf)[:, : batch - missing])
-            troubles.append(np.asarray(trouble)[: batch - missing])
-        coverage = inputs.valid.mean(axis=1)
-        used = usable(inputs.flux, inputs.valid, min_coverage=limits["min_coverage"])
-        pmf = np.where(used[None, :, None], np.concatenate(pmfs, axis=1), np.nan)
-        return ArmPrediction(pmf, used, coverage, inputs.snr, np.concatenate(troubles))
+
+    def _normalize(self, arm: str, flux: Array, valid: Array) -> tuple[Array, Array]:
+        method = get_normalizer(self.preprocessing.continuum["name"])
+        return normalize(flux, valid, method=method, settings=self.preprocessing.continuum_settings(arm))
+
+    def _pmfs(self, arm: str, flux: Array, valid: Array) -> Float[Array, "members labels stars bins"]:
+        network = self.networks[arm]
+        return jnp.stack([member_pmf(v, flux, valid, model=network.model) for v in network.members])
 
     def combine(
         self,
@@ -315,50 +339,29 @@ def load(
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
+      ConfigError: the networks of the folds and arms are not of one training (two folders and both values are
+        named).
       ValueError: the networks were trained with another preprocessing than the folder's (both values are
         named), or by another version of it; or the calibration belongs to other networks.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
     expected = read_preprocessing(workdir)
-    networks = {}
-    for arm in expected.arms:
-        if stage in ("pretrain", "align"):
-            folders = [stage_folder(workdir, stage, arm)]
-        elif stage == "finetune":
-            found = finished_folds(workdir, arm) if folds is None else folds
-            folders = [stage_folder(workdir, stage, arm, fold) for fold in found]
-            if not folders:
-                raise FileNotFoundError(
-                    f"{workdir}: expected a fine-tuned network for arm {arm}, found none; run launch.finetune, "
-                    "or predict with the stage 'pretrain'"
-                )
-        else:
-            raise ValueError(f"stage must be 'pretrain', 'align' or 'finetune', found {stage!r}")
-        members, priors, steps, model = [], [], [], None
-        for folder in folders:
-            variables, meta = checkpoint.load_final(folder / "final")
-            check_preprocessing(meta["preprocessing"], expected.to_json(), str(folder))
-            model = build_model(meta["config"]["model"], expected.labels)
-            priors.append(variables.pop("prior", None))
-            kept = meta["config"][stage].get("average") == "snapshots"
-            members += unstack(variables) if kept else [variables]
-            steps.append(int(meta["step"]))
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-        prior = None if any(p is None for p in priors) else np.mean(priors, axis=0)
-        networks[arm] = Network(model, stacked, tuple(steps), prior)
+    networks, description = read_ensemble(workdir, expected, stage, folds)
     calibration = None
     if stage == "finetune" and calibrated and (found := read_calibration(workdir)) is not None:
-        checkpoint.check_equal(
-            found["networks"], network_description(meta), f"{workdir}: calibration of other networks"
+        check_equal(
+            network_description(found["networks"]),
+            network_description(description),
+            f"{workdir}: calibration of other networks",
         )
-        checkpoint.check_equal(
+        check_equal(
             found["combine"],
             config["predict"]["combine"],
             f"{workdir}: calibration of another predict.combine",
         )
         calibration = Calibration.from_json(found["all"])
-    return Predictor(expected, networks, config, calibration)
+    return Predictor(expected, networks, config, calibration, description)
 
 
 def _rows(spectra: Spectra) -> Iterable[Spectra]:
@@ -379,22 +382,3 @@ def _mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:
     keep = used & np.isfinite(values)
     count = keep.sum(axis=0)
     return np.where(count > 0, np.where(keep, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "method", "settings"))
-def _pmfs(
-    variables: Any,
-    flux: Float[Array, "stars pixels"],
-    valid: Bool[Array, "stars pixels"],
-    *,
-    model: ResNet1D,
-    method: Normalizer,
-    settings: Any,
-) -> tuple[Float[Array, "labels stars bins"], Bool[Array, " stars"]]:
-    """Mean PMFs over the members, and where the normaliser raised a flag. One compilation per network shape."""
-    out = method.normalize_batch(flux, valid, settings=settings)
-
-    def one(member: Any) -> Array:
-        return jax.nn.softmax(model.apply(member, out.flux, valid, train=False, running=True).logits)
-
-    return jnp.mean(jax.lax.map(one, variables), axis=0), out.flags != 0

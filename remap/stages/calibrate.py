@@ -9,13 +9,13 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
+from remap.config import ConfigError
 from remap.pmf.calibration import Calibration, CalibrationSettings, fit
 from remap.pmf.distributions import combine_arms
-from remap.predict.held_out import held_out
-from remap.store import checkpoint
+from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.store.atomic import write_json
-from remap.store.stars import fold_split, in_group, readable_stars
-from remap.store.workdir import network_description, stage_folder
+from remap.store.stars import readable_stars, within
+from remap.store.workdir import network_description
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +31,59 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
     Raises:
       FileNotFoundError: the fine-tuning has not been run.
-      ValueError: there are no validation stars (`split.validation` is 0).
+      ConfigError: there are no validation stars (`split.validation` is 0, or `calibrate.select` leaves none), or
+        the config contradicts the networks (see `predict_survey`).
     """
     workdir = Path(workdir)
+    if not config.split.validation > 0:
+        raise ConfigError(
+            f"calibrate needs validation stars, found split.validation {config.split.validation}: "
+            "set split.validation above 0 and fine-tune"
+        )
     stars = readable_stars(workdir)
     settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
-    found = held_out(config, workdir, stars, "finetune", "val", calibrated=False)
+    survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
+    found = survey.held_out("val")
     if not found.tested.any():
-        raise ValueError("calibrate needs validation stars, found none: set split.validation above 0")
-    tested = found.tested & in_group(stars, config.calibrate.select)
+        raise ConfigError(
+            f"calibrate needs validation stars, found none in {workdir / 'finetune'} with split.validation "
+            f"{config.split.validation}: fine-tune with more"
+        )
+    tested = found.tested & within(stars, config.calibrate.select)
     if not tested.any():
-        raise ValueError(
+        raise ConfigError(
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"
         )
-    arms = tuple(found.arms)
+    everyone, folds = _fit(survey, found, tested, settings)
+    write_json(
+        workdir / "calibration.json",
+        {
+            "networks": network_description(survey.predictor.description),
+            "combine": survey.predictor.config["predict"]["combine"],
+            "all": everyone.to_json(),
+            "folds": {str(fold): each.to_json() for fold, each in folds.items()},
+        },
+    )
+    rows = [
+        {"label": label, "arms": key, "power": w.power, "outliers": w.outliers, "stars": w.stars}
+        for label, widenings in everyone.widenings.items()
+        for key, w in widenings.items()
+    ]
+    for row in rows:
+        logger.info("calibrate: %(label)s, arms %(arms)s: power %(power).2f, outliers %(outliers).2f", row)
+    return Table(rows=rows)
+
+
+def _fit(
+    survey: SurveyPrediction, found: HeldOut, chosen: np.ndarray, settings: CalibrationSettings
+) -> tuple[Calibration, dict[int, Calibration]]:
+    """The fit to all chosen stars, and for each fold the one without its test stars.
+
+    Args:
+      found: predictions of the validation stars.
+      chosen: bool[S], the stars to fit to.
+    """
+    arms, stars = tuple(found.arms), survey.stars
     used = np.stack([found.arms[arm].used for arm in arms])
     bins = found.predictor.preprocessing.labels
     pmfs = {
@@ -52,7 +91,6 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     }
     edges = {b.name: b.edges for b in bins}
     truth = {b.name: np.asarray(stars[b.name], float) for b in bins}
-
     method = found.predictor.config["predict"]["combine"]
     prior = {b.name: found.predictor.prior(j, b.bins) for j, b in enumerate(bins)}
 
@@ -66,27 +104,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         )
 
     ids = np.asarray(stars["star_id"])
-    folds = {}
-    for fold in config.split.run:
-        test = np.isin(ids, ids[fold_split(stars, config, fold) == "test"])
-        folds[str(fold)] = fit_on(tested & ~test).to_json()
-    everyone = fit_on(tested)
-    last = stage_folder(workdir, "finetune", arms[-1], config.split.run[-1])
-    _, meta = checkpoint.load_final(last / "final")
-    write_json(
-        workdir / "calibration.json",
-        {
-            "networks": network_description(meta),
-            "combine": method,
-            "all": everyone.to_json(),
-            "folds": folds,
-        },
-    )
-    rows = [
-        {"label": label, "arms": key, "power": w.power, "outliers": w.outliers, "stars": w.stars}
-        for label, widenings in everyone.widenings.items()
-        for key, w in widenings.items()
-    ]
-    for row in rows:
-        logger.info("calibrate: %(label)s, arms %(arms)s: power %(power).2f, outliers %(outliers).2f", row)
-    return Table(rows=rows)
+    folds = {
+        fold: fit_on(chosen & ~np.isin(ids, ids[split == "test"])) for fold, split in survey.splits.items()
+    }
+    return fit_on(chosen), folds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 from astropy.table import Table
 
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
-from remap.predict.catalogue import Catalogue, write_catalogue
-from remap.predict.held_out import held_out, predict_held_out
+from remap.predict.catalogue import Catalogue
+from remap.predict.held_out import SurveyPrediction, predict_survey
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
 from remap.store.records import read_records
-from remap.store.stars import in_group, readable_stars
+from remap.store.stars import readable_stars, within
 
 logger = logging.getLogger(__name__)
 
@@ -62,43 +61,24 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       and the slope that exact predictions would have (`metrics.attainable_slope`), coverage of the 68 % and
       95 % intervals, mean negative log likelihood and CRPS, and the distance of the PIT from uniform
       (`metrics.uniform_distance`).
+
+    Raises:
+      FileNotFoundError: no stage has been run.
+      ConfigError, ValueError: what `predict_survey` refuses, such as a config that contradicts the networks.
     """
     workdir = Path(workdir)
     stars = readable_stars(workdir)
     out = workdir / "evaluate"
-    groups = config.evaluate.groups
-    rows, snr_rows = [], []
+    rows, snr_rows, inputs = [], [], None
     for stage in STAGES if config.align.kind != "none" else ("pretrain", "finetune"):
         try:
-            found = held_out(config, workdir, stars, stage)
+            survey = predict_survey(config, workdir, stars, stage, inputs=inputs)
         except FileNotFoundError as error:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue
-        catalogue, tested = found.catalogue(stars), found.tested
-        write_catalogue(
-            out / f"{stage}.fits",
-            catalogue.table,
-            catalogue.pmfs,
-            catalogue.edges,
-            catalogue.meta,
-            overwrite=True,
-        )
-        catalogues = {stage: catalogue}
-        if found.predictor.calibration is not None:
-            plain = found._replace(predictor=dataclasses.replace(found.predictor, calibration=None))
-            catalogues["uncalibrated"] = plain.catalogue(stars)
-        for name, each in catalogues.items():
-            rows += summarize(each, stars, tested, groups, name)
-        snr_rows += _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
-        if stage == "finetune" and config.split.validation > 0:
-            held, tuned = predict_held_out(config, workdir, stars, stage, "val", calibrated=False)
-            selected = {g: v for g, v in groups.items() if (tuned & in_group(stars, v)).any()}
-            rows += summarize(held, stars, tuned, selected, "validation")
-        try:
-            _plot(out, stage, catalogue, stars, tested, groups)
-            _plot_calibration(out, stage, catalogues, stars, tested, groups)
-        except ImportError as error:
-            logger.warning("evaluate: no plot: %s", error)
+        inputs = survey.inputs
+        found, found_by_snr = _report_stage(config, out, survey, stage)
+        rows, snr_rows = rows + found, snr_rows + found_by_snr
     if not rows:
         raise FileNotFoundError(f"{workdir}: expected a finished pretrain or finetune stage, found neither")
     table, snr_table = Table(rows=rows), Table(rows=snr_rows)
@@ -121,6 +101,32 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     return table
 
 
+def _report_stage(
+    config: ml_collections.ConfigDict, out: Path, survey: SurveyPrediction, stage: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Writes the catalogue and the figures of a stage; its rows of the summary and of the table by SNR."""
+    stars, groups = survey.stars, config.evaluate.groups
+    found = survey.held_out()
+    catalogue, tested = found.catalogue(stars), found.tested
+    catalogue.write(out / f"{stage}.fits", overwrite=True)
+    catalogues = {stage: catalogue}
+    if found.predictor.calibration is not None:
+        catalogues["uncalibrated"] = survey.held_out(calibrated=False).catalogue(stars)
+    rows = []
+    for name, each in catalogues.items():
+        rows += summarize(each, stars, tested, groups, name)
+    if stage == "finetune" and config.split.validation > 0:
+        held = survey.held_out("val", calibrated=False)
+        selected = {g: v for g, v in groups.items() if (held.tested & within(stars, v)).any()}
+        rows += summarize(held.catalogue(stars), stars, held.tested, selected, "validation")
+    try:
+        _plot(out, stage, catalogue, stars, tested, groups)
+        _plot_calibration(out, stage, catalogues, stars, tested, groups)
+    except ImportError as error:
+        logger.warning("evaluate: no plot: %s", error)
+    return rows, _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
+
+
 def brief(summary: Table) -> str:
     """The columns of the summary that fit on a screen, as text."""
     return "\n".join(summary[list(BRIEF)].pformat(max_lines=-1, max_width=-1))
@@ -136,7 +142,7 @@ def summarize(
     """Rows of the report, one per group and label."""
     rows = []
     for group, limits in groups.items():
-        member = tested & in_group(stars, limits)
+        member = tested & within(stars, limits)
         for label, edges in catalogue.edges.items():
             truth = np.asarray(stars[label], float)[member]
             predicted = np.asarray(catalogue.table[label], float)[member]
@@ -167,7 +173,7 @@ def _by_snr(
     """Rows of `tables.by_snr`, one per group, label and bin."""
     rows = []
     for group, limits in groups.items():
-        member = tested & in_group(stars, limits)
+        member = tested & within(stars, limits)
         for label in catalogue.edges:
             columns = catalogue.table[label], stars[label], stars[f"{label}_err"], catalogue.table["snr"]
             found = by_snr(*(np.asarray(c, float)[member] for c in columns), edges)
@@ -184,7 +190,7 @@ def _mean(values: np.ndarray) -> float:
 def _plot(
     out: Path, stage: str, catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Any]
 ) -> None:
-    member = {g: tested & in_group(stars, limits) for g, limits in groups.items()}
+    member = {g: tested & within(stars, limits) for g, limits in groups.items()}
     groups_one_to_one(
         out / f"one_to_one_{stage}.png",
         catalogue.table,
@@ -207,7 +213,7 @@ def _plot_calibration(
     names = {stage: "calibrated"} if len(catalogues) > 1 else {}
     found: dict[str, dict[str, dict[str, CalibrationFound]]] = {}
     for group, limits in groups.items():
-        member = tested & in_group(stars, limits)
+        member = tested & within(stars, limits)
         for label, edges in catalogues[stage].edges.items():
             truth = np.asarray(stars[label], float)[member]
             found.setdefault(group, {})[label] = {

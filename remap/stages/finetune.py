@@ -42,7 +42,7 @@ from remap.stages.common import (
     train_network,
 )
 from remap.store import checkpoint
-from remap.store.stars import fold_split, readable_stars, selected
+from remap.store.stars import fold_split, readable_stars, save_split, within
 from remap.store.workdir import (
     check_prepared,
     load_library,
@@ -65,12 +65,12 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
     stars = readable_stars(workdir)
-    chosen = selected(stars, config)
+    chosen = within(stars, config.finetune.select)
     logger.info("finetune: %d of %d spectra may be trained on", np.count_nonzero(chosen), len(stars))
     for fold in config.split.run:
         split = fold_split(stars, config, fold)
         for arm in preprocessing.arms:
-            _finetune_arm(config, workdir, preprocessing, arm, fold, split)
+            _finetune_arm(config, workdir, preprocessing, arm, fold, stars, split)
     write_config(workdir, config)
 
 
@@ -163,6 +163,7 @@ def _finetune_arm(
     preprocessing: Preprocessing,
     name: str,
     fold: int,
+    stars: Table,
     split: np.ndarray,
 ) -> None:
     folder = stage_folder(workdir, "finetune", name, fold)
@@ -170,6 +171,7 @@ def _finetune_arm(
     meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
     if checkpoint.is_finished(folder, meta):
         return
+    save_split(folder, stars, split, config, fold)
     start = finetuning(config, workdir, preprocessing, name, fold, split)
     averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
     # With the distribution of the labels, for `predict.combine`.

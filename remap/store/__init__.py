@@ -4,6 +4,7 @@ from remap.store.atomic import save_arrays, write_json
 from remap.store.checkpoint import (
     check_equal,
     has_final,
+    has_state,
     is_finished,
     load_final,
     open_manager,
@@ -15,7 +16,7 @@ from remap.store.checkpoint import (
     unstack,
 )
 from remap.store.records import RecordWriter, open_records, read_records
-from remap.store.stars import fold_split, in_group, readable_stars, selected
+from remap.store.stars import fold_split, read_split, readable_stars, save_split, within
 from remap.store.workdir import (
     check_prepared,
     check_preprocessing,
@@ -40,7 +41,7 @@ __all__ = [
     "finished_folds",
     "fold_split",
     "has_final",
-    "in_group",
+    "has_state",
     "is_finished",
     "load_final",
     "load_library",
@@ -53,17 +54,19 @@ __all__ = [
     "read_config",
     "read_preprocessing",
     "read_records",
+    "read_split",
     "read_stars",
     "readable_stars",
     "restore_state",
     "save_arrays",
     "save_final",
+    "save_split",
     "save_state",
-    "selected",
     "share",
     "stack",
     "stage_folder",
     "unstack",
+    "within",
     "write_config",
     "write_json",
 ]

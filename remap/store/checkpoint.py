@@ -98,6 +98,11 @@ def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[s
 
 def has_final(folder: str | Path) -> bool:
     """True if `save_final` has finished once in `folder`."""
+    return has_state(folder)
+
+
+def has_state(folder: str | Path) -> bool:
+    """True if a manager of `folder` has saved a step."""
     return Path(folder).is_dir() and bool(ocp.utils.checkpoint_steps(Path(folder).absolute()))
 
 
@@ -145,8 +150,8 @@ def _restore_final(folder: str | Path, items: Mapping[str, Any]) -> Any:
         return manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
 
 
-def check_equal(found: Any, expected: Any, where: str) -> None:
-    """Raises ValueError naming every entry in which two JSON-like descriptions differ, with both values.
+def check_equal(found: Any, expected: Any, where: str, *, error: type[ValueError] = ValueError) -> None:
+    """Raises `error` naming every entry in which two JSON-like descriptions differ, with both values.
 
     Entries called "software" may differ: a new version reads what an older one wrote, or says why it cannot by the
     versions of formats.
@@ -154,7 +159,7 @@ def check_equal(found: Any, expected: Any, where: str) -> None:
     differences = list(_differences(found, expected, ""))
     if differences:
         lines = "; ".join(f"{path}: expected {b!r}, found {a!r}" for path, a, b in differences)
-        raise ValueError(f"{where}: {lines}")
+        raise error(f"{where}: {lines}")
 
 
 def plain(value: Any) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
 from astropy.table import Table
 
+from remap.config import ConfigError, config_to_json
 from remap.sampling.folds import split_stars
-from remap.store.workdir import (
-    read_stars,
-)
+from remap.store.atomic import write_json
+from remap.store.checkpoint import check_equal, has_state
+from remap.store.workdir import read_stars, stage_folder
 
 # Status of a survey spectrum in `data/stars.ecsv`.
 STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE, STATUS_UNREADABLE = "ok", "unlabelled", "outside", "unreadable"
@@ -24,19 +27,26 @@ def readable_stars(workdir: Path) -> Table:
     return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
 
 
-def selected(stars: Table, config: ml_collections.ConfigDict) -> np.ndarray:
-    """bool[S]: stars with labels inside the bins and inside `finetune.select`."""
-    keep = np.array([s == STATUS_OK for s in stars["status"]])
-    for name, (low, high) in config.finetune.select.items():
-        value = np.asarray(stars[name], float)
+def within(stars: Table, limits: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """bool[S]: stars with labels inside the bins, and those of `limits` (label -> low, high) within the limits.
+
+    Both ends belong to the limits; a label that is not known lies within none.
+    """
+    keep = np.array([s == STATUS_OK for s in stars["status"]], bool)
+    for label, (low, high) in limits.items():
+        value = np.asarray(stars[label], float)
         with np.errstate(invalid="ignore"):
             keep &= (value >= low) & (value <= high)
     return keep
 
 
 def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np.ndarray:
-    """str[S]: "train", "val", "test" for the selected stars, "other" for the rest."""
-    chosen = selected(stars, config)
+    """str[S]: "train", "val", "test" for the stars within `finetune.select`, "other" for the rest.
+
+    This is the split that a fine-tuning would use. The one that networks have been fine-tuned with is read by
+    `read_split`.
+    """
+    chosen = within(stars, config.finetune.select)
     if not chosen.any():
         raise ValueError(f"finetune.select {dict(config.finetune.select)} leaves none of {len(stars)} stars")
     out = np.full(len(stars), "other", dtype="<U5")
@@ -50,11 +60,116 @@ def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np
     return out
 
 
-def in_group(stars: Table, limits: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    """bool[S]: stars whose known labels lie within the limits and inside the bins."""
-    keep = np.array([s == STATUS_OK for s in stars["status"]])
-    for label, (low, high) in limits.items():
-        value = np.asarray(stars[label], float)
-        with np.errstate(invalid="ignore"):
-            keep &= (value >= low) & (value <= high)
-    return keep
+def save_split(
+    folder: Path, stars: Table, split: np.ndarray, config: ml_collections.ConfigDict, fold: int
+) -> None:
+    """Writes beside a network, before it is trained, who trains it: `folder`/split.json, whole or not at all.
+
+    Args:
+      folder: of the network of one arm and fold.
+      stars: S rows of `readable_stars`.
+      split: str[S], from `fold_split`.
+
+    Raises:
+      ConfigError: a training with another split has begun in `folder`; names what differs.
+    """
+    path = _split_path(folder)
+    record = {"settings": _split_settings(config, fold), **_identity(stars), "part": split.tolist()}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found == record:
+            return
+        if has_state(folder / "checkpoints"):
+            check_equal(
+                found["settings"],
+                record["settings"],
+                f"{folder}: this run was started with other settings of the split",
+                error=ConfigError,
+            )
+            _check_stars(found, stars, path)
+            _check_parts(found["part"], record["part"], f"{path}: the split that this run was started with")
+    write_json(path, record)
+
+
+def read_split(
+    workdir: Path, stars: Table, config: ml_collections.ConfigDict, arms: Sequence[str], fold: int
+) -> np.ndarray:
+    """The split that the networks of a fold were fine-tuned with.
+
+    For networks of before it was saved, it is made again from the config, which must be known to be theirs.
+
+    Args:
+      stars: S rows of `readable_stars`.
+      arms: whose networks are asked; they must agree.
+
+    Returns:
+      str[S]: "train", "val", "test", or "other" for stars that no fold trains or tests on.
+
+    Raises:
+      ConfigError: a config with another seed, `split` or `finetune.select`, or arms with different splits.
+      ValueError: the survey table is not that of the split.
+    """
+    first, expected = None, None
+    for arm in arms:
+        path = _split_path(stage_folder(workdir, "finetune", arm, fold))
+        if path.exists():
+            found = json.loads(path.read_text())
+            check_equal(
+                found["settings"],
+                _split_settings(config, fold),
+                f"{path}: split with other settings than those of the config",
+                error=ConfigError,
+            )
+            _check_stars(found, stars, path)
+            split = np.array(found["part"], dtype="<U5")
+        else:
+            split = fold_split(stars, config, fold)
+        if expected is None:
+            first, expected = path, split
+        _check_parts(split, expected, f"{path}: the split of {first}")
+    return expected
+
+
+def _split_path(folder: Path) -> Path:
+    return folder / "split.json"
+
+
+def _split_settings(config: ml_collections.ConfigDict, fold: int) -> dict[str, Any]:
+    """What decides a split, besides the stars."""
+    plain = config_to_json(config)
+    chosen = {"seed": plain["seed"], "fold": fold, "finetune.select": plain["finetune"]["select"]}
+    return chosen | {f"split.{key}": plain["split"][key] for key in ("folds", "validation")}
+
+
+def _identity(stars: Table) -> dict[str, list[str]]:
+    return {name: [str(value) for value in stars[name]] for name in ("star_id", "file")}
+
+
+def _check_stars(found: Mapping[str, Any], stars: Table, path: Path) -> None:
+    """Raises ValueError if a saved split is that of another survey table."""
+    for name, own in _identity(stars).items():
+        saved = found[name]
+        if saved != own:
+            where = next(
+                (i for i, pair in enumerate(zip(own, saved, strict=False)) if len({*pair}) > 1), None
+            )
+            rows = (
+                f"{len(own)} of them, found {len(saved)}"
+                if where is None
+                else f"{name} {own[where]!r} in row {where}, found {saved[where]!r}"
+            )
+            raise ValueError(
+                f"{path}: expected the stars of data/stars.ecsv, {rows}; the survey was prepared anew after the "
+                "networks had been fine-tuned: fine-tune them again"
+            )
+
+
+def _check_parts(found: Sequence[str], expected: Sequence[str], where: str) -> None:
+    """Raises ConfigError if stars are on different sides."""
+    other = [(i, *pair) for i, pair in enumerate(zip(expected, found, strict=True)) if len({*pair}) > 1]
+    if other:
+        row, theirs, own = other[0]
+        raise ConfigError(
+            f"{where}: expected the same, found {len(other)} of {len(found)} spectra on another side "
+            f"(row {row}: expected {str(theirs)!r}, found {str(own)!r})"
+        )

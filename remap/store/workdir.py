@@ -7,7 +7,7 @@ workdir/data/survey_ARM.npz             survey on the arm's grid, before normali
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
-workdir/finetune/ARM/fold_K/            the same, for every fold
+workdir/finetune/ARM/fold_K/            the same, for every fold, and split.json: who trains it, who is tested
 workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
@@ -124,8 +124,12 @@ def finished_folds(workdir: Path, arm: str) -> list[int]:
 
 
 def network_description(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a calibration belongs to: how the fine-tuned networks were trained, whatever arm and fold."""
-    return {key: meta[key] for key in ("config", "split")}
+    """What a calibration belongs to: how the fine-tuned networks were trained, whatever arm and fold.
+
+    Which folds were asked for together (`split.run`) has no part in any of them.
+    """
+    split = {key: value for key, value in meta["split"].items() if key != "run"}
+    return {"config": meta["config"], "split": split}
 
 
 def read_calibration(workdir: Path) -> dict[str, Any] | None:

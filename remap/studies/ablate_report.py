@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import Table
 
 from remap.pmf.metrics import Interval, nan_mean, nan_robust, nan_std, paired_interval
-from remap.store.stars import in_group
+from remap.store.stars import within
 
 # metric -> score per star that it is made of, statistic over the stars, and how two models are compared in it.
 # The NLL of a density has no zero point, so that its ratio means nothing.
@@ -49,7 +49,7 @@ def compare(
     full = next(iter(results))
     rows = []
     for group, limits in groups.items():
-        member = in_group(stars, limits)
+        member = within(stars, limits)
         ids = np.asarray(stars["star_id"])[member]
         for label in labels:
             for metric, (score, statistic, how) in METRICS.items():

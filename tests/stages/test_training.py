@@ -19,7 +19,7 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain, pretraining
 from remap.store import checkpoint
 from remap.store.records import read_records
-from remap.store.stars import STATUS_UNREADABLE, fold_split, selected
+from remap.store.stars import STATUS_UNREADABLE, fold_split, within
 from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
 from remap.train import loop
 from remap.train.embeddings import read_embeddings
@@ -293,9 +293,9 @@ def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepa
 
 def test_only_selected_stars_with_labels_inside_the_bins_may_be_trained_on(tiny_data, tiny_prepared):
     stars = readable(tiny_prepared)
-    chosen = selected(stars, tiny.config(tiny_data))
+    chosen = within(stars, tiny.config(tiny_data).finetune.select)
     assert list(stars["file"][chosen]) == [row[0] for row in tiny.DWARFS]  # one of them lacks its metallicity
-    everyone = selected(stars, tiny.config(tiny_data, finetune__select={}))
+    everyone = within(stars, {})
     assert set(stars["file"][everyone]) - {r[0] for r in tiny.DWARFS} == {"giant_0.fits", "giant_1.fits"}
 
 

@@ -1,0 +1,171 @@
+"""The networks of a working folder that predict together: read, known to belong together, and run one by one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from remap.config import ConfigError, config_to_json
+from remap.continuum.normalizers import Normalizer
+from remap.network.resnet import ResNet1D, build_model
+from remap.preprocess.description import Preprocessing
+from remap.store import checkpoint
+from remap.store.checkpoint import check_equal, unstack
+from remap.store.workdir import check_preprocessing, finished_folds, network_description, stage_folder
+
+# What the networks of one ensemble need not share.
+_OWN = ("arm", "fold", "step", "preprocessing")
+
+
+class Network(NamedTuple):
+    """The members of one arm."""
+
+    model: ResNet1D
+    members: tuple[Any, ...]  # variables of each
+    folds: tuple[int, ...]  # of each member, -1 where the stage has none
+    steps: tuple[int, ...]  # training steps of each network on disk; snapshots of one share theirs
+    prior: np.ndarray | None = None  # float[L, K], PMFs of the labels in training, mean over the networks
+
+
+class Ensemble(NamedTuple):
+    """The networks of all arms."""
+
+    networks: dict[str, Network]
+    description: dict[
+        str, Any
+    ]  # of their training, what all of them share: stage, config, split (if fine-tuned)
+
+
+def read_ensemble(
+    workdir: Path, preprocessing: Preprocessing, stage: str, folds: Sequence[int] | None
+) -> Ensemble:
+    """The finished networks of a stage, all arms.
+
+    Args:
+      folds: of the fine-tuned networks to use; None = all that have finished.
+
+    Raises:
+      FileNotFoundError: there is no finished network of an arm or fold.
+      ConfigError: the networks do not belong together; names two folders and both values of what differs.
+      ValueError: they were trained with another preprocessing than `preprocessing`, or lie in the folder of
+        another arm, fold or stage.
+    """
+    networks: dict[str, Network] = {}
+    first, description = None, {}
+    for arm in preprocessing.arms:
+        members, owners, priors, steps = [], [], [], []
+        for fold, folder in _folders(workdir, stage, arm, folds).items():
+            variables, meta = checkpoint.load_final(folder / "final")
+            check_preprocessing(meta["preprocessing"], preprocessing.to_json(), str(folder))
+            place = {"stage": stage, "arm": arm} | ({"fold": fold} if stage == "finetune" else {})
+            check_equal({k: meta.get(k) for k in place}, place, f"{folder}: holds a network of another place")
+            if first is None:
+                first, description = folder, describe_training(meta)
+            check_equal(
+                describe_training(meta),
+                description,
+                f"{folder}: expected a network of the same training as {first}",
+                error=ConfigError,
+            )
+            priors.append(variables.pop("prior", None))
+            kept = meta["config"][stage].get("average") == "snapshots"
+            own = unstack(variables) if kept else [variables]
+            members += [jax.tree.map(jnp.asarray, member) for member in own]
+            owners += [fold] * len(own)
+            steps.append(int(meta["step"]))
+        model = build_model(description["config"]["model"], preprocessing.labels)
+        prior = None if any(p is None for p in priors) else np.mean(priors, axis=0)
+        networks[arm] = Network(model, tuple(members), tuple(owners), tuple(steps), prior)
+    return Ensemble(networks, description)
+
+
+def _folders(workdir: Path, stage: str, arm: str, folds: Sequence[int] | None) -> dict[int, Path]:
+    """Fold (-1 where the stage has none) -> the folder of its network."""
+    if stage in ("pretrain", "align"):
+        return {-1: stage_folder(workdir, stage, arm)}
+    if stage != "finetune":
+        raise ValueError(f"stage must be 'pretrain', 'align' or 'finetune', found {stage!r}")
+    found = finished_folds(workdir, arm) if folds is None else folds
+    if not found:
+        raise FileNotFoundError(
+            f"{workdir}: expected a fine-tuned network for arm {arm}, found none; run launch.finetune, "
+            "or predict with the stage 'pretrain'"
+        )
+    return {fold: stage_folder(workdir, stage, arm, fold) for fold in found}
+
+
+def describe_training(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the networks of an ensemble share, from the description that one of them is kept with."""
+    out = {key: value for key, value in meta.items() if key not in _OWN}
+    return out | (network_description(meta) if "split" in meta else {})
+
+
+def check_config(description: Mapping[str, Any], config: ml_collections.ConfigDict, where: str) -> None:
+    """Refuses a config that contradicts the networks. Fields that only one of both knows are of another version.
+
+    Args:
+      description: of an `Ensemble`.
+
+    Raises:
+      ConfigError: names `where` and both values of every difference.
+    """
+    plain = config_to_json(config)
+    trained = {**description["config"], **({"split": description["split"]} if "split" in description else {})}
+    check_common(trained, plain, f"{where}: networks of other settings than those of the config")
+
+
+def check_common(
+    found: Mapping[str, Any], config: Mapping[str, Any], where: str, *, free: Sequence[str] = ()
+) -> None:
+    """Compares recorded sections of a config with those of today, except the fields `free`.
+
+    Raises:
+      ConfigError: a section is missing, or a field that both have differs.
+    """
+    pair: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for name, value in found.items():
+        own = config.get(name, "nothing")
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            both = (value.keys() & own.keys()) - set(free)
+            value, own = ({key: section[key] for key in both} for section in (value, own))
+        pair[0][name], pair[1][name] = value, own
+    check_equal(*pair, where, error=ConfigError)
+
+
+# Programs of their own, because the normaliser takes seconds to compile: once for every shape of a batch, however
+# many networks follow.
+
+
+@functools.partial(jax.jit, static_argnames=("method", "settings"))
+def normalize(
+    flux: Float[Array, "stars pixels"],
+    valid: Bool[Array, "stars pixels"],
+    *,
+    method: Normalizer,
+    settings: Any,
+) -> tuple[Float[Array, "stars pixels"], Bool[Array, " stars"]]:
+    """Spectra without their continuum, and where the normaliser raised a flag."""
+    out = method.normalize_batch(flux, valid, settings=settings)
+    return out.flux, out.flags != 0
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def member_pmf(
+    variables: Any, flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"], *, model: ResNet1D
+) -> Float[Array, "labels stars bins"]:
+    """PMFs of one network for normalised spectra; padded bins are 0."""
+    return jax.nn.softmax(model.apply(variables, flux, valid, train=False, running=True).logits)
+
+
+@jax.jit
+def mean_pmf(pmf: Float[Array, "members labels stars bins"]) -> Float[Array, "labels stars bins"]:
+    """The mean over networks."""
+    return jnp.mean(pmf, axis=0)
