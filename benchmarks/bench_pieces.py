@@ -6,6 +6,7 @@ The folder needs the stages preprocess and pretrain. Every piece is timed in tur
 medians of processor time, and their ratio to the first of the same table. Prints Markdown.
 """
 
+import dataclasses
 import importlib
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +20,11 @@ import numpy as np
 from absl import flags
 
 from launch import cli
-from remap.network.losses import LossSettings
 from remap.stages import common, finetune, pretrain
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared
-from remap.train.loop import FitSettings, make_train_step
-from remap.train.optim import make_optimizer, sgdr
+from remap.train.loop import FitSettings, Run, draw_batch, train_step
+from remap.train.objectives import Source
 from remap.train.state import init_state
 
 ROUNDS = flags.DEFINE_integer("rounds", 60, "Times that each piece is timed.")
@@ -57,7 +57,7 @@ def main() -> None:
     pretraining = {}
     for name, change in AUGMENT.items():
         start = pretrain.pretraining(_changed(config, "augment", change), workdir, preprocessing, arm)
-        pretraining[name] = _batches(start.batch_fn, start.library)
+        pretraining[name] = _batches(start.source)
     report("pre-training, a batch of 32", pretraining)
 
     finetuning, steps = {}, {}
@@ -65,10 +65,10 @@ def main() -> None:
         changed = _changed(config, "finetune", change)
         split = fold_split(stars, changed, 0)
         start = finetune.finetuning(changed, workdir, preprocessing, arm, 0, split)
-        finetuning[name] = _batches(start.batch_fn, start.data)
+        finetuning[name] = _batches(start.source)
     report("fine-tuning, a batch of 32", finetuning)
     for name, freeze in (("batch statistics of its own", False), ("frozen statistics", True)):
-        steps[name] = _steps(config, start, freeze)
+        steps[name] = _steps(start, freeze)
     report("a training step on a batch of 32", steps)
 
 
@@ -80,24 +80,21 @@ def _changed(
     return out
 
 
-def _batches(batch_fn: Callable, data: Any) -> Callable[[int], Any]:
-    make = jax.jit(batch_fn)
-    return lambda step: make(jax.random.key(0), jnp.asarray(step, jnp.int32), data)
+def _batches(source: Source) -> Callable[[int], Any]:
+    return lambda step: draw_batch(source, jax.random.key(0), jnp.asarray(step, jnp.int32))
 
 
-def _steps(
-    config: ml_collections.ConfigDict, start: common.Training, freeze_stats: bool
-) -> Callable[[int], Any]:
-    schedule = sgdr(peak=1e-3, end=1e-5, cycles=1, steps_per_cycle=1000)
-    optimizer = make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=1.0)
-    settings = FitSettings(1, 1, 1000, 1, 1, 0, freeze_stats, "swa")
-    step = make_train_step(start.model, optimizer, LossSettings(**config.loss), settings)
-    batch = _batches(start.batch_fn, start.data)(0)
-    state = init_state(jax.tree.map(jnp.array, start.variables), optimizer)
+def _steps(start: common.Training, freeze_stats: bool) -> Callable[[int], Any]:
+    objective = dataclasses.replace(start.objective, freeze_stats=freeze_stats)
+    run = Run(FitSettings(cycles=1, epochs_per_cycle=1), 1000, start.key, Path(), {}, "bench")
+    optimizer = run.optimizer(start.rules)
+    batch = _batches(start.source)(0)
+    first = jax.tree.map(jnp.array, start.variables)
+    state = init_state(first["params"], first["batch_stats"], optimizer)
 
     def call(_: int) -> Any:
         nonlocal state
-        state, terms = step(state, batch, jax.random.key(1))
+        state, terms = train_step(state, batch, jax.random.key(1), objective=objective, optimizer=optimizer)
         return terms
 
     return call

@@ -6,8 +6,9 @@ al. 2024, A&A 687, A205).
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,39 +21,27 @@ from jaxtyping import Array
 from remap.autoencoder.inputs import Pool, Ranges, draw_pool, take
 from remap.autoencoder.members import (
     ADAPT,
-    MATCHED,
-    TUNE,
     Member,
     encode,
+    fit_settings,
     load_members,
     loss_settings,
     member_folder,
     member_meta,
     member_settings,
-    stage_key,
 )
-from remap.autoencoder.network import (
-    AdaptBatch,
-    AdaptTerms,
-    Autoencoder,
-    AutoencoderLoss,
-    Pixels,
-    adapt_loss,
-    adapt_rules,
-)
-from remap.autoencoder.sources import (
-    Source,
-    noise_settings,
-    open_sky,
-    open_source,
-    training_pool,
-)
-from remap.network.discrepancy import AlignSettings, Scale, find_scale, squared_distances
-from remap.sampling.sources import locate, stream_indices
+from remap.autoencoder.network import AdaptBatch, AdaptObjective, Pixels, adapt_rules
+from remap.autoencoder.sources import Source, noise_settings, open_sky, open_source, training_pool
+from remap.config import ConfigError, record
+from remap.network.discrepancy import AlignSettings, find_scale, squared_distances
+from remap.preprocess.description import Preprocessing
+from remap.sampling.batches import FixedSource, fixed_rows, source_tree
+from remap.sampling.sources import locate
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, write_config
-from remap.train.loop import fit_function, fit_settings
-from remap.train.optim import make_optimizer, sgdr
+from remap.train.keys import root_key
+from remap.train.loop import FitSettings, Run, fit
+from remap.train.objectives import Task
 
 logger = logging.getLogger(__name__)
 
@@ -65,117 +54,168 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
-    members = load_members(config, workdir, "library")
-    section = config.adapt
-    align = AlignSettings(**section.align)
-    if align.kind == "autoencoder":
-        raise ValueError(
-            "adapt.align.kind 'autoencoder' is this route itself; expected 'none', 'mmd' or 'coral'"
-        )
-    if align.kind != "none" and config.regressor.encoder != "adapted":
-        raise ValueError(
+    settings = record(AdaptSettings, config.adapt, "adapt")
+    if settings.alignment.kind != "none" and config.regressor.encoder != "adapted":
+        raise ConfigError(
             "adapt.align pulls features of one encoder together: expected regressor.encoder 'adapted', "
             f"found {config.regressor.encoder!r}"
         )
-    metas = [member_meta(config, preprocessing, ADAPT, i) for i in range(len(members))]
-    folders = [member_folder(workdir, ADAPT, i) for i in range(len(members))]
-    todo = [i for i, meta in enumerate(metas) if not checkpoint.is_finished(folders[i], meta)]
-    replayed = round(section.rehearsal * section.batch_size)
-    observed = section.batch_size - replayed
-    if observed < 1:
-        raise ValueError(
-            f"adapt.rehearsal {section.rehearsal} leaves no room for stars in a batch of {section.batch_size}"
-        )
+    members = load_members(config, workdir, "library")
+    todo = []
+    for i in range(len(members)):
+        meta, folder = member_meta(config, preprocessing, ADAPT, i), member_folder(workdir, ADAPT, i)
+        if not checkpoint.is_finished(folder, meta):
+            todo.append((i, folder, meta))
     if todo:
-        sky = open_sky(config, workdir, preprocessing)
-        stars = take(sky.pixels, jnp.flatnonzero(sky.usable & ~sky.held))
-        aside = take(sky.pixels, jnp.flatnonzero(sky.usable & sky.held))
-        pool = None
-        if replayed or align.kind != "none":
-            source = open_source(config, workdir, preprocessing)
-            pool = training_pool(config, source)
-        matched = None
-        if align.kind != "none":
-            matched = _matched_pool(config, source, members, pool, stars) if align.match else pool
-        data = _AdaptData(stars, pool.pixels if replayed else None, matched and matched.pixels)
-        count = stars.flux.shape[0]
-        logger.info("adapt: %d spectra to train on, %d kept aside", count, aside.flux.shape[0])
-        settings = fit_settings(section, max(1, round(count / observed)))
-
-    def batch_fn(key: Array, step: Array, data: _AdaptData) -> AdaptBatch:
-        keys = jax.random.split(key, 3)
-
-        def draw(i: int, pixels: Pixels | None, size: int) -> Pixels | None:
-            if pixels is None:
-                return None
-            return take(pixels, stream_indices(keys[i], step, pixels.flux.shape[0], size))
-
-        return AdaptBatch(
-            draw(0, data.stars, observed), draw(1, data.library, replayed), draw(2, data.matched, observed)
-        )
-
-    for i in todo:
-        member = members[i]
+        drawn = _spectra(config, workdir, preprocessing, settings, members)
+    for i, folder, meta in todo:
         own = member_settings(config, i)
-        schedule = sgdr(
-            peak=own["rate"] * section.rate_factor,
-            end=own["rate"] * section.rate_factor * section.rate_fall,
-            cycles=section.cycles,
-            steps_per_cycle=settings.steps_per_cycle,
+        run = Run(
+            fit_settings(config.adapt, "adapt", own["rate"] * settings.rate_factor),
+            max(1, round(drawn.source.stars.count / settings.observed)),
+            root_key(config.seed, "adapt", "member", i),
+            folder,
+            meta,
+            f"adapt {i}",
         )
         loss = loss_settings(config, own["l1"])
-        scale = None
-        if align.kind != "none":
-            chunk = config.autoencoder.chunk
-            latent = encode([member], matched.pixels.flux[: section.align_size], chunk=chunk)[0]
-            scale = find_scale(latent, floor=section.align_floor)
-        params = fit_function(
-            functools.partial(_adapt_objective, member.model, loss, align, scale),
-            member.params,
-            make_optimizer(member.params, adapt_rules(section.trains), schedule, clip_norm=section.clip_norm),
-            batch_fn,
-            data,
-            _validation(aside, matched),
-            terms=AdaptTerms,
-            settings=settings,
-            key=stage_key(config, TUNE, i),
-            schedule=schedule,
-            folder=folders[i],
-            meta=metas[i],
-            name=f"adapt {i}",
-        )
-        total = settings.epochs * settings.steps_per_epoch
-        checkpoint.save_final(folders[i] / "final", {"params": params}, metas[i] | {"step": total})
+        scale: Any = ()
+        if drawn.matched is not None:
+            flux = drawn.matched.flux[: settings.align_size]
+            latent = encode([members[i]], flux, chunk=config.autoencoder.chunk)[0]
+            scale = find_scale(latent, floor=settings.align_floor)
+        objective = AdaptObjective(members[i].model, loss, settings.alignment)
+        task = Task(objective, members[i].params, scale, drawn.source, drawn.validation)
+        params = fit(task, run.optimizer(adapt_rules(settings.trains)), run).params
+        checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": run.total})
     write_config(workdir, config)
 
 
-def _validation(aside: Pixels, matched: Pool | None) -> AdaptBatch | None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptSettings(FitSettings):
+    """Of this stage (config section `adapt`); the rates are those of the members.
+
+    Attributes:
+      trains: the part that is trained (`network.adapt_rules`).
+      rate_factor: on the rate of each member; `rate_fall`: last over first rate of a cycle.
+      batch_size: spectra in a batch.
+      rehearsal: fraction of every batch that is drawn from the library.
+      validation: fraction of the stars kept aside.
+      align: see `AlignSettings`.
+      neighbours: library spectra that tell which cell a star is in.
+      matched: library spectra drawn from the stars' cells.
+      align_floor, align_size: of the features' units (`find_scale`), and the spectra that give them.
+    """
+
+    cycles: int = 1
+    epochs_per_cycle: int = 60
+    checkpoint_epochs: int = 60
+    keep: int = 1
+    trains: str = "decoder"
+    rate_factor: float = 1.0
+    rate_fall: float = 1.0
+    batch_size: int = 128
+    rehearsal: float = 0.0
+    validation: float = 0.2
+    align: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    neighbours: int = 8
+    matched: int = 8192
+    align_floor: float = 1e-3
+    align_size: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alignment.kind == "autoencoder":
+            raise ValueError(
+                "adapt.align.kind 'autoencoder' is this route itself; expected 'none', 'mmd' or 'coral'"
+            )
+        if self.observed < 1:
+            raise ValueError(
+                f"adapt.rehearsal {self.rehearsal} leaves no room for stars in a batch of {self.batch_size}"
+            )
+        adapt_rules(self.trains)  # its errors at the door
+
+    @property
+    def alignment(self) -> AlignSettings:
+        """How latent features are aligned."""
+        return record(AlignSettings, self.align, "adapt.align")
+
+    @property
+    def replayed(self) -> int:
+        """Library spectra in a batch."""
+        return round(self.rehearsal * self.batch_size)
+
+    @property
+    def observed(self) -> int:
+        """Stars in a batch."""
+        return self.batch_size - self.replayed
+
+
+@source_tree
+class AdaptSource:
+    """Batches of the stage; None for parts that are not asked for.
+
+    Attributes:
+      stars: of the survey.
+      library: rehearsed.
+      matched: whose features those of the stars are compared with.
+    """
+
+    stars: FixedSource
+    library: FixedSource | None
+    matched: FixedSource | None
+
+    def draw(self, key: Array, step: Array) -> AdaptBatch:
+        """The batch of a step."""
+        parts = zip(jax.random.split(key, 3), (self.stars, self.library, self.matched), strict=True)
+        return AdaptBatch(*(None if part is None else part.draw(k, step) for k, part in parts))
+
+
+class _Drawn(NamedTuple):
+    source: AdaptSource
+    matched: Pixels | None
+    validation: AdaptBatch | None
+
+
+def _spectra(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    settings: AdaptSettings,
+    members: list[Member],
+) -> _Drawn:
+    """What all members are fine-tuned on."""
+    sky = open_sky(config, workdir, preprocessing)
+    stars = take(sky.pixels, jnp.flatnonzero(sky.usable & ~sky.held))
+    aside = take(sky.pixels, jnp.flatnonzero(sky.usable & sky.held))
+    align = settings.alignment
+    library = matched = None
+    if settings.replayed or align.kind != "none":
+        source = open_source(config, workdir, preprocessing)
+        pool = training_pool(config, source)
+        library = fixed_rows(pool.pixels, settings.replayed) if settings.replayed else None
+        if align.kind != "none":
+            found = _matched_pool(config, source, members, pool, stars) if align.match else pool
+            matched = found.pixels
+    logger.info("adapt: %d spectra to train on, %d kept aside", len(stars.flux), len(aside.flux))
+    observed = settings.observed
+    return _Drawn(
+        AdaptSource(
+            fixed_rows(stars, observed), library, None if matched is None else fixed_rows(matched, observed)
+        ),
+        matched,
+        _validation(aside, matched),
+    )
+
+
+def _validation(aside: Pixels, matched: Pixels | None) -> AdaptBatch | None:
     """Stars kept aside, with as many library spectra to compare them with."""
     count = len(aside.flux)
     if not count:
         return None
     if matched is None:
         return AdaptBatch(aside, None, None)
-    return AdaptBatch(aside, None, take(matched.pixels, jnp.arange(count) % len(matched.pixels.flux)))
-
-
-class _AdaptData(NamedTuple):
-    """What the fine-tuning draws from."""
-
-    stars: Pixels
-    library: Pixels | None
-    matched: Pixels | None
-
-
-def _adapt_objective(
-    model: Autoencoder,
-    loss: AutoencoderLoss,
-    align: AlignSettings,
-    scale: Scale | None,
-    params: Any,
-    batch: AdaptBatch,
-) -> AdaptTerms:
-    return adapt_loss(model, params, batch, loss, align, scale)
+    return AdaptBatch(aside, None, take(matched, jnp.arange(count) % len(matched.flux)))
 
 
 def _matched_pool(
@@ -203,7 +243,7 @@ def _matched_pool(
         raise ValueError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
     logger.info("adapt: library spectra from the cells of %d of %d stars", len(rows), len(cell))
     return draw_pool(
-        stage_key(config, MATCHED),
+        root_key(config.seed, "adapt", "matched"),
         source.libraries,
         source.cells[rows],
         Ranges(*(r[rows] for r in source.ranges)),

@@ -23,7 +23,12 @@ from astropy.table import Table
 from jaxtyping import Array, Float, Int
 
 from remap.autoencoder.inputs import draw_pool
-from remap.autoencoder.members import SEARCH, build_autoencoder, loss_settings, stage_key, stage_meta
+from remap.autoencoder.members import (
+    build_autoencoder,
+    fit_settings,
+    loss_settings,
+    stage_meta,
+)
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
 from remap.autoencoder.sources import noise_settings, open_source
 from remap.autoencoder.train import fit_autoencoder
@@ -32,7 +37,8 @@ from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
 from remap.store.workdir import check_prepared
-from remap.train.loop import DivergedError, fit_settings
+from remap.train.keys import root_key
+from remap.train.loop import DivergedError, Run
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +133,7 @@ def _pools(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Any)
     fold: Int[np.ndarray, " cells"] = np.arange(len(source.cells)) % count  # the cells are shuffled
     return [
         draw_pool(
-            stage_key(config, SEARCH, k),
+            root_key(config.seed, "search", "fold", k),
             source.libraries,
             source.cells[fold == k],
             jax.tree.map(lambda a, k=k: a[fold == k], source.ranges),
@@ -148,24 +154,18 @@ def _one(
     run: dict[str, Any],
 ) -> float:
     """Mean squared error on a fold of an autoencoder that was trained on the others."""
-    settings = {k: run[k] for k in ("width", "l1", "rate")}
     train = jax.tree.map(lambda *a: jnp.concatenate(a), *(p for k, p in enumerate(folds) if k != run["fold"]))
     held = folds[run["fold"]]
-    steps = max(1, len(train.flux) // config.autoencoder.batch_size)
-    length = dataclasses.replace(
-        fit_settings(config.autoencoder, steps), cycles=1, epochs_per_cycle=config.search.epochs
+    settings = fit_settings(config.autoencoder, "autoencoder", run["rate"])
+    length = Run(
+        dataclasses.replace(settings, cycles=1, epochs_per_cycle=config.search.epochs),
+        max(1, len(train.flux) // config.autoencoder.batch_size),
+        root_key(config.seed, "search", "training", run["fold"]),
+        folder,
+        meta | run,
+        _name(run),
     )
-    params = fit_autoencoder(
-        config,
-        train,
-        held,
-        **settings,
-        settings=length,
-        key=stage_key(config, SEARCH, run["fold"]),
-        folder=folder,
-        meta=meta | run,
-        name=_name(run),
-    )
+    params = fit_autoencoder(config, train, held, length, width=run["width"], l1=run["l1"])
     model = build_autoencoder(config, run["width"], held.flux.shape[1])
     return float(_reconstruction(model, params, held, loss_settings(config, 0.0)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, AutoencoderSettings
-from remap.config import deciding
+from remap.config import deciding, record
 from remap.preprocess.description import Preprocessing
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder
+from remap.train.loop import FitSettings
 
 AUTOENCODER, ADAPT, REGRESSOR = "autoencoder", "adapt", "regressor"  # stages, and config sections
 ENCODERS = {"library": AUTOENCODER, "adapted": ADAPT}  # name in the config -> stage that makes it
-SPLIT, POOL, HELD, TRAIN, TUNE, REGRESS, MATCH, SEARCH, MATCHED = range(9)  # folded into the keys
 
 
 class Member(NamedTuple):
@@ -29,14 +30,6 @@ class Member(NamedTuple):
     model: Autoencoder
     params: Any
     step: int  # training steps
-
-
-def stage_key(config: ml_collections.ConfigDict, *what: int) -> Array:
-    """The root key of a run: a function of the seed and of what is run."""
-    key = jax.random.key(config.seed)
-    for number in what:
-        key = jax.random.fold_in(key, number)
-    return key
 
 
 def member_settings(config: ml_collections.ConfigDict, member: int) -> dict[str, Any]:
@@ -57,6 +50,18 @@ def build_autoencoder(config: ml_collections.ConfigDict, width: int, pixels: int
 def loss_settings(config: ml_collections.ConfigDict, l1: float) -> AutoencoderLoss:
     """The loss that a config describes, with a member's own weight of the activity."""
     return AutoencoderLoss(config.autoencoder.contractive, config.autoencoder.penalty, l1)
+
+
+def fit_settings(section: ml_collections.ConfigDict, name: str, rate: float) -> FitSettings:
+    """Length and rates of a training of one member.
+
+    Args:
+      section: of the config, with `rate_fall`, the last over the first rate of a cycle.
+      name: of the section.
+      rate: the first.
+    """
+    settings = record(FitSettings, section, name, part=True)
+    return dataclasses.replace(settings, rate_high=rate, rate_low=rate * section.rate_fall)
 
 
 def member_folder(workdir: Path, stage: str, member: int) -> Path:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy
+from remap.train.objectives import Stateless
 from remap.train.optim import Rule
 
 # Published widths of the encoder's layers before the bottleneck, as fractions of the first: numerator, denominator.
@@ -282,6 +283,52 @@ def adapt_loss(
         )
         apart = discrepancy(library, stars, scale, kind=align.kind)
     return AdaptTerms(terms.total + align.weight * apart, *terms[1:], apart)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderObjective(Stateless):
+    """`autoencoder_loss`.
+
+    Attributes:
+      model: the autoencoder.
+      settings: weights of the loss.
+    """
+
+    model: Autoencoder
+    settings: AutoencoderLoss
+
+    @property
+    def terms(self) -> type[AutoencoderTerms]:
+        """Parts of the loss."""
+        return AutoencoderTerms
+
+    def loss(self, params: Any, model_state: Any, batch: Pixels) -> AutoencoderTerms:
+        """The terms of a batch."""
+        return autoencoder_loss(self.model, params, batch, self.settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptObjective(Stateless):
+    """`adapt_loss`, whose model state is the scale of the latent features, or () where nothing is aligned.
+
+    Attributes:
+      model: the autoencoder.
+      settings: weights of the loss.
+      align: how latent features are aligned.
+    """
+
+    model: Autoencoder
+    settings: AutoencoderLoss
+    align: AlignSettings
+
+    @property
+    def terms(self) -> type[AdaptTerms]:
+        """Parts of the loss."""
+        return AdaptTerms
+
+    def loss(self, params: Any, model_state: Any, batch: AdaptBatch) -> AdaptTerms:
+        """The terms of a batch."""
+        return adapt_loss(self.model, params, batch, self.settings, self.align, model_state or None)
 
 
 def adapt_rules(trains: str) -> tuple[Rule, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,37 +10,36 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array
 
 from remap.autoencoder.members import (
     ADAPT,
-    REGRESS,
     REGRESSOR,
     encode,
     load_members,
     member_settings,
-    stage_key,
     stage_meta,
 )
 from remap.autoencoder.regressor import (
     Examples,
     Regressor,
+    RegressorObjective,
     RegressorSettings,
-    RegressorTerms,
     Scaling,
     find_scaling,
     init_networks,
     predict_labels,
-    regressor_loss,
     standardise,
+    take_examples,
 )
 from remap.autoencoder.sources import held_pool, open_source, training_pool
+from remap.config import record
 from remap.preprocess.description import Preprocessing
-from remap.sampling.sources import stream_indices
+from remap.sampling.batches import FixedSource
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder, write_config
-from remap.train.loop import fit_function, fit_settings
-from remap.train.optim import make_optimizer, sgdr
+from remap.train.keys import root_key
+from remap.train.loop import FitSettings, Run, fit
+from remap.train.objectives import Task
 
 
 class Regressors(NamedTuple):
@@ -83,69 +83,61 @@ def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
-    section = config.regressor
-    pool = held = None
+    pools = None
     for encoder in encoders(config):
         meta = _regressor_meta(config, preprocessing, encoder)
         folder = stage_folder(workdir, REGRESSOR, encoder)
         if checkpoint.is_finished(folder, meta):
             continue
-        if pool is None:
+        if pools is None:
             source = open_source(config, workdir, preprocessing)
-            pool, held = training_pool(config, source), held_pool(config, source)
+            pools = training_pool(config, source), held_pool(config, source)
         members = load_members(config, workdir, encoder)
         chunk = config.autoencoder.chunk
-        examples = Examples(jnp.asarray(encode(members, pool.pixels.flux, chunk=chunk)), pool.labels)
-        aside = Examples(jnp.asarray(encode(members, held.pixels.flux, chunk=chunk)), held.labels)
-        scaling = find_scaling(examples)
-        model = build_regressor(config)
-        init_key, fit_key = jax.random.split(stage_key(config, REGRESS))
-        params = init_networks(
-            model,
-            init_key,
-            autoencoders=len(members),
-            networks=section.networks,
-            labels=examples.labels.shape[1],
-            features=examples.latent.shape[2],
+        examples, aside = (
+            Examples(jnp.asarray(encode(members, pool.pixels.flux, chunk=chunk)), pool.labels)
+            for pool in pools
         )
-        count = examples.labels.shape[0]
-        settings = fit_settings(section, max(1, count // section.batch_size))
-        schedule = sgdr(
-            peak=section.rate_high,
-            end=section.rate_low,
-            cycles=section.cycles,
-            steps_per_cycle=settings.steps_per_cycle,
-        )
-
-        def batch_fn(key: Array, step: Array, data: Examples, count: int = count) -> Examples:
-            index = stream_indices(key, step, count, section.batch_size)
-            return Examples(data.latent[:, index], data.labels[index])
-
-        params = fit_function(
-            lambda params, batch, model=model: regressor_loss(model, params, batch),
-            params,
-            # The networks have nothing in common, so that a norm over all of them would mean nothing.
-            make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=None),
-            batch_fn,
-            _scaled(examples, scaling),
-            _scaled(aside, scaling),
-            terms=RegressorTerms,
-            settings=settings,
-            key=fit_key,
-            schedule=schedule,
-            folder=folder,
-            meta=meta,
-            name=f"regressor {encoder}",
-        )
-        error = predict_labels(model, params, scaling, aside.latent) - aside.labels.T[None, None]
-        variables = {
-            "params": params,
-            "scaling": scaling._asdict(),
-            "residual": jnp.sqrt(jnp.mean(error**2, axis=-1)),
-        }
-        total = settings.epochs * settings.steps_per_epoch
-        checkpoint.save_final(folder / "final", variables, meta | {"step": total})
+        _fit_regressors(config, examples, aside, folder=folder, meta=meta, name=f"regressor {encoder}")
     write_config(workdir, config)
+
+
+def _fit_regressors(
+    config: ml_collections.ConfigDict,
+    examples: Examples,
+    aside: Examples,
+    *,
+    folder: Path,
+    meta: dict[str, Any],
+    name: str,
+) -> None:
+    """Trains the regressors of one encoder and saves them with their error on the examples kept aside."""
+    section = config.regressor
+    scaling = find_scaling(examples)
+    model = build_regressor(config)
+    init_key, fit_key = jax.random.split(root_key(config.seed, "regressor"))
+    autoencoders, count, features = examples.latent.shape
+    params = init_networks(
+        model,
+        init_key,
+        autoencoders=autoencoders,
+        networks=section.networks,
+        labels=examples.labels.shape[1],
+        features=features,
+    )
+    # The networks have nothing in common, so that a norm over all of them would mean nothing.
+    settings = dataclasses.replace(record(FitSettings, section, "regressor", part=True), clip_norm=None)
+    run = Run(settings, max(1, count // section.batch_size), fit_key, folder, meta, name)
+    source = FixedSource(_scaled(examples, scaling), count, section.batch_size, take_examples)
+    task = Task(RegressorObjective(model), params, (), source, _scaled(aside, scaling))
+    params = fit(task, run.optimizer(), run).params
+    error = predict_labels(model, params, scaling, aside.latent) - aside.labels.T[None, None]
+    variables = {
+        "params": params,
+        "scaling": scaling._asdict(),
+        "residual": jnp.sqrt(jnp.mean(error**2, axis=-1)),
+    }
+    checkpoint.save_final(folder / "final", variables, meta | {"step": run.total})
 
 
 def _scaled(examples: Examples, scaling: Scaling) -> Examples:

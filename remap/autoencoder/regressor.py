@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from remap.train.objectives import Stateless
 
 
 class Examples(NamedTuple):
@@ -107,6 +109,11 @@ def apply_networks(
     return jax.vmap(by_network)(params, latent)
 
 
+def take_examples(examples: Examples, index: Int[Array, " batch"]) -> Examples:
+    """Those of the spectra `index`."""
+    return Examples(examples.latent[:, index], examples.labels[index])
+
+
 def find_scaling(examples: Examples) -> Scaling:
     """Means and standard deviations of the examples."""
     # A unit of the bottleneck may be silent for all spectra, and a library may have one value of a label.
@@ -133,3 +140,23 @@ def regressor_loss(model: Regressor, params: Any, batch: Examples) -> RegressorT
     out = apply_networks(model, params, batch.latent)
     error = jnp.mean((out - batch.labels.T[None, None]) ** 2, axis=-1)
     return RegressorTerms(jnp.sum(error), jnp.mean(error, axis=(0, 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressorObjective(Stateless):
+    """`regressor_loss`.
+
+    Attributes:
+      model: one network.
+    """
+
+    model: Regressor
+
+    @property
+    def terms(self) -> type[RegressorTerms]:
+        """Parts of the loss."""
+        return RegressorTerms
+
+    def loss(self, params: Any, model_state: Any, batch: Examples) -> RegressorTerms:
+        """The terms of a batch."""
+        return regressor_loss(self.model, params, batch)

@@ -30,12 +30,10 @@ from remap.autoencoder.inputs import Pool, pool_at
 from remap.autoencoder.members import (
     ADAPT,
     AUTOENCODER,
-    MATCH,
     REGRESSOR,
     Member,
     encode,
     load_members,
-    stage_key,
 )
 from remap.autoencoder.regress import load_regressors
 from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, open_sky, open_source
@@ -48,6 +46,7 @@ from remap.sampling.sources import locate
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
 from remap.store.workdir import check_prepared
+from remap.train.keys import root_key
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +160,7 @@ def match(
         return None
     pools = [
         pool_at(
-            stage_key(config, MATCH, i),
+            root_key(config.seed, "gap", "match", i),
             source.libraries,
             cell[chosen],
             place[chosen],

@@ -21,12 +21,6 @@ from remap.autoencoder.inputs import (
     make_window,
     survey_pixels,
 )
-from remap.autoencoder.members import (
-    HELD,
-    POOL,
-    SPLIT,
-    stage_key,
-)
 from remap.autoencoder.network import (
     Pixels,
 )
@@ -35,6 +29,7 @@ from remap.preprocess.grid import usable
 from remap.sampling.folds import split_stars
 from remap.sampling.sources import Library
 from remap.store.stars import readable_stars
+from remap.train.keys import root_key
 
 
 class Sky(NamedTuple):
@@ -94,7 +89,7 @@ def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing:
     section = config.autoencoder
     libraries = load_libraries(workdir, preprocessing, interpolate=config.library.interpolate)
     cells, ranges = limit_cells(libraries[0], section.limits, [b.name for b in preprocessing.labels])
-    order = np.asarray(jax.random.permutation(stage_key(config, SPLIT), len(cells)))
+    order = np.asarray(jax.random.permutation(root_key(config.seed, "autoencoder", "split"), len(cells)))
     held = round(section.validation * len(cells))
     if not 0 < held < len(cells):
         raise ValueError(
@@ -121,26 +116,26 @@ def noise_settings(config: ml_collections.ConfigDict) -> Noise:
 def training_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
     """The library spectra that autoencoders and regressors are trained on."""
     cells = source.cells, source.ranges
-    return _pool(config, source, POOL, *cells, count=config.autoencoder.examples)
+    return _pool(config, source, "pool", *cells, count=config.autoencoder.examples)
 
 
 def held_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
     """Library spectra of cells that no network has seen."""
     cells = source.held_cells, source.held_ranges
-    return _pool(config, source, HELD, *cells, count=config.autoencoder.validation_size)
+    return _pool(config, source, "held", *cells, count=config.autoencoder.validation_size)
 
 
 def _pool(
     config: ml_collections.ConfigDict,
     source: Source,
-    what: int,
+    what: str,
     cells: np.ndarray,
     ranges: Ranges,
     *,
     count: int,
 ) -> Pool:
     return draw_pool(
-        stage_key(config, what),
+        root_key(config.seed, "autoencoder", what),
         source.libraries,
         cells,
         ranges,

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
-from jaxtyping import Array
 
-from remap.autoencoder.inputs import take
 from remap.autoencoder.members import (
     AUTOENCODER,
-    TRAIN,
     build_autoencoder,
+    fit_settings,
     loss_settings,
     member_folder,
     member_meta,
     member_settings,
-    stage_key,
 )
-from remap.autoencoder.network import (
-    AutoencoderTerms,
-    Pixels,
-    autoencoder_loss,
-    init_params,
-)
-from remap.autoencoder.sources import (
-    held_pool,
-    open_source,
-    training_pool,
-)
+from remap.autoencoder.network import AutoencoderObjective, Pixels, init_params
+from remap.autoencoder.sources import held_pool, open_source, training_pool
 from remap.network.resnet import count_parameters
-from remap.sampling.sources import stream_indices
+from remap.sampling.batches import fixed_rows
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, write_config
-from remap.train.loop import FitSettings, fit_function, fit_settings
-from remap.train.optim import make_optimizer, sgdr
+from remap.train.keys import root_key
+from remap.train.loop import Run, fit
+from remap.train.objectives import Task
 
 logger = logging.getLogger(__name__)
 
@@ -56,69 +46,41 @@ def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -
         pool, held = training_pool(config, source).pixels, held_pool(config, source).pixels
     for i, meta in todo:
         folder = member_folder(workdir, AUTOENCODER, i)
-        settings = fit_settings(config.autoencoder, max(1, len(pool.flux) // config.autoencoder.batch_size))
-        params = fit_autoencoder(
-            config,
-            pool,
-            held,
-            **member_settings(config, i),
-            settings=settings,
-            key=stage_key(config, TRAIN, i),
-            folder=folder,
-            meta=meta,
-            name=f"autoencoder {i}",
+        own = member_settings(config, i)
+        run = Run(
+            fit_settings(config.autoencoder, "autoencoder", own["rate"]),
+            max(1, len(pool.flux) // config.autoencoder.batch_size),
+            root_key(config.seed, "autoencoder", "member", i),
+            folder,
+            meta,
+            f"autoencoder {i}",
         )
-        total = settings.epochs * settings.steps_per_epoch
-        checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": total})
+        params = fit_autoencoder(config, pool, held, run, width=own["width"], l1=own["l1"])
+        checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": run.total})
     write_config(workdir, config)
 
 
 def fit_autoencoder(
-    config: ml_collections.ConfigDict,
-    pool: Pixels,
-    held: Pixels,
-    *,
-    width: int,
-    l1: float,
-    rate: float,
-    settings: FitSettings,
-    key: Array,
-    folder: Path,
-    meta: dict[str, Any],
-    name: str,
+    config: ml_collections.ConfigDict, pool: Pixels, held: Pixels, run: Run, *, width: int, l1: float
 ) -> Any:
-    """Trains one autoencoder on fixed library spectra; returns its parameters, averaged over the ends of cycles."""
-    section = config.autoencoder
+    """Trains one autoencoder on fixed library spectra; returns its parameters, averaged over the ends of cycles.
+
+    Args:
+      run: its key is split: one half draws the first parameters.
+    """
     model = build_autoencoder(config, width, pool.flux.shape[1])
-    init_key, fit_key = jax.random.split(key)
+    init_key, fit_key = jax.random.split(run.key)
     params = init_params(model, init_key)
-    schedule = sgdr(
-        peak=rate,
-        end=rate * section.rate_fall,
-        cycles=settings.cycles,
-        steps_per_cycle=settings.steps_per_cycle,
-    )
-    loss = loss_settings(config, l1)
+    size = config.autoencoder.batch_size
     logger.info(
         "%s: width %d, %d parameters, %d steps of %d spectra per epoch",
-        name,
+        run.name,
         width,
         count_parameters(params),
-        settings.steps_per_epoch,
-        section.batch_size,
+        run.steps,
+        size,
     )
-    return fit_function(
-        lambda params, batch: autoencoder_loss(model, params, batch, loss),
-        params,
-        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
-        lambda key, step, data: take(data, stream_indices(key, step, data.flux.shape[0], section.batch_size)),
-        pool,
-        held,
-        terms=AutoencoderTerms,
-        settings=settings,
-        key=fit_key,
-        schedule=schedule,
-        folder=folder,
-        meta=meta,
-        name=name,
+    task = Task(
+        AutoencoderObjective(model, loss_settings(config, l1)), params, (), fixed_rows(pool, size), held
     )
+    return fit(task, run.optimizer(), dataclasses.replace(run, key=fit_key)).params

@@ -90,9 +90,9 @@ class AlignSettings:
         library.
     """
 
-    kind: str
-    weight: float
-    match: bool
+    kind: str = "none"
+    weight: float = 30.0
+    match: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

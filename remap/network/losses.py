@@ -158,11 +158,11 @@ def multitask_loss(
 class LossSettings:
     """Weights of the loss (config section `loss`); see `losses.multitask_loss`."""
 
-    gamma: float
-    cost_weight: float
-    triplet_weight: float
-    margin: float
-    label_weights: tuple[float, ...]
+    gamma: float = 2.0
+    cost_weight: float = 1.0
+    triplet_weight: float = 0.001
+    margin: float = 0.2
+    label_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if any(w < 0 for w in self.label_weights) or (self.label_weights and not any(self.label_weights)):

@@ -42,18 +42,18 @@ class ModelSettings:
       batch_norm_momentum: weight of the past in the running batch statistics.
     """
 
-    stem_filters: int
-    stem_kernel: int
-    stem_stride: int
-    filters: tuple[int, ...]
-    kernel: int
-    dropout: float
-    embedding: int
-    activation: str
-    pooling: str
-    validity_channel: bool
-    temperature: bool
-    batch_norm_momentum: float
+    stem_filters: int = 16
+    stem_kernel: int = 7
+    stem_stride: int = 1
+    filters: tuple[int, ...] = (16, 32, 64, 128)
+    kernel: int = 5
+    dropout: float = 0.1
+    embedding: int = 32
+    activation: str = "mish"
+    pooling: str = "avg_max"
+    validity_channel: bool = True
+    temperature: bool = True
+    batch_norm_momentum: float = 0.9
 
 
 def mish(x: Float[Array, ...]) -> Float[Array, ...]:

@@ -12,6 +12,14 @@ from remap.sampling.augment import (
     take,
     vary,
 )
+from remap.sampling.batches import (
+    FinishedSource,
+    FixedSource,
+    LibrarySource,
+    MixedSource,
+    RehearsalSource,
+    StarSource,
+)
 from remap.sampling.correction import Correction, add_residuals, apply_correction, fit_correction
 from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.sampling.folds import assign_folds, split_stars
@@ -34,7 +42,13 @@ __all__ = [
     "AugmentSettings",
     "Batch",
     "Correction",
+    "FinishedSource",
+    "FixedSource",
     "Library",
+    "LibrarySource",
+    "MixedSource",
+    "RehearsalSource",
+    "StarSource",
     "Stars",
     "add_noise",
     "add_residuals",

@@ -31,9 +31,6 @@ from remap.sampling.sources import (
 )
 from remap.spectra import SPEED_OF_LIGHT
 
-# Folded, plus 0 to 3, into the key of a batch for what `vary` draws: small numbers would give `split`'s own keys.
-EFFECTS = 1 << 20
-
 
 class Batch(NamedTuple):
     """What the network trains on."""
@@ -61,16 +58,16 @@ class AugmentSettings:
       gap_pixels: each up to so long [pixels].
     """
 
-    kind: str
-    noise_low: float
-    noise_high: float
-    levels: int
-    draws: int
-    velocity: float
-    scattered: float
-    tilt: float
-    gaps: int
-    gap_pixels: int
+    kind: str = "online"
+    noise_low: float = 0.005
+    noise_high: float = 0.02
+    levels: int = 5
+    draws: int = 3
+    velocity: float = 0.0
+    scattered: float = 0.0
+    tilt: float = 0.0
+    gaps: int = 0
+    gap_pixels: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("online", "paper"):
@@ -136,23 +133,24 @@ def vary(
     """
     flux, valid = draw.flux, draw.valid
     stars, pixels = flux.shape
+    names = ("velocity", "scattered", "tilt", "gaps")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True)) if settings.effects else {}
 
-    def uniform(effect: int, low: float, high: float) -> Float[Array, " stars"]:
-        return jax.random.uniform(
-            jax.random.fold_in(key, EFFECTS + effect), (stars,), minval=low, maxval=high
-        )
+    def uniform(effect: str, low: float, high: float) -> Float[Array, " stars"]:
+        return jax.random.uniform(keys[effect], (stars,), minval=low, maxval=high)
 
     if settings.velocity > 0:
-        flux, valid = shift_velocity(flux, valid, wave, uniform(0, -settings.velocity, settings.velocity))
+        flux, valid = shift_velocity(
+            flux, valid, wave, uniform("velocity", -settings.velocity, settings.velocity)
+        )
     if settings.scattered > 0:
-        flux = add_scattered_light(flux, valid, uniform(1, 0.0, settings.scattered))
+        flux = add_scattered_light(flux, valid, uniform("scattered", 0.0, settings.scattered))
     if settings.tilt > 0:
-        flux = tilt_continuum(flux, uniform(2, -settings.tilt, settings.tilt))
+        flux = tilt_continuum(flux, uniform("tilt", -settings.tilt, settings.tilt))
     if settings.noise_high > 0:
         flux = add_noise(noise_keys, flux, sigma)
     if settings.gaps > 0:
-        gaps_key = jax.random.fold_in(key, EFFECTS + 3)
-        runs = draw_gaps(gaps_key, stars, pixels, gaps=settings.gaps, gap_pixels=settings.gap_pixels)
+        runs = draw_gaps(keys["gaps"], stars, pixels, gaps=settings.gaps, gap_pixels=settings.gap_pixels)
         flux, valid = cut_gaps(flux, valid, *runs)
     return draw._replace(flux=flux, valid=valid)
 
@@ -204,6 +202,7 @@ def library_draw(
         if library.cells.shape[1] > 1:
             raise ValueError("augment.kind 'paper' draws nodes: set library.interpolate to False")
         values_key, noise_key = jax.random.split(set_key)
+        effects_key = fresh_key  # without effect: the fixed set has noise alone
         index = stream_indices(order_key, step, paper_set_size(library, settings), batch)
         cell, rest = index % cells, index // cells
         level, rest = rest % settings.levels, rest // settings.levels
@@ -217,13 +216,13 @@ def library_draw(
     else:
         cell = stream_indices(order_key, step, cells, batch)
         fresh_key = jax.random.fold_in(fresh_key, step)
-        spread_key, place_key, sigma_key, noise_key = jax.random.split(fresh_key, 4)
+        spread_key, place_key, sigma_key, noise_key, effects_key = jax.random.split(fresh_key, 5)
         spread = jax.random.randint(spread_key, (batch,), 0, library.log_flux.shape[0])
         sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
         keys = jax.random.split(noise_key, batch)
         places = jax.random.uniform(place_key, (batch, labels))
     draw = draw_library(library, spread, cell, places)
-    return vary(fresh_key, draw, keys, sigma, wave, settings)
+    return vary(effects_key, draw, keys, sigma, wave, settings)
 
 
 def survey_draw(
@@ -235,20 +234,28 @@ def survey_draw(
     batch: int,
     settings: AugmentSettings,
     edges: Float[Array, "labels bins+1"] | None = None,
+    rows: Int[Array, " rows"] | None = None,
+    count: int | Int[Array, ""] | None = None,
 ) -> Stars:
     """The stars of batch `step` on the grid `wave` [Å]; "online" varies them, "paper" leaves them as they are.
 
     With `edges` half of them share a bin of a label with one of the others (`sources.paired_indices`).
+
+    Args:
+      rows, count: only the first `count` of these rows of the survey are drawn; None = all.
     """
     order_key, fresh_key = jax.random.split(key)
+    if count is None:
+        count = survey.flux.shape[0] if rows is None else rows.shape[0]
     if edges is None:
-        stars = stream_indices(order_key, step, survey.flux.shape[0], batch)
+        stars = stream_indices(order_key, step, count, batch)
     else:
-        stars = paired_indices(order_key, step, bin_index(survey.labels, edges), batch)
-    draw = draw_survey(survey, stars)
+        labels = survey.labels if rows is None else survey.labels[rows]
+        stars = paired_indices(order_key, step, bin_index(labels, edges), batch, count=count)
+    draw = draw_survey(survey, stars if rows is None else rows[stars])
     if not settings.changes_stars:
         return draw
     fresh_key = jax.random.fold_in(fresh_key, step)
-    sigma_key, noise_key = jax.random.split(fresh_key)
+    sigma_key, noise_key, effects_key = jax.random.split(fresh_key, 3)
     sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
-    return vary(fresh_key, draw, jax.random.split(noise_key, batch), sigma, wave, settings)
+    return vary(effects_key, draw, jax.random.split(noise_key, batch), sigma, wave, settings)

@@ -8,16 +8,18 @@ correlations from pixel to pixel, on the library's spectra.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from remap.continuum.common import NormalizeFn
-from remap.sampling.sources import Library, Stars, draw_library, locate
+from remap.sampling.sources import Library, Stars, draw_library, in_chunks, locate
 
+CHUNK = 64  # spectra: one shape, however many stars there are, because the normaliser takes long to compile
 MIN_DEPTH_FLUX = 0.05  # normalised flux below which a logarithm says more about the zero point than the star
 
 
@@ -36,6 +38,7 @@ def fit_correction(
     spread: int,
     ridge: float,
     clip: float,
+    chunk: int = CHUNK,
 ) -> Correction:
     """Ridge regression, per pixel, of log(observed / synthetic) on the labels of the stars.
 
@@ -50,6 +53,7 @@ def fit_correction(
       spread: index of the line spread of the library that the stars have.
       ridge: penalty on the slopes per standard deviation of a label, in units of one star's weight.
       clip: limit of the residuals' absolute value; beyond it are cosmic rays and emission.
+      chunk: spectra that are normalised at a time.
 
     Raises:
       ValueError: the library has no cells, or fewer usable stars than twice the coefficients per pixel.
@@ -64,7 +68,7 @@ def fit_correction(
             f"a correction of the library needs at least {needed} stars with all labels inside its grid, "
             f"found {len(use)} of {len(cell)}: set finetune.correction to 'none'"
         )
-    ratio, good = _log_ratio(library, stars, normalize, spread, use, cell, place)
+    ratio, good = _log_ratio(library, stars, normalize, spread, use, cell, place, chunk)
     labels = np.asarray(stars.labels, float)[use]
     mean, std = labels.mean(axis=0), np.maximum(labels.std(axis=0), 1e-12)
     x = _design(labels, mean, std)
@@ -87,20 +91,34 @@ def _log_ratio(
     use: np.ndarray,
     cell: np.ndarray,
     place: np.ndarray,
+    chunk: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log(observed / synthetic) of the stars `use`, 0 where it is not known, and where it is known."""
 
-    @jax.jit
-    def both(library: Library, flux: Array, valid: Array, cell: Array, place: Array) -> tuple:
-        drawn = draw_library(library, jnp.full(cell.shape, spread), cell, place)
-        observed, synthetic = normalize(flux, valid), normalize(drawn.flux, drawn.valid)
-        good = valid & drawn.valid & (observed > MIN_DEPTH_FLUX) & (synthetic > MIN_DEPTH_FLUX)
-        return jnp.where(good, jnp.log(jnp.where(good, observed / synthetic, 1.0)), 0.0), good
+    def run(rows: tuple) -> tuple[Array, Array]:
+        return _ratios(device, *rows, normalize=normalize, spread=spread)
 
-    ratio, good = both(
-        jax.tree.map(jnp.asarray, library), stars.flux[use], stars.valid[use], cell[use], place[use]
-    )
+    device = jax.tree.map(jnp.asarray, library)
+    rows = stars.flux[use], stars.valid[use], cell[use], place[use]
+    ratio, good = in_chunks(run, tuple(map(np.asarray, rows)), chunk)
     return np.asarray(ratio, float), np.asarray(good)
+
+
+@functools.partial(jax.jit, static_argnames=("normalize", "spread"))
+def _ratios(
+    library: Library,
+    flux: Float[Array, "stars pixels"],
+    valid: Bool[Array, "stars pixels"],
+    cell: Int[Array, " stars"],
+    place: Float[Array, "stars labels"],
+    *,
+    normalize: NormalizeFn,
+    spread: int,
+) -> tuple[Float[Array, "stars pixels"], Bool[Array, "stars pixels"]]:
+    drawn = draw_library(library, jnp.full(cell.shape, spread), cell, place)
+    observed, synthetic = normalize(flux, valid), normalize(drawn.flux, drawn.valid)
+    good = valid & drawn.valid & (observed > MIN_DEPTH_FLUX) & (synthetic > MIN_DEPTH_FLUX)
+    return jnp.where(good, jnp.log(jnp.where(good, observed / synthetic, 1.0)), 0.0), good
 
 
 def _design(labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -114,15 +132,25 @@ def apply_correction(library: Library, correction: Correction) -> Library:
 
 
 def add_residuals(
-    key: Array, draw: Stars, residuals: Float[Array, "stars pixels"], *, low: float, high: float
+    key: Array,
+    draw: Stars,
+    residuals: Float[Array, "residuals pixels"],
+    *,
+    low: float,
+    high: float,
+    count: int | Int[Array, ""] | None = None,
 ) -> Stars:
     """Each spectrum with the residuals of a random star, times a random factor between `low` and `high`.
 
     At 1 and the labels of that star the spectrum is the star's own, so that nothing but its labels tells an
     observed star of one kind from library spectra of another.
+
+    Args:
+      low, high: limits of the factor.
+      count: only the first so many residuals are used; may be traced. None = all.
     """
     star_key, factor_key = jax.random.split(key)
-    count = draw.flux.shape[0]
-    star = jax.random.randint(star_key, (count,), 0, residuals.shape[0])
-    factor = jax.random.uniform(factor_key, (count, 1), minval=low, maxval=high)
+    spectra = draw.flux.shape[0]
+    star = jax.random.randint(star_key, (spectra,), 0, residuals.shape[0] if count is None else count)
+    factor = jax.random.uniform(factor_key, (spectra, 1), minval=low, maxval=high)
     return draw._replace(flux=draw.flux * jnp.exp(factor * residuals[star]))

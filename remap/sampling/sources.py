@@ -8,8 +8,8 @@ so that library and survey pass through the same code.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,7 +189,12 @@ def _mixed(x: Array) -> Array:
 
 
 def paired_indices(
-    key: Array, step: Int[Array, ""], classes: Int[Array, "labels stars"], batch: int
+    key: Array,
+    step: Int[Array, ""],
+    classes: Int[Array, "labels stars"],
+    batch: int,
+    *,
+    count: int | Int[Array, ""] | None = None,
 ) -> Int[Array, " batch"]:
     """Batch `step` for triplets: half are stars of `stream_indices`, half share a class with one of them each.
 
@@ -199,9 +204,14 @@ def paired_indices(
 
     Args:
       classes: bin of every star in every label, -1 = unknown.
+      count: only the first so many stars are drawn, at least two; may be traced. None = all.
+
+    Raises:
+      ValueError: fewer than two stars.
     """
-    labels, count = classes.shape
-    if count < 2:
+    labels, stars = classes.shape
+    count = stars if count is None else count
+    if isinstance(count, int) and count < 2:
         raise ValueError(f"pairs need at least two stars, found {count}")
     order_key, fresh_key = jax.random.split(key)
     label_key, partner_key = jax.random.split(jax.random.fold_in(fresh_key, step))
@@ -210,7 +220,8 @@ def paired_indices(
     first = anchors[:pairs]
     label = jax.random.randint(label_key, (pairs,), 0, labels)
     own = classes[label, first]
-    other = jnp.arange(count)[None, :] != first[:, None]
+    index = jnp.arange(stars)[None, :]
+    other = (index != first[:, None]) & (index < count)
     same = other & (classes[label] == own[:, None]) & (own >= 0)[:, None]
     allowed = jnp.where(same.any(axis=1, keepdims=True), same, other)
     partners = jax.random.categorical(partner_key, jnp.where(allowed, 0.0, -jnp.inf))
@@ -250,3 +261,13 @@ def locate(library: Library, labels: Float[np.ndarray, "stars labels"]) -> tuple
     with np.errstate(invalid="ignore"):
         place = np.where((cell >= 0)[:, None], (labels - low[cell]) / (high - low)[cell], 0.0)
     return cell, place.astype(np.float32)
+
+
+def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
+    """`run` over arrays with a common leading axis, `chunk` rows at a time and all in one shape."""
+    count = len(jax.tree.leaves(rows)[0])
+    parts = []
+    for i in range(0, count, chunk):
+        index = np.minimum(np.arange(i, i + chunk), count - 1)
+        parts.append(run(jax.tree.map(lambda a, index=index: a[index], rows)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x)[:count], *parts)

@@ -15,9 +15,10 @@ pre-trained batch statistics stay.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from remap.config import record
+from remap.continuum.common import NormalizeFn
 from remap.labels import label_prior
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy, find_scale
 from remap.network.losses import LossSettings
@@ -35,17 +38,30 @@ from remap.network.resnet import Outputs, ResNet1D, mish
 from remap.pmf.distributions import pmf_quantile
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
-from remap.sampling.augment import AugmentSettings, Batch, join, library_draw, take
+from remap.sampling.augment import Batch, finish, join, take
+from remap.sampling.batches import (
+    FixedSource,
+    LibrarySource,
+    fixed_rows,
+    normalize_in_chunks,
+    source_tree,
+    static,
+)
 from remap.sampling.folds import split_stars
-from remap.sampling.sources import Library, locate, matched_cells, stream_indices
-from remap.stages.common import PRIOR, Arm, check_network, check_sections, check_single, open_arm
+from remap.sampling.sources import Stars, locate, matched_cells
+from remap.stages.common import (
+    Arm,
+    first_network,
+    network_pmfs,
+    open_arm,
+)
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.stars import readable_stars
-from remap.store.workdir import check_prepared, check_preprocessing, load_survey, stage_folder, write_config
-from remap.train.keys import ALIGN, stage_key
-from remap.train.loop import batch_loss, fit_function, fit_settings
-from remap.train.optim import make_optimizer, sgdr
+from remap.store.workdir import check_prepared, load_survey, stage_folder, write_config
+from remap.train.keys import root_key
+from remap.train.loop import FitSettings, Run, draw_batch, fit
+from remap.train.objectives import Stateless, Task, batch_loss
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +105,12 @@ def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Aligns the pre-trained network of each arm; a finished arm is left as it is, and so are all for "none"."""
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
-    if config.align.kind == "none":
+    settings = record(AlignStageSettings, config.align, "align")
+    if settings.kind == "none":
         logger.info("align: nothing to do, align.kind is 'none'")
         return
     for arm in preprocessing.arms:
-        _align_arm(config, workdir, preprocessing, arm)
+        _align_arm(config, workdir, preprocessing, settings, arm)
     write_config(workdir, config)
 
 
@@ -106,98 +123,194 @@ def held_stars(config: ml_collections.ConfigDict, workdir: Path) -> np.ndarray:
     return split == "val"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignStageSettings(FitSettings):
+    """Of this stage (config section `align`); `kind`, `weight` and `match` are those of `AlignSettings`.
+
+    Attributes:
+      decoder: hidden units of the decoder, "autoencoder" alone.
+      batch_size: spectra of the library, of the stars' cells, and of stars, each.
+      scale_batches: batches of the stars' cells that give the units of the features.
+      floor: least variance of a feature in those units, as a fraction of the largest.
+      validation: fraction of the stars kept aside, whose alignment is logged.
+      stars: spectra at most, drawn at random, and half as many kept aside.
+      chunk: spectra that are normalised at a time.
+    """
+
+    cycles: int = 1
+    epochs_per_cycle: int = 10
+    keep: int = 1
+    kind: str = "none"
+    weight: float = 30.0
+    match: bool = True
+    decoder: int = 128
+    batch_size: int = 64
+    scale_batches: int = 8
+    floor: float = 1e-3
+    validation: float = 0.2
+    stars: int = 20000
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.alignment  # noqa: B018  its errors at the door
+
+    @property
+    def alignment(self) -> AlignSettings:
+        """The second term of the loss."""
+        return AlignSettings(self.kind, self.weight, self.match)
+
+
 def _align_arm(
-    config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    settings: AlignStageSettings,
+    name: str,
 ) -> None:
-    section = config.align
-    settings = AlignSettings(section.kind, section.weight, section.match)
     folder = stage_folder(workdir, "align", name)
     arm = open_arm(config, preprocessing, name, "align")
     meta = arm.meta | {"min_coverage": config.predict.min_coverage}
     if checkpoint.is_finished(folder, meta):
         return
-    start = stage_folder(workdir, "pretrain", name) / "final"
-    variables, found = checkpoint.load_final(start)
-    variables.pop("prior", None)
-    check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
-    check_network(found, arm, str(start))
-    check_single(found, str(start))
-    check_sections(found, config, ("seed", "pretrain"), f"{start}: trained with other settings")
-    variables = jax.tree.map(jnp.asarray, variables)
-
+    variables = first_network(config, workdir, preprocessing, arm, "pretrain", ("seed", "pretrain"))
     pre = pretraining(config, workdir, preprocessing, name)
-    stars, aside = _survey_parts(config, workdir, arm)
-    matched = pre.library
-    if settings.match:
-        cell, _ = locate(pre.library, _estimates(arm, preprocessing, variables, stars, section.chunk))
-        matched = jax.tree.map(jnp.asarray, matched_cells(pre.library, cell))
-        logger.info(
-            "align %s: library spectra from the cells of %d of %d", name, len(matched.cells), len(cell)
-        )
-    augment = AugmentSettings(**config.augment)
-    size = section.batch_size
-
-    def draw_batch(key: Array, step: Array, data: tuple[Library, Library]) -> Batch:
-        draws = [
-            library_draw(k, step, library, arm.wave, batch=size, settings=augment)
-            for k, library in zip(jax.random.split(key), data, strict=True)
-        ]
-        return arm.finish(jax.tree.map(lambda *x: jnp.concatenate(x), *draws))  # the normaliser compiles once
-
-    def batch_fn(key: Array, step: Array, data: tuple[Library, Library, Observed]) -> AlignBatch:
-        library_key, star_key = jax.random.split(key)
-        observed = data[2]
-        index = stream_indices(star_key, step, observed.flux.shape[0], size)
-        return AlignBatch(draw_batch(library_key, step, data[:2]), jax.tree.map(lambda a: a[index], observed))
-
-    scale_key, decoder_key, fit_key = jax.random.split(stage_key(config, name, ALIGN), 3)
-    data = (pre.library, matched, stars)
-    make = jax.jit(batch_fn)
-    seen_first = [make(scale_key, jnp.asarray(i, jnp.int32), data) for i in range(section.scale_batches)]
-    run = jax.jit(lambda batch: network_outputs(arm.model, variables, batch.library)[1][size:])
-    features = np.concatenate([np.asarray(run(batch)) for batch in seen_first])
-    scale = find_scale(features, floor=section.floor)
+    survey, _ = load_survey(workdir, name)
+    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
+    held = held_stars(config, workdir)
+    order_key = root_key(config.seed, "align", name, "stars")
+    stars, aside = _survey_parts(survey, seen, held, arm, settings, key=order_key)
+    source = _source(arm, preprocessing, settings, pre, variables, stars)
+    scale_key, decoder_key, fit_key = jax.random.split(root_key(config.seed, "align", name), 3)
+    first = [draw_batch(source, scale_key, jnp.asarray(i, jnp.int32)) for i in range(settings.scale_batches)]
+    features = np.concatenate(
+        [np.asarray(_features(arm.model, variables, b.library)[settings.batch_size :]) for b in first]
+    )
     params: dict[str, Any] = {"network": variables["params"]}
     decoder = None
     if settings.kind == "autoencoder":
-        decoder = Decoder(section.decoder, stars.flux.shape[1])
+        decoder = Decoder(settings.decoder, stars.flux.shape[1])
         params["decoder"] = decoder.init(decoder_key, jnp.asarray(features[:1]))["params"]
-    steps = pre.steps
-    schedule = sgdr(
-        peak=section.rate_high,
-        end=section.rate_low,
-        cycles=section.cycles,
-        steps_per_cycle=section.epochs_per_cycle * steps,
-    )
-    aligned = fit_function(
-        functools.partial(
-            align_loss,
-            arm.model,
-            variables["batch_stats"],
-            decoder,
-            LossSettings(**config.loss),
-            settings,
-            scale,
-        ),
+    task = Task(
+        AlignObjective(arm.model, decoder, arm.loss, settings.alignment),
         params,
-        make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm),
-        batch_fn,
-        data,
-        None if aside is None else _validation(pre, config, seen_first, aside),
-        terms=AlignTerms,
-        settings=fit_settings(section, steps),
-        key=fit_key,
-        schedule=schedule,
-        folder=folder,
-        meta=meta,
-        name=f"align {name}",
+        AlignState(variables["batch_stats"], find_scale(features, floor=settings.floor)),
+        source,
+        None if aside is None else _validation(pre, first, aside),
     )
+    run = Run(settings, pre.steps, fit_key, folder, meta, f"align {name}")
+    aligned = fit(task, run.optimizer(), run).params["network"]
     # With the distribution of the labels, for `predict.combine`.
-    prior_key = jax.random.fold_in(fit_key, PRIOR)
-    drawn = [(1.0, arm.library_targets(prior_key, library)) for library in data[:2]]
-    out = {"params": aligned["network"], "batch_stats": variables["batch_stats"], "prior": label_prior(drawn)}
-    total = section.cycles * section.epochs_per_cycle * steps
-    checkpoint.save_final(folder / "final", out, meta | {"step": total})
+    libraries = (source.library.library, source.matched.library)
+    prior = label_prior([(1.0, arm.library_targets(fit_key, library)) for library in libraries])
+    out = {"params": aligned, "batch_stats": variables["batch_stats"], "prior": prior}
+    checkpoint.save_final(folder / "final", out, meta | {"step": run.total})
+
+
+@source_tree
+class AlignSource:
+    """Batches of the stage: spectra of the whole library, as many of the stars' cells, and of stars.
+
+    Attributes:
+      library, matched: the two kinds of library spectra.
+      stars: normalised spectra.
+      edges: of the bins.
+      normalize: the normaliser.
+    """
+
+    library: LibrarySource
+    matched: LibrarySource
+    stars: FixedSource
+    edges: Float[Array, "labels bins+1"]
+    normalize: NormalizeFn = static()
+
+    def draw(self, key: Array, step: Array) -> AlignBatch:
+        """The batch of a step."""
+        library_key, star_key = jax.random.split(key)
+        first, second = jax.random.split(library_key)
+        draws = self.library.draw(first, step), self.matched.draw(second, step)
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), *draws)  # the normaliser compiles once
+        return AlignBatch(finish(both, self.normalize, self.edges), self.stars.draw(star_key, step))
+
+
+def _source(
+    arm: Arm,
+    preprocessing: Preprocessing,
+    settings: AlignStageSettings,
+    pre: Pretraining,
+    variables: dict,
+    stars: Observed,
+) -> AlignSource:
+    matched = pre.library
+    if settings.match:
+        estimates = _estimates(arm, preprocessing, variables, stars, settings.chunk)
+        cell, _ = locate(pre.library, estimates)
+        matched = jax.tree.map(jnp.asarray, matched_cells(pre.library, cell))
+        logger.info(
+            "align %s: library spectra from the cells of %d of %d", arm.name, len(matched.cells), len(cell)
+        )
+    parts = [
+        LibrarySource(library, arm.wave, settings.batch_size, arm.augment)
+        for library in (pre.library, matched)
+    ]
+    return AlignSource(*parts, fixed_rows(stars, settings.batch_size), arm.edges, arm.normalize)
+
+
+class AlignState(NamedTuple):
+    """What stays as it is while the features are aligned."""
+
+    batch_stats: Any
+    scale: Scale
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignObjective(Stateless):
+    """The loss of pre-training on library spectra + weight · how far apart stars and library are.
+
+    Attributes:
+      decoder: of kind "autoencoder", whose error is in units of the variance of the batch's depths; else None.
+    """
+
+    model: ResNet1D
+    decoder: Decoder | None
+    loss_settings: LossSettings
+    settings: AlignSettings
+
+    @property
+    def terms(self) -> type[AlignTerms]:
+        """Parts of the loss."""
+        return AlignTerms
+
+    def loss(self, params: Any, model_state: AlignState, batch: AlignBatch) -> AlignTerms:
+        """The terms of a batch.
+
+        Args:
+          params: {"network": ..., "decoder": ...}, the second with a decoder only.
+        """
+        variables = {"params": params["network"], "batch_stats": model_state.batch_stats}
+        outputs, library = network_outputs(self.model, variables, batch.library)
+        labels = batch_loss(outputs, batch.library, self.loss_settings).total
+        _, stars = network_outputs(self.model, variables, batch.stars)
+        matched = library[library.shape[0] // 2 :]
+        if self.decoder is None:
+            apart = discrepancy(matched, stars, model_state.scale, kind=self.settings.kind)
+        else:
+            half = Observed(*(x[len(x) // 2 :] for x in batch.library[:2]))
+            features = model_state.scale(jnp.concatenate([matched, stars]))
+            seen = jax.tree.map(lambda *x: jnp.concatenate(x), half, batch.stars)
+            apart = _decoding_error(self.decoder, params["decoder"], features, seen)
+        return AlignTerms(labels + self.settings.weight * apart, labels, apart)
+
+
+def _decoding_error(decoder: Decoder, params: Any, features: Array, seen: Observed) -> Array:
+    depth = jnp.where(seen.valid, seen.flux - 1.0, 0.0)
+    error = jnp.where(seen.valid, decoder.apply({"params": params}, features) - depth, 0.0)
+    return jnp.mean(error**2) / jnp.maximum(jnp.var(depth), 1e-12)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(model: ResNet1D, variables: dict, batch: Batch) -> Array:
+    return network_outputs(model, variables, batch)[1]
 
 
 def network_outputs(model: ResNet1D, variables: Any, batch: Batch | Observed) -> tuple[Outputs, Array]:
@@ -208,61 +321,28 @@ def network_outputs(model: ResNet1D, variables: Any, batch: Batch | Observed) ->
     return outputs, kept["intermediates"]["features"][0]
 
 
-def align_loss(
-    model: ResNet1D,
-    batch_stats: Any,
-    decoder: Decoder | None,
-    loss: LossSettings,
-    settings: AlignSettings,
-    scale: Scale,
-    params: Any,
-    batch: AlignBatch,
-) -> AlignTerms:
-    """The loss of pre-training on library spectra + weight · how far apart stars and library are.
+def _survey_parts(
+    survey: Stars, seen: np.ndarray, held: np.ndarray, arm: Arm, settings: AlignStageSettings, *, key: Array
+) -> tuple[Observed, Observed | None]:
+    """The survey's normalised spectra: up to `stars` to align with, and up to half as many kept aside.
 
     Args:
-      decoder: of kind "autoencoder", whose error is in units of the variance of the batch's depths; else None.
-      params: {"network": ..., "decoder": ...}, the second with a decoder only.
-    """
-    variables = {"params": params["network"], "batch_stats": batch_stats}
-    outputs, library = network_outputs(model, variables, batch.library)
-    labels = batch_loss(outputs, batch.library, loss).total
-    _, stars = network_outputs(model, variables, batch.stars)
-    matched = library[library.shape[0] // 2 :]
-    if decoder is None:
-        apart = discrepancy(matched, stars, scale, kind=settings.kind)
-    else:
-        half = Observed(*(x[len(x) // 2 :] for x in batch.library[:2]))
-        features = scale(jnp.concatenate([matched, stars]))
-        seen = jax.tree.map(lambda *x: jnp.concatenate(x), half, batch.stars)
-        depth = jnp.where(seen.valid, seen.flux - 1.0, 0.0)
-        error = jnp.where(seen.valid, decoder.apply({"params": params["decoder"]}, features) - depth, 0.0)
-        apart = jnp.mean(error**2) / jnp.maximum(jnp.var(depth), 1e-12)
-    return AlignTerms(labels + settings.weight * apart, labels, apart)
-
-
-def _survey_parts(
-    config: ml_collections.ConfigDict, workdir: Path, arm: Arm
-) -> tuple[Observed, Observed | None]:
-    """The survey's normalised spectra: up to `align.stars` to align with, and up to half as many kept aside.
+      seen, held: bool[S], spectra that the arm covers, and those that are kept aside.
 
     Raises:
       ValueError: fewer than two are left to align with.
     """
-    survey, _ = load_survey(workdir, arm.name)
-    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
-    held = held_stars(config, workdir)
-    order = np.asarray(jax.random.permutation(stage_key(config, arm.name, ALIGN, 0), len(seen)))
-    chosen = order[(seen & ~held)[order]][: config.align.stars]
-    kept = order[(seen & held)[order]][: config.align.stars // 2]
+    order = np.asarray(jax.random.permutation(key, len(seen)))
+    chosen = order[(seen & ~held)[order]][: settings.stars]
+    kept = order[(seen & held)[order]][: settings.stars // 2]
     if len(chosen) < 2:
         raise ValueError(f"align, arm {arm.name}: expected spectra to align with, found {len(chosen)}")
-    normalize = jax.jit(arm.normalize)
 
     def observed(rows: np.ndarray) -> Observed:
         flux, valid = survey.flux[rows], survey.valid[rows]
-        run = lambda x: Observed(normalize(jnp.asarray(x[0]), jnp.asarray(x[1])), jnp.asarray(x[1]))  # noqa: E731
-        return in_chunks(run, (flux, valid), config.align.chunk)
+        return Observed(
+            normalize_in_chunks(arm.normalize, flux, valid, chunk=settings.chunk), jnp.asarray(valid)
+        )
 
     return observed(chosen), observed(kept) if len(kept) else None
 
@@ -271,36 +351,19 @@ def _estimates(
     arm: Arm, preprocessing: Preprocessing, variables: Any, stars: Observed, chunk: int
 ) -> np.ndarray:
     """float[S, L]: medians of the PMFs that a network gives the stars."""
-    run = jax.jit(
-        lambda x: jax.nn.softmax(arm.model.apply(variables, *x, train=False, running=True).logits).swapaxes(
-            0, 1
-        )
-    )
-    pmf = np.asarray(in_chunks(run, tuple(stars), chunk)).swapaxes(0, 1)
+    pmf = np.asarray(network_pmfs(arm.model, variables, *stars, chunk=chunk))
     return np.stack(
         [pmf_quantile(pmf[j][:, : b.bins], b.edges, 0.5) for j, b in enumerate(preprocessing.labels)], axis=1
     )
 
 
-def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
-    """`run` over arrays with a common leading axis, `chunk` rows at a time and all in one shape."""
-    count = len(jax.tree.leaves(rows)[0])
-    parts = []
-    for i in range(0, count, chunk):
-        index = np.minimum(np.arange(i, i + chunk), count - 1)
-        parts.append(run(jax.tree.map(lambda a, index=index: a[index], rows)))
-    return jax.tree.map(lambda *x: jnp.concatenate(x)[:count], *parts)
-
-
-def _validation(
-    pre: Pretraining, config: ml_collections.ConfigDict, batches: Sequence[AlignBatch], aside: Observed
-) -> AlignBatch:
+def _validation(pre: Pretraining, batches: Sequence[AlignBatch], aside: Observed) -> AlignBatch:
     """Stars kept aside, as many library spectra of their cells, and as many of held-out cells (of any without)."""
     seen = functools.reduce(join, (batch.library for batch in batches))
     count = len(aside.flux)
     size = batches[0].library.flux.shape[0]
     matched = np.flatnonzero(np.arange(len(seen.flux)) % size >= size // 2)
-    held = held_out_batch(pre, config.pretrain) if len(pre.held_out) else seen
+    held = held_out_batch(pre) if len(pre.held_out) else seen
     index = jnp.arange(count)
     return AlignBatch(
         join(take(held, index % len(held.flux)), take(seen, jnp.asarray(np.resize(matched, count)))), aside

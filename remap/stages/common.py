@@ -7,6 +7,7 @@ what was interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from remap.config import config_to_json, deciding
+from remap.config import config_to_json, deciding, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import padded_edges, soft_labels
 from remap.network.losses import LossSettings
@@ -26,11 +27,15 @@ from remap.network.resnet import (
     model_settings,
 )
 from remap.preprocess.description import Preprocessing
-from remap.sampling.augment import Batch, finish
-from remap.sampling.sources import Library, Stars, random_labels
+from remap.sampling.augment import AugmentSettings, Batch
+from remap.sampling.batches import FinishedSource
+from remap.sampling.sources import Library, in_chunks, random_labels
 from remap.store import checkpoint
-from remap.train.loop import BatchFn, FitSettings, OnEpoch, fit
-from remap.train.optim import Rule, make_optimizer, sgdr
+from remap.store.workdir import check_preprocessing, stage_folder
+from remap.train.keys import named_key
+from remap.train.loop import FitSettings, OnEpoch, Run, fit
+from remap.train.objectives import NetworkObjective, Task
+from remap.train.optim import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +49,26 @@ class Arm:
     normalize: NormalizeFn
     edges: jnp.ndarray  # [L, K + 1]
     wave: jnp.ndarray  # [N], Å
+    augment: AugmentSettings  # of library spectra
+    loss: LossSettings
     meta: dict[str, Any]
 
-    def finish(self, draw: Stars) -> Batch:
-        """The batch of a draw: normalised, with its targets."""
-        return finish(draw, self.normalize, self.edges)
+    def finished(self, spectra: Any) -> FinishedSource:
+        """A source of spectra, normalised and with their targets."""
+        return FinishedSource(spectra, self.edges, self.normalize)
 
     def library_targets(self, key: jax.Array, library: Library) -> jax.Array:
-        """Soft labels [L, S, K] of spectra as they are drawn from the library."""
+        """Soft labels [L, S, K] of spectra as they are drawn from the library.
+
+        Args:
+          key: of the run, of which a part of its own is used.
+        """
+        key = named_key(key, "prior")
         labels = random_labels(key, library, -(-PRIOR_SPECTRA // len(library.cells)))
         return soft_labels(labels, jnp.broadcast_to(library.sigma, labels.shape), self.edges)
 
 
-# Of the labels in training: folded into the key, and the number of spectra by which it is found.
-PRIOR, PRIOR_SPECTRA = 1 << 20, 4096
+PRIOR_SPECTRA = 4096  # by which the distribution of the labels in training is found
 
 
 def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, arm: str, stage: str) -> Arm:
@@ -69,25 +80,14 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
         preprocessing.normalizer(arm),
         jnp.asarray(padded_edges(preprocessing.labels), jnp.float32),
         jnp.asarray(preprocessing.wave(arm), jnp.float32),
+        record(AugmentSettings, config.augment, "augment"),
+        record(LossSettings, config.loss, "loss"),
         {
             "arm": arm,
             "stage": stage,
             "preprocessing": preprocessing.to_json(),
             "config": deciding(config, stage, also=("align",) if aligned else ()),
         },
-    )
-
-
-def _network_settings(section: ml_collections.ConfigDict, steps: int, *, freeze_stats: bool) -> FitSettings:
-    return FitSettings(
-        cycles=section.cycles,
-        epochs_per_cycle=section.epochs_per_cycle,
-        steps_per_epoch=steps,
-        checkpoint_epochs=section.checkpoint_epochs,
-        keep=section.keep,
-        stats_batches=section.stats_batches,
-        freeze_stats=freeze_stats,
-        average=section.average,
     )
 
 
@@ -123,52 +123,86 @@ def check_sections(
         checkpoint.check_equal({name: found["config"][name]}, {name: own[name]}, where)
 
 
+def first_network(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    arm: Arm,
+    stage: str,
+    sections: Sequence[str],
+) -> dict:
+    """The network of an earlier stage that a training goes on from, checked.
+
+    Args:
+      sections: of the config that it must have been trained with.
+
+    Raises:
+      FileNotFoundError: that stage has not finished.
+      ValueError: it is another network, an ensemble, or was trained otherwise.
+    """
+    start = stage_folder(workdir, stage, arm.name) / "final"
+    variables, found = checkpoint.load_final(start)
+    variables.pop("prior", None)
+    check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
+    check_network(found, arm, str(start))
+    check_single(found, str(start))
+    how = {"pretrain": "trained", "align": "aligned"}[stage]
+    check_sections(found, config, sections, f"{start}: {how} with other settings")
+    return jax.tree.map(jnp.asarray, variables)
+
+
 class Training(NamedTuple):
     """What the training of one network starts from, in either stage."""
 
-    model: ResNet1D
+    objective: NetworkObjective
     variables: dict
     rules: tuple[Rule, ...]  # factors on the rate of its layers
-    batch_fn: BatchFn
-    data: Any
+    source: Any
     validation: Batch | None
+    settings: FitSettings
     steps: int  # per epoch
     key: jax.Array
     prior: jax.Array  # [L, K], PMFs of the labels that it draws
 
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.settings.epochs * self.steps
+
 
 def train_network(
     start: Training,
-    config: ml_collections.ConfigDict,
-    stage: str,
     *,
     folder: Path,
     meta: Mapping[str, Any],
     name: str,
     on_epoch: OnEpoch | None = None,
 ) -> dict:
-    """Trains as the config's section `stage` says and resumes in `folder`: the averaged network, see `loop.fit`."""
-    section = config[stage]
-    schedule = sgdr(
-        peak=section.rate_high,
-        end=section.rate_low,
-        cycles=section.cycles,
-        steps_per_cycle=section.epochs_per_cycle * start.steps,
-    )
-    freeze_stats = stage == "finetune" and section.freeze_stats
-    return fit(
-        start.model,
-        start.variables,
-        make_optimizer(start.variables["params"], start.rules, schedule, clip_norm=section.clip_norm),
-        start.batch_fn,
-        start.data,
+    """Trains and resumes in `folder`: `params` and `batch_stats` of the averaged network, see `loop.fit`."""
+    run = Run(start.settings, start.steps, start.key, folder, meta, name, on_epoch)
+    task = Task(
+        start.objective,
+        start.variables["params"],
+        start.variables["batch_stats"],
+        start.source,
         start.validation,
-        loss=LossSettings(**config.loss),
-        settings=_network_settings(section, start.steps, freeze_stats=freeze_stats),
-        key=start.key,
-        schedule=schedule,
-        folder=folder,
-        meta=meta,
-        name=name,
-        on_epoch=on_epoch,
     )
+    fitted = fit(task, run.optimizer(start.rules), run)
+    return {"params": fitted.params, "batch_stats": fitted.model_state}
+
+
+def network_pmfs(
+    model: ResNet1D, variables: Any, flux: jax.Array, valid: jax.Array, *, chunk: int
+) -> jax.Array:
+    """[L, S, K]: PMFs that a network gives normalised spectra, `chunk` of them at a time."""
+
+    def run(rows: tuple) -> jax.Array:
+        return _pmfs(variables, *rows, model=model)
+
+    return in_chunks(run, (flux, valid), chunk).swapaxes(0, 1)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _pmfs(variables: Any, flux: jax.Array, valid: jax.Array, *, model: ResNet1D) -> jax.Array:
+    logits = model.apply(variables, flux, valid, train=False, running=True).logits
+    return jax.nn.softmax(logits).swapaxes(0, 1)

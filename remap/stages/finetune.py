@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,24 +12,31 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from astropy.table import Table
 
-from remap.config import config_to_json
-from remap.continuum.common import NormalizeFn
+from remap.config import ConfigError, config_to_json, record
 from remap.labels import label_prior, soft_labels
 from remap.network.resnet import init_variables
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
-from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw, take
-from remap.sampling.correction import add_residuals, apply_correction, fit_correction
-from remap.sampling.sources import Library, Stars, node_cells, stream_indices
+from remap.sampling.augment import AugmentSettings, Batch, finish, take
+from remap.sampling.batches import (
+    FinishedSource,
+    FixedSource,
+    LibrarySource,
+    MixedSource,
+    RehearsalSource,
+    StarSource,
+    as_given,
+    normalize_in_chunks,
+    padded_rows,
+)
+from remap.sampling.correction import CHUNK, apply_correction, fit_correction
+from remap.sampling.sources import Stars, node_cells
 from remap.stages.common import (
-    PRIOR,
     Arm,
     Training,
-    check_network,
-    check_sections,
-    check_single,
+    first_network,
+    network_pmfs,
     open_arm,
     start_stage,
     train_network,
@@ -37,16 +45,19 @@ from remap.store import checkpoint
 from remap.store.stars import fold_split, readable_stars, save_split, within
 from remap.store.workdir import (
     check_prepared,
-    check_preprocessing,
     load_library,
     load_survey,
     stage_folder,
     write_config,
 )
-from remap.train.keys import FINETUNE, stage_key
+from remap.train.keys import root_key
+from remap.train.loop import FitSettings
+from remap.train.objectives import NetworkObjective
 from remap.train.optim import layer_rules
 
 logger = logging.getLogger(__name__)
+
+PADDED = 32  # validation stars of a fold are filled up to a multiple of it
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -61,6 +72,89 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         for arm in preprocessing.arms:
             _finetune_arm(config, workdir, preprocessing, arm, fold, stars, split)
     write_config(workdir, config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(FitSettings):
+    """Of this stage (config section `finetune`).
+
+    Attributes:
+      init: "pretrained" starts from the stage before, "scratch" from a fresh network.
+      layer_rates, rate_factor: see `optim.layer_rules` (paper §5 ii).
+      batch_size: spectra in a batch.
+      batches: "random", or "paired" (`sources.paired_indices`).
+      freeze_stats: normalise with the pre-trained running statistics and leave them as they are.
+      noise_low, noise_high, augment: how observed spectra are varied; what differs from the config's section
+        `augment`.
+      select: limits of the labels of stars that may be trained on.
+      rehearsal: fraction of every batch that is drawn from the library, varied as `rehearsal_augment` says in the
+        same way.
+      correction: "linear" makes the library look like the stars (`remap.sampling.correction`), "none" leaves it.
+      correction_ridge, residual_clip: of the correction.
+      residual_weight: limits of the factor on the stars' residuals, which are noise on library spectra.
+      unlabelled: fraction of every batch that is drawn from spectra of stars that are not selected.
+      anchor: labels in which what the first network says of them is the target.
+    """
+
+    checkpoint_epochs: int = 30
+    keep: int = 1
+    stats_batches: int = 20
+    init: str = "pretrained"
+    layer_rates: str = "graded"
+    rate_factor: float = 0.1
+    batch_size: int = 64
+    batches: str = "random"
+    freeze_stats: bool = True
+    noise_low: float = 0.0
+    noise_high: float = 0.0
+    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    select: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    rehearsal: float = 0.0
+    rehearsal_augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    correction: str = "none"
+    correction_ridge: float = 10.0
+    residual_weight: tuple[float, float] = (0.0, 0.0)
+    residual_clip: float = 0.3
+    unlabelled: float = 0.0
+    anchor: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = {
+            "init": ("pretrained", "scratch"),
+            "batches": ("random", "paired"),
+            "correction": ("none", "linear"),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                first, second = values
+                raise ValueError(
+                    f"finetune.{name} must be {first!r} or {second!r}, found {getattr(self, name)!r}"
+                )
+        if self.observed < 1:
+            raise ValueError(
+                f"finetune.rehearsal {self.rehearsal} and finetune.unlabelled {self.unlabelled} leave no room "
+                f"for stars in a batch of {self.batch_size}"
+            )
+        if self.anchored and self.init != "pretrained":
+            raise ValueError(
+                f"finetune.unlabelled needs a pre-trained network, found init {self.init!r}; set it to 0"
+            )
+
+    @property
+    def replayed(self) -> int:
+        """Library spectra in a batch."""
+        return round(self.rehearsal * self.batch_size)
+
+    @property
+    def anchored(self) -> int:
+        """Spectra in a batch of stars that are not selected."""
+        return round(self.unlabelled * self.batch_size)
+
+    @property
+    def observed(self) -> int:
+        """Labelled stars in a batch."""
+        return self.batch_size - self.replayed - self.anchored
 
 
 def _finetune_arm(
@@ -78,14 +172,11 @@ def _finetune_arm(
     if checkpoint.is_finished(folder, meta):
         return
     save_split(folder, stars, split, config, fold)
-    section = config.finetune
     start = finetuning(config, workdir, preprocessing, name, fold, split)
-    label = f"finetune {name} fold {fold}"
-    averaged = train_network(start, config, "finetune", folder=folder, meta=meta, name=label)
-    total = section.cycles * section.epochs_per_cycle * start.steps
+    averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
     # With the distribution of the labels, for `predict.combine`.
     averaged |= {"prior": start.prior}
-    checkpoint.save_final(folder / "final", averaged, meta | {"step": total})
+    checkpoint.save_final(folder / "final", averaged, meta | {"step": start.total})
 
 
 def finetuning(
@@ -103,171 +194,156 @@ def finetuning(
       split: str[S], "train" and "val" as in `fold_split`; stars of other names have no part.
     """
     arm = open_arm(config, preprocessing, name, "finetune")
-    section = config.finetune
-    library_augment = AugmentSettings(**{**config.augment, **section.rehearsal_augment})
-    noise = {"noise_low": section.noise_low, "noise_high": section.noise_high}
-    star_augment = AugmentSettings(**{**config.augment, **noise, **section.augment})
-    survey, _ = load_survey(workdir, name)
-    # As at prediction: an arm that hardly covers a spectrum must not learn from it.
-    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
-    train, val = (split == "train") & seen, (split == "val") & seen
-    if not train.any():
+    settings = record(FinetuneSettings, config.finetune, "finetune")
+    survey = _open_survey(workdir, arm, split, config.predict.min_coverage)
+    if not survey.train.any():
         raise ValueError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
-    stars = jax.tree.map(lambda a: jnp.asarray(a[train]), survey)
-    init_key, fit_key = jax.random.split(stage_key(config, name, FINETUNE, fold + 1))
-    if section.init == "scratch":
+    init_key, fit_key = jax.random.split(root_key(config.seed, "finetune", name, "fold", fold))
+    if settings.init == "scratch":
         variables = init_variables(arm.model, init_key, len(arm.wave))
-    elif section.init == "pretrained":
-        stage = start_stage(config)
-        start = stage_folder(workdir, stage, name) / "final"
-        variables, found = checkpoint.load_final(start)
-        variables.pop("prior", None)
-        check_single(found, str(start))
-        check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
-        check_network(found, arm, str(start))
-        if stage == "align":
-            check_sections(found, config, ("align",), f"{start}: aligned with other settings")
     else:
-        raise ValueError(f"finetune.init must be 'pretrained' or 'scratch', found {section.init!r}")
-    replayed = round(section.rehearsal * section.batch_size)
-    anchored = round(section.unlabelled * section.batch_size)
-    observed = section.batch_size - replayed - anchored
-    if observed < 1:
-        raise ValueError(
-            f"finetune.rehearsal {section.rehearsal} and finetune.unlabelled {section.unlabelled} leave no room "
-            f"for stars in a batch of {section.batch_size}"
-        )
-    if section.batches not in ("random", "paired"):
-        raise ValueError(f"finetune.batches must be 'random' or 'paired', found {section.batches!r}")
-    steps = max(1, round(stars.flux.shape[0] / observed))
-    library, residuals = None, None
-    if replayed:
-        # A correction is fitted between the nodes, even where nodes alone are rehearsed.
-        between = config.library.interpolate or section.correction != "none"
-        library = load_library(workdir, preprocessing, name, interpolate=between)
-        library, residuals = _corrected(library, stars, arm.normalize, section)
-        if not config.library.interpolate:
-            library = library._replace(cells=node_cells(len(library.labels)))
-    varied = star_augment.changes_stars
-    if not varied:  # the same spectra at every step: normalise them once
-        stars = stars._replace(flux=jax.jit(arm.normalize)(stars.flux, stars.valid))
-    unlabelled = None
-    if anchored:
-        other = _unlabelled(readable_stars(workdir), split, seen)
-        if section.init != "pretrained" or not other.any():
-            raise ValueError(
-                "finetune.unlabelled needs a pre-trained network and spectra of stars that are not selected, "
-                f"found init {section.init!r} and {np.count_nonzero(other)} spectra; set it to 0"
-            )
-        unlabelled = _anchors(
-            arm, variables, survey.flux[other], survey.valid[other], section.anchor, config.label_names
-        )
-
-    def batch_fn(key: jax.Array, step: jax.Array, data: _FinetuneData) -> Batch:
-        star_key, library_key, residual_key, anchor_key = jax.random.split(key, 4)
-        draw = survey_draw(
-            star_key,
-            step,
-            data.stars,
-            arm.wave,
-            batch=observed,
-            settings=star_augment,
-            edges=arm.edges if section.batches == "paired" else None,
-        )
-        batch = finish(draw, arm.normalize if varied else lambda flux, valid: flux, arm.edges)
-        if data.unlabelled is not None:
-            index = stream_indices(anchor_key, step, data.unlabelled.flux.shape[0], anchored)
-            batch = join(batch, take(data.unlabelled, index))
-        if not replayed:
-            return batch
-        more = library_draw(
-            library_key, step, data.library, arm.wave, batch=replayed, settings=library_augment
-        )
-        if data.residuals is not None:
-            # Last: residuals belong to their star's pixels, and gaps stay zero under any factor.
-            residual_key = jax.random.fold_in(residual_key, step)
-            low, high = section.residual_weight
-            more = add_residuals(residual_key, more, data.residuals, low=low, high=high)
-        return join(batch, arm.finish(more))
-
-    data = jax.tree.map(jnp.asarray, _FinetuneData(stars, library, residuals, unlabelled))
-    validation = None
-    if val.any():
-        held = Stars(*(jnp.asarray(a[val]) for a in survey))
-        validation = jax.jit(arm.finish)(held)
-    rules = layer_rules(section.layer_rates, len(config.model.filters), factor=section.rate_factor)
-    parts = [(observed, soft_labels(stars.labels, stars.errors, arm.edges))]
-    if replayed:
-        parts.append((replayed, arm.library_targets(jax.random.fold_in(fit_key, PRIOR), data.library)))
-    if anchored:
-        parts.append((anchored, unlabelled.target))
+        stage = start_stage(config)
+        sections = ("align",) if stage == "align" else ()
+        variables = first_network(config, workdir, preprocessing, arm, stage, sections)
+    rehearsal, anchors = None, None
+    if settings.replayed:
+        rehearsal = _rehearsal(config, workdir, preprocessing, arm, settings, survey)
+    if settings.anchored:
+        names = [b.name for b in preprocessing.labels]
+        anchors = _anchors(arm, settings, variables, survey.others, names)
+    train = jax.tree.map(lambda a: a[survey.train], survey.stars)
+    parts = [(settings.observed, soft_labels(train.labels, train.errors, arm.edges))]
+    if rehearsal is not None:
+        library = rehearsal.spectra.library
+        targets = arm.library_targets(fit_key, library)
+        parts.append((settings.replayed, targets))
+        rehearsal = arm.finished(rehearsal)
+    if anchors is not None:
+        parts.append((settings.anchored, anchors.spectra.target))
     return Training(
-        arm.model, variables, rules, batch_fn, data, validation, steps, fit_key, label_prior(parts)
+        NetworkObjective(arm.model, arm.loss, settings.freeze_stats),
+        variables,
+        layer_rules(settings.layer_rates, len(arm.model.settings.filters), factor=settings.rate_factor),
+        MixedSource(_stars(arm, settings, survey), anchors, rehearsal),
+        _validation(arm, survey),
+        settings,
+        max(1, round(np.count_nonzero(survey.train) / settings.observed)),
+        fit_key,
+        label_prior(parts),
     )
 
 
-class _FinetuneData(NamedTuple):
-    """What fine-tuning draws from; the library and the residuals are None where they have no part."""
+class _Survey(NamedTuple):
+    """The spectra of one arm that the folds train on, and others of the survey that the arm covers."""
 
-    stars: Stars
-    library: Library | None
-    residuals: Any
-    unlabelled: Batch | None  # spectra of other stars, with what the pre-trained network says of them
+    stars: Stars  # those of any fold, the same in all
+    train: np.ndarray  # bool of those
+    val: np.ndarray
+    others: Stars  # spectra of stars that no fold trains or tests on; their labels, if any, are not used
 
 
-def _unlabelled(stars: Table, split: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """bool[S]: spectra of the survey that no fold trains or tests on; their labels, if any, are not used."""
-    ids = np.asarray(stars["star_id"])
-    return (split == "other") & ~np.isin(ids, ids[split != "other"]) & seen
+def _open_survey(workdir: Path, arm: Arm, split: np.ndarray, min_coverage: float) -> _Survey:
+    survey, _ = load_survey(workdir, arm.name)
+    # As at prediction: an arm that hardly covers a spectrum must not learn from it.
+    seen = usable(survey.flux, survey.valid, min_coverage=min_coverage)
+    ids = np.asarray(readable_stars(workdir)["star_id"])
+    mine = (split != "other") & seen
+    others = (split == "other") & ~np.isin(ids, ids[split != "other"]) & seen
+    return _Survey(
+        Stars(*(a[mine] for a in survey)),
+        split[mine] == "train",
+        split[mine] == "val",
+        Stars(*(a[others] for a in survey)),
+    )
+
+
+def _stars(arm: Arm, settings: FinetuneSettings, survey: _Survey) -> FinishedSource:
+    """The labelled stars as they are trained on."""
+    noise = {"noise_low": settings.noise_low, "noise_high": settings.noise_high}
+    augment = record(AugmentSettings, {**vars(arm.augment), **noise, **settings.augment}, "finetune.augment")
+    stars, normalize = survey.stars, arm.normalize
+    if not augment.changes_stars:  # the same spectra at every step: normalise them once
+        stars = stars._replace(flux=normalize_in_chunks(normalize, stars.flux, stars.valid))
+        normalize = as_given
+    edges = arm.edges if settings.batches == "paired" else None
+    rows, count = padded_rows(survey.train)
+    stars = jax.tree.map(jnp.asarray, stars)
+    spectra = StarSource(stars, rows, count, arm.wave, edges, settings.observed, augment)
+    return FinishedSource(spectra, arm.edges, normalize)
+
+
+def _rehearsal(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    arm: Arm,
+    settings: FinetuneSettings,
+    survey: _Survey,
+) -> RehearsalSource:
+    """The library that is rehearsed, made to look like the stars if the settings ask for it."""
+    # A correction is fitted between the nodes, even where nodes alone are rehearsed.
+    between = config.library.interpolate or settings.correction != "none"
+    library = load_library(workdir, preprocessing, arm.name, interpolate=between)
+    residuals, count = None, 0
+    if settings.correction != "none":
+        found = fit_correction(
+            library,
+            Stars(*(a[survey.train] for a in survey.stars)),
+            arm.normalize,
+            spread=library.log_flux.shape[0] // 2,
+            ridge=settings.correction_ridge,
+            clip=settings.residual_clip,
+        )
+        count = len(found.residuals)
+        logger.info(
+            "finetune: library corrected by %.4f rms from %d stars, residuals of %.4f rms",
+            found.nodes.std(),
+            count,
+            found.residuals.std(),
+        )
+        library = apply_correction(library, found)
+        if max(settings.residual_weight) > 0:  # padded to one shape for all folds
+            residuals = np.zeros_like(survey.stars.flux)
+            residuals[:count] = found.residuals
+    if not config.library.interpolate:
+        library = library._replace(cells=node_cells(len(library.labels)))
+    augment = record(
+        AugmentSettings, {**vars(arm.augment), **settings.rehearsal_augment}, "finetune.rehearsal_augment"
+    )
+    spectra = LibrarySource(jax.tree.map(jnp.asarray, library), arm.wave, settings.replayed, augment)
+    residuals = None if residuals is None else jnp.asarray(residuals)
+    return RehearsalSource(spectra, residuals, jnp.asarray(count, jnp.int32), tuple(settings.residual_weight))
 
 
 def _anchors(
-    arm: Arm,
-    variables: dict,
-    flux: np.ndarray,
-    valid: np.ndarray,
-    anchor: Sequence[str],
-    names: Sequence[str],
-) -> Batch:
+    arm: Arm, settings: FinetuneSettings, variables: dict, others: Stars, names: Sequence[str]
+) -> FixedSource:
     """Spectra whose targets are the PMFs of a network (Li & Hoiem 2016, arXiv:1606.09282), for some labels."""
-    if unknown := set(anchor) - set(names):
-        raise ValueError(f"finetune.anchor must name labels of {tuple(names)}, found {sorted(unknown)}")
+    if unknown := set(settings.anchor) - set(names):
+        raise ConfigError(f"finetune.anchor must name labels of {tuple(names)}, found {sorted(unknown)}")
+    if not len(others.flux):
+        raise ConfigError(
+            "finetune.unlabelled needs spectra of stars that are not selected, found none; set it to 0"
+        )
+    flux = normalize_in_chunks(arm.normalize, others.flux, others.valid)
+    valid = jnp.asarray(others.valid)
+    pmf = network_pmfs(arm.model, variables, flux, valid, chunk=CHUNK)
+    known = jnp.asarray([name in settings.anchor for name in names])[:, None]
+    target, classes = jnp.where(known[..., None], pmf, 0.0), jnp.where(known, jnp.argmax(pmf, axis=-1), -1)
+    return FixedSource(Batch(flux, valid, target, classes), len(flux), settings.anchored, take)
 
-    @jax.jit
-    def predict(variables: dict, flux: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        flux = arm.normalize(flux, valid)
-        return flux, jax.nn.softmax(arm.model.apply(variables, flux, valid, train=False, running=True).logits)
 
-    flux, pmf = predict(variables, jnp.asarray(flux), jnp.asarray(valid))
-    known = jnp.asarray([name in anchor for name in names])[:, None]
-    return Batch(
-        flux,
-        jnp.asarray(valid),
-        jnp.where(known[..., None], pmf, 0.0),
-        jnp.where(known, jnp.argmax(pmf, axis=-1), -1),
+def _validation(arm: Arm, survey: _Survey) -> Batch | None:
+    """The validation stars, None without any; spectra without labels fill up to a number that folds share."""
+    if not survey.val.any():
+        return None
+    held = Stars(*(a[survey.val] for a in survey.stars))
+    flux = normalize_in_chunks(arm.normalize, held.flux, held.valid)
+    missing = -len(flux) % PADDED
+    held = held._replace(
+        flux=jnp.pad(flux, ((0, missing), (0, 0)), constant_values=1.0),
+        valid=np.pad(held.valid, ((0, missing), (0, 0))),
+        labels=np.pad(held.labels, ((0, missing), (0, 0)), constant_values=np.nan),
+        errors=np.pad(held.errors, ((0, missing), (0, 0)), constant_values=1.0),
     )
-
-
-def _corrected(
-    library: Library, stars: Stars, normalize: NormalizeFn, section: ml_collections.ConfigDict
-) -> tuple[Library, np.ndarray | None]:
-    """The library to rehearse with, and the residuals of the stars if they are to be its noise."""
-    if section.correction == "none":
-        return library, None
-    if section.correction != "linear":
-        raise ValueError(f"finetune.correction must be 'none' or 'linear', found {section.correction!r}")
-    found = fit_correction(
-        library,
-        stars,
-        normalize,
-        spread=library.log_flux.shape[0] // 2,
-        ridge=section.correction_ridge,
-        clip=section.residual_clip,
-    )
-    logger.info(
-        "finetune: library corrected by %.4f rms from %d stars, residuals of %.4f rms",
-        found.nodes.std(),
-        len(found.residuals),
-        found.residuals.std(),
-    )
-    return apply_correction(library, found), found.residuals if max(section.residual_weight) > 0 else None
+    return finish(jax.tree.map(jnp.asarray, held), as_given, arm.edges)

@@ -54,7 +54,8 @@ def restore_state(
     """The newest saved state, a tree like `template`, with its `partial`; None if there is none.
 
     Raises:
-      ValueError: the run was started with another `meta` (both values of each difference are named).
+      ValueError: the run was started with another `meta` (both values of each difference are named), or the saved
+        state is no tree like `template`.
     """
     step = manager.latest_step()
     if step is None:
@@ -62,7 +63,15 @@ def restore_state(
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     found = manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
     check_equal(found["run"], plain(meta), f"{manager.directory}: this run was started with other settings")
-    restored = manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)}))
+    try:
+        restored = manager.restore(
+            step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{manager.directory}: step {step} holds another state than this version trains, and cannot be gone on "
+            "with; delete the folder and start the stage again"
+        ) from error
     return restored[STATE], found["partial"]
 
 

@@ -25,17 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
 from remap.config import apply_overrides, config_to_json, deciding, leaves, record
-from remap.network.losses import LossSettings, LossTerms
-from remap.network.resnet import build_model, count_parameters, init_variables
+from remap.network.resnet import count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
-from remap.sampling.augment import Batch
 from remap.sampling.folds import assign_folds
 from remap.stages.common import Training, start_stage, train_network
 from remap.stages.finetune import finetuning
@@ -46,7 +43,7 @@ from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import check_prepared, stage_folder
 from remap.studies.comparison import Candidate, FoldLoss, Result, compare
 from remap.studies.optuna_search import FoldLosses, SearchSettings, search
-from remap.train.loop import DivergedError, make_eval_step
+from remap.train.loop import DivergedError, evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -188,14 +185,8 @@ def fold_losses(
         mine = folder / digest(setting)
         write_json(mine / "setting.json", {"overrides": dict(candidate.overrides)} | setting)
         training = open_folds(config)
-        eval_step = make_eval_step(
-            build_model(config.model, preprocessing.labels), LossSettings(**config.loss)
-        )
         for fold in range(settings.folds):
-            records = [
-                _run_fold(config, settings.stage, training, eval_step, arm, fold, mine, candidate.name)
-                for arm in preprocessing.arms
-            ]
+            records = [_run_fold(training, arm, fold, mine, candidate.name) for arm in preprocessing.arms]
             loss = np.mean([r["loss"] if r["loss"] is not None else np.inf for r in records])
             seconds = sum(r["seconds"] for r in records)
             yield FoldLoss(float(loss), records[0]["parameters"], seconds)
@@ -205,16 +196,7 @@ def fold_losses(
     return losses
 
 
-def _run_fold(
-    config: ml_collections.ConfigDict,
-    stage: str,
-    training: FoldTraining,
-    eval_step: Callable[[dict, Batch], LossTerms],
-    arm: str,
-    fold: int,
-    folder: Path,
-    candidate: str,
-) -> dict[str, Any]:
+def _run_fold(training: FoldTraining, arm: str, fold: int, folder: Path, candidate: str) -> dict[str, Any]:
     """The record of one training, made if it is not there."""
     scratch = folder / arm / f"fold_{fold}"
     path = scratch.with_suffix(".json")
@@ -228,8 +210,10 @@ def _run_fold(
     blind = start._replace(validation=None)
     loss, terms = None, {}
     try:
-        averaged = train_network(blind, config, stage, folder=scratch, meta=meta, name=name)
-        judged = eval_step(averaged, start.validation)
+        averaged = train_network(blind, folder=scratch, meta=meta, name=name)
+        judged = evaluate(
+            averaged["params"], averaged["batch_stats"], start.validation, objective=start.objective
+        )
         if np.isfinite(judged.total):
             loss = float(judged.total)
             terms = {k: np.asarray(v).tolist() for k, v in judged._asdict().items() if k != "total"}
@@ -239,7 +223,7 @@ def _run_fold(
         "candidate": candidate,
         "loss": loss,  # None: diverged
         "terms": terms,
-        "validation": len(start.validation.flux),
+        "validation": int(np.asarray(start.validation.valid).any(axis=1).sum()),  # the others fill up
         "parameters": count_parameters(start.variables["params"]),
         "seconds": time.monotonic() - began,  # since its last interruption
     }
@@ -282,8 +266,7 @@ def _library_folds(
     def without(start: Pretraining, fold: int) -> Pretraining:
         cells = np.asarray(start.library.cells)
         held = cell_folds(cells, settings.folds, base.seed) == fold
-        library = start.library._replace(cells=jnp.asarray(cells[~held]))
-        return start._replace(library=library, held_out=cells[held])
+        return start._replace(source=start.drawing_from(cells[~held]), held_out=cells[held])
 
     def open_folds(config: ml_collections.ConfigDict) -> FoldTraining:
         @functools.cache
@@ -293,9 +276,9 @@ def _library_folds(
         def training(arm: str, fold: int) -> Training:
             start = without(whole(arm), fold)
             init_key, fit_key = jax.random.split(jax.random.fold_in(start.fit_key, fold))
-            variables = init_variables(start.model, init_key, start.library.log_flux.shape[-1])
+            variables = init_variables(start.arm.model, init_key, start.library.log_flux.shape[-1])
             start = start._replace(variables=variables, fit_key=fit_key)
-            return start.training(held_out_batch(without(judge(arm), fold), base.pretrain))
+            return start.training(held_out_batch(without(judge(arm), fold)))
 
         return training
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,13 @@ import ml_collections
 import numpy as np
 import optax
 
-from remap.network.losses import LossSettings
+from remap.config import record
 from remap.report.plots import learning_rates
 from remap.stages.pretrain import Pretraining, pretraining
 from remap.store.atomic import write_json
 from remap.store.workdir import check_prepared
-from remap.train.loop import FitSettings, make_train_step
+from remap.train.loop import draw_batch, run_keys, train_step
+from remap.train.objectives import NetworkObjective
 from remap.train.optim import make_optimizer
 from remap.train.state import init_state
 
@@ -38,13 +38,13 @@ class RangeSettings:
       span: upper over lower limit.
     """
 
-    low: float
-    high: float
-    steps: int
-    smoothing: float
-    diverged: float
-    margin: float
-    span: float
+    low: float = 1e-6
+    high: float = 1.0
+    steps: int = 400
+    smoothing: float = 0.95
+    diverged: float = 2.0
+    margin: float = 0.5
+    span: float = 100.0
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high or self.steps < 2:
@@ -76,32 +76,20 @@ def range_schedule(settings: RangeSettings) -> optax.Schedule:
     return optax.exponential_decay(settings.low, 1, ratio)
 
 
-def range_test(
-    start: Pretraining, *, loss: LossSettings, clip_norm: float | None, settings: RangeSettings
-) -> RangeTest:
+def range_test(start: Pretraining, settings: RangeSettings) -> RangeTest:
     """Trains a fresh network with a rising rate until the loss diverges or the rates are used up."""
     schedule = range_schedule(settings)
-    optimizer = make_optimizer(start.variables["params"], ((".*", 1.0),), schedule, clip_norm=clip_norm)
-    fit = FitSettings(
-        cycles=1,
-        epochs_per_cycle=1,
-        steps_per_epoch=settings.steps,
-        checkpoint_epochs=1,
-        keep=1,
-        stats_batches=1,
-        freeze_stats=False,
-        average="last",
-    )
-    step = make_train_step(start.model, optimizer, loss, fit)
-    make = jax.jit(start.batch_fn)
-    state = init_state(jax.tree.map(jnp.array, start.variables), optimizer)
-    batch_key, dropout_key = jax.random.split(start.fit_key)
+    objective = NetworkObjective(start.arm.model, start.arm.loss)
+    optimizer = make_optimizer(((".*", 1.0),), schedule, clip_norm=start.settings.clip_norm)
+    first = jax.tree.map(jnp.array, start.variables)
+    state = init_state(first["params"], first["batch_stats"], optimizer)
+    keys = run_keys(start.fit_key)
     losses: list[float] = []
     smooth: list[float] = []
     running, diverged = 0.0, False
     for i in range(settings.steps):
-        batch = make(batch_key, jnp.asarray(i, jnp.int32), start.library)
-        state, terms = step(state, batch, dropout_key)
+        batch = draw_batch(start.source, keys.batches, jnp.asarray(i, jnp.int32))
+        state, terms = train_step(state, batch, keys.dropout, objective=objective, optimizer=optimizer)
         value = float(terms.total)
         if not np.isfinite(value):
             diverged = True
@@ -123,17 +111,14 @@ def find_lr(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str,
     """The range test of every arm; writes find_lr/ARM.json and, where matplotlib is there, find_lr/ARM.png."""
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
-    settings = RangeSettings(**config.find_lr)
+    settings = record(RangeSettings, config.find_lr, "find_lr")
     found = {}
     for arm in preprocessing.arms:
         start = pretraining(config, workdir, preprocessing, arm)
-        test = range_test(
-            start, loss=LossSettings(**config.loss), clip_norm=config.pretrain.clip_norm, settings=settings
-        )
+        test = range_test(start, settings)
         found[arm] = test
         folder = workdir / "find_lr"
-        record: dict[str, Any] = dataclasses.asdict(test)
-        write_json(folder / f"{arm}.json", record)
+        write_json(folder / f"{arm}.json", dataclasses.asdict(test))
         if not test.diverged:
             logger.warning(
                 "find_lr %s: the loss never diverged up to a rate of %g: raise find_lr.high",

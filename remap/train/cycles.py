@@ -26,7 +26,7 @@ def cycle_recorder(folder: str | Path, epochs_per_cycle: int) -> Callable[[int, 
     def record(epoch: int, state: TrainState) -> None:
         if epoch == 0 or epoch % epochs_per_cycle:
             return
-        kept = {"params": state.params, "batch_stats": state.batch_stats}
+        kept = {"params": state.params, "model_state": state.model_state}
         flat = traverse_util.flatten_dict(kept, sep="/")
         arrays = {name: np.asarray(value) for name, value in flat.items()}
         save_arrays(_path(Path(folder), epoch // epochs_per_cycle), **arrays)
@@ -34,12 +34,13 @@ def cycle_recorder(folder: str | Path, epochs_per_cycle: int) -> Callable[[int, 
     return record
 
 
-def read_cycles(folder: str | Path, cycles: int) -> list[dict[str, Any]]:
-    """{"params", "batch_stats"} at the end of each cycle, in order."""
+def read_cycles(folder: str | Path, cycles: int) -> list[tuple[Any, Any]]:
+    """Parameters and model state at the end of each cycle, in order."""
     found = []
     for cycle in range(1, cycles + 1):
         with np.load(_path(Path(folder), cycle)) as arrays:
-            found.append(traverse_util.unflatten_dict(dict(arrays), sep="/"))
+            tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
+            found.append((tree["params"], tree.get("model_state", ())))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jaxtyping import Array
 
 from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
-from remap.sampling.sources import Stars
+from remap.sampling.batches import FinishedSource
 from remap.store.atomic import save_arrays
+from remap.train.loop import draw_batch
 from remap.train.state import TrainState
 
 PARTS = ("train", "val")
@@ -31,9 +32,9 @@ class EmbeddingSettings:
       perplexity: of t-SNE, about the number of neighbours that each spectrum should have.
     """
 
-    epochs: tuple[int, ...]
-    size: int
-    perplexity: float
+    epochs: tuple[int, ...] = ()
+    size: int = 500
+    perplexity: float = 30.0
 
     def __post_init__(self) -> None:
         if any(epoch != int(epoch) or epoch < 0 for epoch in self.epochs):
@@ -66,24 +67,13 @@ class EpochEmbeddings(NamedTuple):
     parts: dict[str, Embedded]  # "train", and "val" where there are held-out spectra
 
 
-def fixed_spectra(
-    batch_fn: Callable[[Array, Array, Any], Batch],
-    draw_fn: Callable[[Array, Array, Any], Stars],
-    key: Array,
-    data: Any,
-    size: int,
-) -> FixedSpectra:
-    """The first `size` spectra of a stream of batches.
-
-    Args:
-      batch_fn, draw_fn: (key, step, data) -> batch, and what it was made from, with the labels' values.
-    """
-    make, labels_of = jax.jit(batch_fn), jax.jit(lambda *args: draw_fn(*args).labels)
+def fixed_spectra(source: FinishedSource, key: Array, size: int) -> FixedSpectra:
+    """The first `size` spectra of a source."""
     batches, labels = [], []
     while sum(map(len, labels)) < size:
         step = jnp.asarray(len(batches), jnp.int32)
-        batches.append(make(key, step, data))
-        labels.append(np.asarray(labels_of(key, step, data)))
+        batches.append(draw_batch(source, key, step))
+        labels.append(np.asarray(draw_batch(source.spectra, key, step).labels))
     return FixedSpectra(batches, np.concatenate(labels)[:size])
 
 
@@ -107,7 +97,7 @@ def embedding_recorder(
     def record(epoch: int, state: TrainState) -> None:
         if epoch not in epochs:
             return
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = {"params": state.params, "batch_stats": state.model_state}
         arrays = {}
         for part, (batches, labels) in spectra.items():
             found = np.concatenate([np.asarray(embed(variables, batch)) for batch in batches], axis=1)

@@ -1,16 +1,29 @@
-"""Keys: all random numbers of a run come from its seed and its name."""
+"""Keys: all random numbers of a run come from its seed and from what it is called."""
 
 from __future__ import annotations
 
+import hashlib
+
 import jax
-import ml_collections
-
-PRETRAIN, FINETUNE, ALIGN = 0, 1, 1 << 21  # folded into the keys; folds follow FINETUNE
 
 
-def stage_key(config: ml_collections.ConfigDict, arm: str, *what: int) -> jax.Array:
-    """The root key of a run: a function of the seed, the arm and what is run."""
-    key = jax.random.fold_in(jax.random.key(config.seed), config.arm_names.index(arm))
-    for number in what:
-        key = jax.random.fold_in(key, number)
+def root_key(seed: int, *names: str | int) -> jax.Array:
+    """The key of what has these names: ("finetune", "A", "fold", 0), say. Other names give independent keys.
+
+    Examples:
+      >>> bool(jax.numpy.array_equal(root_key(0, "pretrain", "A"), root_key(0, "pretrain", "A")))
+      True
+    """
+    return named_key(jax.random.key(seed), *names)
+
+
+def named_key(key: jax.Array, *names: str | int) -> jax.Array:
+    """The part of a key that has these names; not one of those that `jax.random.split` gives, nor a step's.
+
+    All names together are hashed, in a way that does not depend on the Python or the machine, into two numbers that
+    are folded in one after the other, as no counter is.
+    """
+    digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
+    for i in (0, 4):
+        key = jax.random.fold_in(key, int.from_bytes(digest[i : i + 4], "big"))
     return key

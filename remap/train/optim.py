@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ from jaxtyping import Array, Int
 Rule = tuple[str, float | None]  # (regular expression on "a/b/c", factor on the rate; None freezes)
 
 
-class SWAState(NamedTuple):
-    """Running mean of the parameters at the ends of the cycles (eq. 5)."""
+class AverageState(NamedTuple):
+    """Running mean of the parameters at the ends of the cycles (eq. 5), a part of the optimiser's state."""
 
-    count: Int[Array, ""]  # cycles averaged so far
-    params: Any  # like the parameters; the initial parameters while count is 0
+    step: Int[Array, ""]  # of the optimiser
+    cycles: Int[Array, ""]  # averaged so far
+    average: Any  # like the parameters; the initial ones while `cycles` is 0
 
 
 def sgdr(*, peak: float, end: float, cycles: int, steps_per_cycle: int) -> optax.Schedule:
@@ -86,16 +88,18 @@ def match_rules(params: Any, rules: Sequence[Rule]) -> Any:
 
 
 def make_optimizer(
-    params: Any, rules: Sequence[Rule], schedule: optax.Schedule, *, clip_norm: float | None
+    rules: Sequence[Rule], schedule: optax.Schedule, *, clip_norm: float | None
 ) -> optax.GradientTransformation:
     """Adam whose rate is `schedule` times the factor of each parameter's rule.
 
     Args:
-      params: the parameters, for their names.
-      rules: first match wins; every parameter must be covered and None freezes.
+      rules: first match wins; every parameter must be covered and None freezes. `init` raises the errors of
+        `match_rules`.
       clip_norm: clips the norm of the whole gradient, before the partition; None does not clip.
     """
-    groups = jax.tree.map(str, match_rules(params, rules))
+
+    def groups(params: Any) -> Any:
+        return jax.tree.map(str, match_rules(params, rules))
 
     def one(factor: float | None) -> optax.GradientTransformation:
         if factor is None:
@@ -106,25 +110,67 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip_norm), split) if clip_norm is not None else split
 
 
-def swa_init(params: Any) -> SWAState:
-    """No cycle averaged yet."""
-    return SWAState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+@functools.lru_cache(maxsize=128)
+def cycle_optimizer(
+    rules: tuple[Rule, ...],
+    *,
+    peak: float,
+    end: float,
+    cycles: int,
+    steps_per_cycle: int,
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
+    """The optimiser of a whole run: `make_optimizer` on `sgdr`, and last in the chain the average of eq. 5.
+
+    Equal arguments give the same object, so that a step compiled for one run serves the next one, too.
+    """
+    schedule = sgdr(peak=peak, end=end, cycles=cycles, steps_per_cycle=steps_per_cycle)
+    return optax.chain(
+        make_optimizer(rules, schedule, clip_norm=clip_norm), average_at_cycle_ends(steps_per_cycle)
+    )
 
 
-def swa_update(state: SWAState, params: Any) -> SWAState:
-    """One more cycle: w_SWA ← (w_SWA·n + w) / (n + 1) (eq. 5)."""
-    n = state.count.astype(jnp.float32)
+def average_at_cycle_ends(steps_per_cycle: int) -> optax.GradientTransformation:
+    """Keeps the running mean of the parameters at the ends of the cycles and lets the updates pass (eq. 5).
+
+    w_SWA ← (w_SWA·n + w) / (n + 1) for the n-th end. It must be the last of a chain, where the updates are those that
+    the parameters get. `averaged` reads the mean.
+    """
+
+    def init(params: Any) -> AverageState:
+        # Three buffers of their own, because a step takes them over.
+        step, cycles = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return AverageState(step, cycles, jax.tree.map(jnp.copy, params))
+
+    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        if params is None:
+            raise ValueError(
+                "average_at_cycle_ends needs the params of the step: optimizer.update(grads, state, params)"
+            )
+        step = state.step + 1
+        ended = state._replace(step=step), optax.apply_updates(params, updates)
+        return updates, jax.lax.cond(step % steps_per_cycle == 0, _one_more, lambda s, _: s, *ended)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any) -> Any:
+    """The mean that `average_at_cycle_ends` keeps, from the state of the whole chain.
+
+    Raises:
+      ValueError: no average is in the chain.
+    """
+    found = optax.tree.get(opt_state, "average")
+    if found is None:
+        raise ValueError("expected an optimiser with average_at_cycle_ends in its chain, found none")
+    return found
+
+
+def _one_more(state: AverageState, params: Any) -> AverageState:
+    n = state.cycles.astype(jnp.float32)
 
     def one(average: Array, value: Array) -> Array:
         # A frozen parameter stays as it is to the last bit, which the quotient does not promise.
         return jnp.where(average == value, average, (average * n + value) / (n + 1))
 
-    mean = jax.tree.map(one, state.params, params)
-    return SWAState(state.count + 1, mean)
-
-
-def swa_update_at_cycle_end(
-    state: SWAState, params: Any, step: Int[Array, ""], steps_per_cycle: int
-) -> SWAState:
-    """`swa_update` if `step` steps complete a cycle, else the state as it is."""
-    return jax.lax.cond(step % steps_per_cycle == 0, swa_update, lambda s, p: s, state, params)
+    return state._replace(cycles=state.cycles + 1, average=jax.tree.map(one, state.average, params))

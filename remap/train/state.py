@@ -8,26 +8,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from remap.train.optim import SWAState, swa_init
-
 
 class TrainState(NamedTuple):
     """Everything that changes from step to step. Keys derive from the seed and `step`, so none is stored."""
 
     step: Int[Array, ""]  # steps done
     params: Any
-    batch_stats: Any
-    opt_state: Any
-    swa: SWAState
+    model_state: Any  # what the model keeps besides: batch statistics, or () for nothing
+    opt_state: Any  # with the average over the cycles (`optim.averaged`)
 
 
-def init_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, from a network's variables (`params` and `batch_stats`)."""
-    params = variables["params"]
+def init_state(params: Any, model_state: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        model_state=model_state,
         opt_state=optimizer.init(params),
-        swa=swa_init(params),
     )

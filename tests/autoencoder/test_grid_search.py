@@ -51,7 +51,7 @@ def test_a_search_goes_on_with_what_is_missing(searched, tiny_data, tmp_path, mo
     calls = []
     fit = grid_search.fit_autoencoder
     monkeypatch.setattr(
-        grid_search, "fit_autoencoder", lambda *a, **k: calls.append(k["name"]) or fit(*a, **k)
+        grid_search, "fit_autoencoder", lambda *a, **k: calls.append(a[3].name) or fit(*a, **k)
     )
     again = search(tiny.route_config(tiny_data), workdir)
     assert calls == ["width16_l11e-07_rate0.01_fold1"]

@@ -212,7 +212,7 @@ def former_library_draw(key, step, library, wave, *, batch, settings):
     order_key, _, fresh_key = jax.random.split(key, 3)
     cell = stream_indices(order_key, step, library.cells.shape[0], batch)
     fresh_key = jax.random.fold_in(fresh_key, step)
-    spread_key, place_key, sigma_key, noise_key = jax.random.split(fresh_key, 4)
+    spread_key, place_key, sigma_key, noise_key, _ = jax.random.split(fresh_key, 5)
     spread = jax.random.randint(spread_key, (batch,), 0, library.log_flux.shape[0])
     sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
     keys = jax.random.split(noise_key, batch)
@@ -228,7 +228,7 @@ def former_survey_draw(key, step, survey, wave, *, batch, settings):
     draw = draw_survey(survey, stream_indices(order_key, step, survey.flux.shape[0], batch))
     if settings.noise_high == 0:
         return draw
-    sigma_key, noise_key = jax.random.split(jax.random.fold_in(fresh_key, step))
+    sigma_key, noise_key, _ = jax.random.split(jax.random.fold_in(fresh_key, step), 3)
     sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
     return draw._replace(flux=add_noise(jax.random.split(noise_key, batch), draw.flux, sigma))
 

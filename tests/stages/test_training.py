@@ -10,10 +10,10 @@ from helpers import tiny
 
 from remap import load
 from remap.predict.predictor import ArmInputs
+from remap.sampling import batches as parts
+from remap.sampling import correction
 from remap.spectra import SpectrumError
 from remap.stages import common
-from remap.stages import finetune as tuning
-from remap.stages import pretrain as learning
 from remap.stages.finetune import finetune, finetuning
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain, pretraining
@@ -21,7 +21,9 @@ from remap.store import checkpoint
 from remap.store.records import read_records
 from remap.store.stars import STATUS_UNREADABLE, fold_split, within
 from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
+from remap.train import loop
 from remap.train.embeddings import read_embeddings
+from remap.train.loop import Fitted, draw_batch
 
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="bit for bit on CPU only")
 STAGES = {"pretrain": pretrain, "finetune": finetune}
@@ -32,16 +34,13 @@ STEPS = 8  # of pre-training: two cycles of two epochs of two steps
 SIGTERM_AT_STEP_1 = """
 import os, signal
 from remap.train import loop
-make = loop.make_train_step
-def make_stopping(*args):
-    step = make(*args)
-    def stop(state, *rest):
-        out = step(state, *rest)
-        if int(out[0].step) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return out
-    return stop
-loop.make_train_step = make_stopping
+step = loop.train_step
+def stop(state, *rest, **static):
+    out = step(state, *rest, **static)
+    if int(out[0].step) == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return out
+loop.train_step = stop
 """
 SIGKILL_AT_STEP_8 = """
 import os, signal
@@ -318,9 +317,9 @@ def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir,
     np.savez(path, **arrays)
     trained = []
 
-    def no_fit(model, variables, optimizer, batch_fn, data, validation, **_):
-        trained.append(data[0])
-        return variables
+    def no_fit(task, optimizer, run):
+        trained.append(drawn_stars(task.source))
+        return Fitted(task.params, task.model_state)
 
     monkeypatch.setattr(common, "fit", no_fit)
     finetune(tiny.config(tiny_data), workdir)
@@ -339,13 +338,20 @@ def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
         preprocess(tiny.config(data), tmp_path / "work")
 
 
+def drawn_stars(source):
+    """The stars that fine-tuning draws, without those of the other folds."""
+    spectra = source.stars.spectra
+    rows = np.asarray(spectra.rows)[: int(spectra.count)]
+    return jax.tree.map(lambda a: np.asarray(a)[rows], spectra.stars)
+
+
 def finetuned_batches(monkeypatch, config, workdir):
-    """What fine-tuning would train on: (batch of step 0, data) per arm and fold."""
+    """What fine-tuning would train on: (batch of step 0, source) per arm and fold."""
     found = []
 
-    def no_fit(model, variables, optimizer, batch_fn, data, validation, **kwargs):
-        found.append((batch_fn(kwargs["key"], jax.numpy.asarray(0), data), data))
-        return variables
+    def no_fit(task, optimizer, run):
+        found.append((draw_batch(task.source, run.key, jax.numpy.asarray(0)), task.source))
+        return Fitted(task.params, task.model_state)
 
     monkeypatch.setattr(common, "fit", no_fit)
     finetune(config, workdir)
@@ -366,12 +372,14 @@ def test_rehearsal_mixes_stars_and_corrected_library_spectra(tiny_data, tiny_wor
         np.testing.assert_array_equal(a.flux[0], b.flux[0])
         np.testing.assert_array_equal(a.target, b.target)
         assert not np.allclose(a.flux[1:], b.flux[1:], atol=1e-4)
-        assert data_a.residuals is None
+        rehearsed_a, rehearsed_b = (data.rehearsal.spectra for data in (data_a, data_b))
+        assert rehearsed_a.residuals is None
         assert np.isfinite(np.asarray(b.flux)).all()
         # Pixel by pixel the stars' residuals do not lean to one side: the correction took that away.
-        mean = np.asarray(data_b.residuals).mean(axis=0)
-        assert np.abs(mean).max() < 0.2 * np.asarray(data_b.residuals).std() + 1e-3
-        assert not np.allclose(data_a.library.log_flux, data_b.library.log_flux)
+        residuals = np.asarray(rehearsed_b.residuals)[: int(rehearsed_b.count)]
+        assert np.abs(residuals.mean(axis=0)).max() < 0.2 * residuals.std() + 1e-3
+        assert residuals.any(axis=1).all()
+        assert not np.allclose(rehearsed_a.library.log_flux, rehearsed_b.library.log_flux)
 
 
 def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_network_says(
@@ -390,11 +398,11 @@ def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_netw
         survey, snr = load_survey(workdir, arm)
         said = before.predict_arm(arm, ArmInputs(survey.flux, survey.valid, snr))
         expected = said.pmf[1][other & said.used]
-        np.testing.assert_allclose(data.unlabelled.target[1], expected, atol=1e-5)
+        np.testing.assert_allclose(data.anchors.spectra.target[1], expected, atol=1e-5)
         assert len(expected) > 0
         # In the other labels these spectra teach nothing, whatever the table says of them.
-        assert not np.asarray(data.unlabelled.target[::2]).any()
-        assert (np.asarray(data.unlabelled.classes[::2]) == -1).all()
+        assert not np.asarray(data.anchors.spectra.target[::2]).any()
+        assert (np.asarray(data.anchors.spectra.classes[::2]) == -1).all()
         assert np.isfinite(np.asarray(stars["teff"])[other]).any()
         # Two labelled stars and two of these.
         assert np.asarray(batch.target[0].sum(axis=-1)).tolist() == pytest.approx([1, 1, 0, 0])
@@ -406,8 +414,7 @@ def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     config = tiny.config(tiny_data)
     preprocessing = read_preprocessing(tiny_workdir)
     start = pretraining(config, tiny_workdir, preprocessing, "A")
-    make = jax.jit(start.batch_fn)
-    steps = [make(start.fit_key, jax.numpy.asarray(i), start.library).target for i in range(60)]
+    steps = [draw_batch(start.source, start.fit_key, jax.numpy.asarray(i)).target for i in range(60)]
     drawn = np.mean(np.concatenate(steps, axis=1), axis=1)
     np.testing.assert_allclose(np.cumsum(start.prior, axis=1), np.cumsum(drawn, axis=1), atol=0.05)
     kept, _ = checkpoint.load_final(stage_folder(tiny_workdir, "pretrain", "A") / "final")
@@ -434,6 +441,7 @@ def test_nodes_alone_are_rehearsed_with_a_correction_fitted_between_them(
     shutil.rmtree(workdir / "finetune")
     config = tiny.config(tiny_data, library__interpolate=False, **change)
     batch, nodes = finetuned_batches(monkeypatch, config, workdir)[0]
+    nodes, cells = nodes.rehearsal.spectra, cells.rehearsal.spectra
     np.testing.assert_array_equal(nodes.library.log_flux, cells.library.log_flux)  # the same correction
     np.testing.assert_array_equal(nodes.library.cells[:, 0], np.arange(27))
     assert (nodes.library.cells.shape[1], cells.library.cells.shape[1]) == (1, 8)
@@ -490,9 +498,8 @@ def spy_on_draws(monkeypatch):
 
         monkeypatch.setattr(module, name, wrapped)
 
-    wrap(learning, "library_draw")
-    wrap(tuning, "library_draw")
-    wrap(tuning, "survey_draw")
+    wrap(parts, "library_draw")
+    wrap(parts, "survey_draw")
     return seen
 
 
@@ -503,7 +510,7 @@ def test_pretraining_draws_with_the_augmentation_and_the_grid_of_the_arm(
     config = one_arm(tiny_data, **on("augment", velocity=5.0), **on("finetune__augment", tilt=0.1))
     preprocessing = check_prepared(config, prepared_arm)
     start = pretraining(config, prepared_arm, preprocessing, "A")
-    jax.eval_shape(start.batch_fn, start.fit_key, 0, start.library)
+    jax.eval_shape(start.source.draw, start.fit_key, 0)
     wave, effects, noise = seen.pop("library_draw")
     np.testing.assert_array_equal(wave, 5000.0 + np.arange(120))
     assert (effects, noise) == ({"velocity": 5.0}, 0.02)
@@ -515,11 +522,11 @@ def test_stars_and_rehearsal_have_augmentation_of_their_own(tiny_data, prepared_
     shutil.copytree(prepared_arm, workdir)
     seen, found = spy_on_draws(monkeypatch), []
 
-    def no_fit(model, variables, optimizer, batch_fn, data, validation, **kwargs):
-        found.append((batch_fn, kwargs["key"], data))
-        return variables
+    def no_fit(task, optimizer, run):
+        found.append((task.source, run.key))
+        return Fitted(task.params, task.model_state)
 
-    def batch_fn(**more):
+    def source_of(**more):
         shutil.rmtree(workdir / "finetune", ignore_errors=True)
         change = {"finetune__init": "scratch", "split__run": (0,), "split__validation": 0.0}
         finetune(one_arm(tiny_data, **change, **more), workdir)
@@ -527,8 +534,8 @@ def test_stars_and_rehearsal_have_augmentation_of_their_own(tiny_data, prepared_
 
     monkeypatch.setattr(common, "fit", no_fit)
     stars = on("finetune__augment", velocity=7.0, gaps=3, gap_pixels=10)
-    make, key, data = batch_fn(finetune__rehearsal=0.5, **stars, **on("augment", scattered=0.1))
-    jax.eval_shape(make, key, 0, data)
+    source, key = source_of(finetune__rehearsal=0.5, **stars, **on("augment", scattered=0.1))
+    jax.eval_shape(source.draw, key, 0)
     for name, effects, noise in (
         ("survey_draw", {"velocity": 7.0, "gaps": 3}, 0.0),
         ("library_draw", {"scattered": 0.1}, 0.02),
@@ -537,8 +544,8 @@ def test_stars_and_rehearsal_have_augmentation_of_their_own(tiny_data, prepared_
         np.testing.assert_array_equal(seen[name][0], 5000.0 + np.arange(120))
 
     # Stars without noise, but with gaps: they are normalised after those, where a gap becomes the continuum.
-    make, key, data = batch_fn(**stars)
-    batch = jax.jit(make)(key, 0, data)
+    source, key = source_of(**stars)
+    batch = jax.jit(source.draw)(key, 0)
     cut = ~np.asarray(batch.valid)
     assert 0 < cut.sum() <= 4 * 31
     assert (np.asarray(batch.flux)[cut] == 1).all()
@@ -560,3 +567,36 @@ def test_the_paper_s_fixed_set_takes_noise_alone(tiny_data, prepared_arm, tmp_pa
     if section == "augment":
         with pytest.raises(ValueError, match=r"'paper' is a fixed set"):
             pretrain(config, workdir)
+
+
+def test_folds_share_their_compiled_programs(tiny_data, tiny_workdir, tmp_path):
+    """Their stars are others, and more or fewer; the normaliser alone takes seconds to compile for each shape."""
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "finetune")
+    change = {
+        "split__folds": 3,
+        "finetune__batch_size": 8,
+        "finetune__rehearsal": 0.25,
+        "finetune__correction": "linear",
+        "finetune__residual_weight": (0.0, 1.0),
+        "finetune__unlabelled": 0.25,
+        "finetune__anchor": ("logg",),
+    }
+    programs = (
+        loop.draw_batch,
+        loop.train_step,
+        loop.evaluate,
+        parts._normalized,
+        correction._ratios,
+        common._pmfs,
+    )
+    sizes, stars = [], []
+    for fold in (0, 1, 2):
+        config = tiny.config(tiny_data, split__run=(fold,), **change)
+        split = fold_split(readable(workdir), config, fold)
+        stars.append([int((split == part).sum()) for part in ("train", "val")])
+        finetune(config, workdir)
+        sizes.append([program._cache_size() for program in programs])
+    assert len({tuple(s) for s in stars}) > 1, stars
+    assert sizes[1] == sizes[2] == sizes[0]

@@ -21,7 +21,8 @@ from remap.store.workdir import load_library, load_survey, read_preprocessing
 from remap.studies import cross_validate as module
 from remap.studies.comparison import Candidate
 from remap.studies.cross_validate import CrossValidationSettings, cross_validate, read_candidates
-from remap.train.loop import DivergedError, batch_loss
+from remap.train.loop import DivergedError
+from remap.train.objectives import batch_loss
 
 # "stands" cannot win: its rate moves nothing. Folds and epochs are such that the programs of the other tests serve.
 CANDIDATES = (
@@ -71,16 +72,16 @@ def untrained(monkeypatch):
     def use(loss_of):
         names = []
 
-        def train(start, config, stage, *, name, **_):
+        def train(start, *, name, **_):
             names.append(name)
-            return loss_of(name)
+            return {"params": loss_of(name), "batch_stats": None}
 
-        def judge(model, settings):
-            return lambda loss, batch: LossTerms(np.float32(loss), *([0.0] * 3 for _ in range(4)))
+        def judge(loss, stats, batch, *, objective):
+            return LossTerms(np.float32(loss), *([0.0] * 3 for _ in range(4)))
 
         monkeypatch.setattr(module, "train_network", train)
-        monkeypatch.setattr(module, "make_eval_step", judge)
-        monkeypatch.setattr(module, "held_out_batch", lambda *_: Batch(*[np.zeros(8)] * 4))
+        monkeypatch.setattr(module, "evaluate", judge)
+        monkeypatch.setattr(module, "held_out_batch", lambda *_: Batch(*[np.ones((8, 1))] * 4))
         # Compiled for every network, and of these only the shapes are looked at.
         monkeypatch.setattr(module, "init_variables", lambda *a: jax.eval_shape(lambda: init_variables(*a)))
         return names
@@ -107,8 +108,8 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
 
     trained, judged = [], []
 
-    def judge(start, section):
-        judged.append((names(start.held_out), held_out_batch(start, section)))
+    def judge(start):
+        judged.append((names(start.held_out), held_out_batch(start)))
         return judged[-1][1]
 
     monkeypatch.setattr(
@@ -123,7 +124,9 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
     every = set().union(*held)
     assert len(every) == sum(map(len, held[:FOLDS])) == 8
     assert held[:FOLDS] == held[FOLDS:]
-    assert [names(start.data.cells) for start in trained] == [every - cells for cells in held]
+    assert [names(start.source.spectra.library.cells) for start in trained] == [
+        every - cells for cells in held
+    ]
     # Candidates share start and spectra (whatever their own noise), folds do not: untrained, all lose alike.
     kernels = [np.asarray(start.variables["params"]["stem"]["kernel"]) for start in trained]
     assert np.array_equal(kernels[0], kernels[FOLDS])
@@ -131,7 +134,9 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
     assert table["mean"][0] == table["mean"][1]
     # The loss, by hand: running statistics, no dropout.
     variables, batch = trained[0].variables, judged[0][1]
-    apply = jax.jit(lambda v: trained[0].model.apply(v, batch.flux, batch.valid, train=False, running=True))
+    apply = jax.jit(
+        lambda v: trained[0].objective.model.apply(v, batch.flux, batch.valid, train=False, running=True)
+    )
     expected = batch_loss(apply(variables), batch, LossSettings(**config.loss)).total
     assert records(workdir)["a"][0][1]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
@@ -166,7 +171,9 @@ def test_finetune_trains_on_the_stars_of_the_other_folds(tiny_data, prepared_arm
     survey, _ = load_survey(workdir, "A")
     folds = module.star_folds(readable_stars(workdir), config, folds=2, fold=-1)
     for fold, start in enumerate(seen):
-        np.testing.assert_array_equal(start.data.stars.labels, survey.labels[folds == 1 - fold])
+        spectra = start.source.stars.spectra
+        rows = np.asarray(spectra.rows)[: int(spectra.count)]
+        np.testing.assert_array_equal(spectra.stars.labels[rows], survey.labels[folds == 1 - fold])
     assert [r["validation"] for _, r in records(workdir, "finetune")["a"]] == [9, 9]
     assert (workdir / "cross_validate" / "finetune" / "chosen.json").is_file()
 

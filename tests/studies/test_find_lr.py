@@ -64,18 +64,13 @@ def test_divergence_ends_the_test(tiny_data, tiny_prepared, tmp_path):
 
 def test_a_loss_that_is_never_finite_is_an_error(tiny_data, tiny_prepared, tmp_path, monkeypatch):
     shutil.copytree(tiny_prepared, tmp_path / "work")
-    make = module.make_train_step
+    step = module.train_step
 
-    def broken(*args):
-        step = make(*args)
+    def broken(*args, **static):
+        state, terms = step(*args, **static)
+        return state, terms._replace(total=terms.total * np.nan)
 
-        def run(state, batch, key):
-            state, terms = step(state, batch, key)
-            return state, terms._replace(total=terms.total * np.nan)
-
-        return run
-
-    monkeypatch.setattr(module, "make_train_step", broken)
+    monkeypatch.setattr(module, "train_step", broken)
     with pytest.raises(ValueError, match="not finite at the first step"):
         find_lr(tiny.config(tiny_data, **CHANGE), tmp_path / "work")
 

@@ -19,7 +19,8 @@ from remap.store.records import read_records
 from remap.store.workdir import check_prepared
 from remap.train import embeddings
 from remap.train.embeddings import EmbeddingSettings, read_embeddings
-from remap.train.optim import make_optimizer, sgdr
+from remap.train.loop import Run, draw_batch, run_keys
+from remap.train.optim import make_optimizer
 from remap.train.state import init_state
 
 SIZE = 12  # of each part; not a multiple of the batch of 8
@@ -40,27 +41,25 @@ def saved(tiny_workdir):
 def batches(start, part):
     """The spectra, by their definition: the first that are trained on, or as many from held-out cells."""
     if part == "train":
-        key, library = jax.random.split(start.fit_key, 3)[0], start.library
+        key, source = run_keys(start.fit_key).batches, start.source
     else:
         held = np.resize(start.held_out, start.library.cells.shape)
-        key, library = start.validation_key, start.library._replace(cells=jnp.asarray(held))
-    make = jax.jit(start.batch_fn)
-    return [make(key, jnp.asarray(i, jnp.int32), library) for i in range(2)]
+        key, source = start.validation_key, start.drawing_from(held)
+    return [draw_batch(source, key, jnp.asarray(i, jnp.int32)) for i in range(2)]
 
 
 def variables_at(workdir, start, epoch):
     """The network after an epoch: the fresh one, or that of a checkpoint."""
     if epoch == 0:
         return start.variables
-    section = tiny.get_config().pretrain
-    schedule = sgdr(peak=1.0, end=1.0, cycles=section.cycles, steps_per_cycle=section.epochs_per_cycle)
-    params = start.variables["params"]
-    optimizer = make_optimizer(params, ((".*", 1.0),), schedule, clip_norm=section.clip_norm)
-    template = jax.tree.map(np.asarray, init_state(start.variables, optimizer))
+    optimizer = Run(start.settings, start.steps, start.fit_key, workdir, {}, "").optimizer()
+    template = jax.tree.map(
+        np.asarray, init_state(start.variables["params"], start.variables["batch_stats"], optimizer)
+    )
     with checkpoint.open_manager(workdir / "pretrain" / "A" / "checkpoints", keep=2) as manager:
         args = checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore(template))
         state = manager.restore(epoch * start.steps, args=args)["state"]
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    return {"params": state.params, "batch_stats": state.model_state}
 
 
 def test_files_are_there_for_the_epochs_that_were_asked_for(tiny_workdir, saved):
@@ -79,7 +78,7 @@ def test_files_are_there_for_the_epochs_that_were_asked_for(tiny_workdir, saved)
 def test_saved_embeddings_are_what_the_network_of_that_epoch_gives(tiny_workdir, start, saved, epoch):
     variables = variables_at(tiny_workdir, start, epoch)
     apply = jax.jit(
-        lambda b: start.model.apply(variables, b.flux, b.valid, train=False, running=True).embedding
+        lambda b: start.arm.model.apply(variables, b.flux, b.valid, train=False, running=True).embedding
     )
     (each,) = [e for e in saved if e.epoch == epoch]
     for part, found in each.parts.items():
@@ -140,16 +139,17 @@ def test_a_finished_network_is_not_refused_for_other_embeddings(tiny_data, tiny_
 def test_epochs_beyond_the_run_are_told(tiny_data, start, tmp_path, caplog):
     config = tiny.config(tiny_data, embeddings__epochs=(4, 5, 50))
     with caplog.at_level("WARNING"):
-        assert _embedding_recorder(config, start, tmp_path, "pretrain A") is not None
+        settings = EmbeddingSettings(**config.embeddings)
+        assert _embedding_recorder(settings, start, tmp_path, "pretrain A") is not None
     assert "pretrain A: no embeddings after the epochs [5, 50], the run has 4" in caplog.text
 
 
 def test_without_held_out_spectra_there_is_one_part(tiny_data, start, tmp_path):
     config = tiny.config(tiny_data, embeddings__epochs=(3,))
     alone = start._replace(held_out=start.held_out[:0])
-    record = _embedding_recorder(config, alone, tmp_path, "pretrain A")
-    optimizer = make_optimizer(start.variables["params"], ((".*", 1.0),), lambda _: 0.0, clip_norm=None)
-    state = init_state(start.variables, optimizer)
+    record = _embedding_recorder(EmbeddingSettings(**config.embeddings), alone, tmp_path, "pretrain A")
+    optimizer = make_optimizer(((".*", 1.0),), lambda _: 0.0, clip_norm=None)
+    state = init_state(start.variables["params"], start.variables["batch_stats"], optimizer)
     record(2, state)
     assert not list(tmp_path.iterdir())  # nobody asked for this epoch
     record(3, state)

@@ -14,25 +14,29 @@ import pytest
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.sampling.augment import Batch
+from remap.sampling.batches import source_tree
 from remap.store import checkpoint
 from remap.store.checkpoint import unstack
 from remap.store.records import read_records
 from remap.train import loop
-from remap.train.loop import DivergedError, FitSettings, Preempted, fit, reestimate_stats
-from remap.train.optim import make_optimizer, sgdr
+from remap.train.loop import DivergedError, FitSettings, Preempted, Run, fit
+from remap.train.objectives import NetworkObjective, Task, reestimate_stats
+from remap.train.optim import sgdr
 
 PIXELS, STARS, BINS = 48, 4, 5
 LOSS = LossSettings(gamma=2.0, cost_weight=1.0, triplet_weight=0.001, margin=0.2, label_weights=())
 SETTINGS = FitSettings(
     cycles=2,
     epochs_per_cycle=2,
-    steps_per_epoch=2,
+    rate_high=1e-2,
+    rate_low=1e-4,
+    clip_norm=1.0,
     checkpoint_epochs=2,
     keep=2,
     stats_batches=3,
-    freeze_stats=False,
     average="swa",
 )
+STEPS = 2  # per epoch
 MODEL = make_model(
     ModelSettings(
         stem_filters=2,
@@ -51,6 +55,16 @@ MODEL = make_model(
     np.ones((2, BINS), bool),
 )
 SCHEDULE = sgdr(peak=1e-2, end=1e-4, cycles=2, steps_per_cycle=4)
+
+
+@source_tree
+class Lines:
+    """`batch_fn`."""
+
+    nan_at: jax.Array
+
+    def draw(self, key, step):
+        return batch_fn(key, step, self.nan_at)
 
 
 def batch_fn(key, step, data):
@@ -73,23 +87,28 @@ def variables():
 def run(variables):
     """fit() with everything but what the test changes."""
 
-    def call(folder, *, settings=SETTINGS, nan_at=-1, meta=None, validation=None, seed=0, on_epoch=None):
-        return fit(
-            MODEL,
-            variables,
-            make_optimizer(variables["params"], ((".*", 1.0),), SCHEDULE, clip_norm=1.0),
-            batch_fn,
-            jnp.asarray(nan_at),
+    def call(
+        folder,
+        *,
+        settings=SETTINGS,
+        freeze=False,
+        nan_at=-1,
+        meta=None,
+        validation=None,
+        seed=0,
+        on_epoch=None,
+    ):
+        task = Task(
+            NetworkObjective(MODEL, LOSS, freeze),
+            variables["params"],
+            variables["batch_stats"],
+            Lines(jnp.asarray(nan_at)),
             validation,
-            loss=LOSS,
-            settings=settings,
-            key=jax.random.key(seed),
-            schedule=SCHEDULE,
-            folder=folder,
-            meta={"rate": 0.01} if meta is None else meta,
-            name="tiny",
-            on_epoch=on_epoch,
         )
+        meta = {"rate": 0.01} if meta is None else meta
+        one = Run(settings, STEPS, jax.random.key(seed), folder, meta, "tiny", on_epoch)
+        found = fit(task, one.optimizer(), one)
+        return {"params": found.params, "batch_stats": found.model_state}
 
     return call
 
@@ -200,7 +219,7 @@ def test_the_best_average_is_that_of_the_least_validation_loss(run, whole, tmp_p
 def _statistics(params, like):
     keys = loop.run_keys(jax.random.key(0))
     batches = [batch_fn(keys.stats, jnp.asarray(i), jnp.asarray(-1)) for i in range(SETTINGS.stats_batches)]
-    return reestimate_stats(MODEL, params, like, batches, keys.stats)
+    return reestimate_stats(MODEL, params, like, batches, keys.stats_dropout)
 
 
 def test_without_averaging_the_result_is_the_last_step_with_its_running_statistics(
@@ -210,7 +229,7 @@ def test_without_averaging_the_result_is_the_last_step_with_its_running_statisti
     save = checkpoint.save_state
 
     def catch(manager, step, state, *rest):
-        last["params"], last["batch_stats"] = jax.tree.map(np.array, (state.params, state.batch_stats))
+        last["params"], last["batch_stats"] = jax.tree.map(np.array, (state.params, state.model_state))
         save(manager, step, state, *rest)
 
     monkeypatch.setattr(checkpoint, "save_state", catch)
@@ -222,9 +241,22 @@ def test_without_averaging_the_result_is_the_last_step_with_its_running_statisti
         dataclasses.replace(SETTINGS, average="mean")
 
 
+def test_statistics_are_found_with_keys_that_their_batches_do_not_have(run, tmp_path, monkeypatch):
+    given = []
+
+    def settle(self, params, model_state, batches, key):
+        given.append(key)
+        return model_state
+
+    monkeypatch.setattr(NetworkObjective, "settle", settle)
+    run(tmp_path, settings=dataclasses.replace(SETTINGS, cycles=1))
+    keys = loop.run_keys(jax.random.key(0))
+    assert given == [keys.stats_dropout]
+    assert given != [keys.stats]
+
+
 def test_frozen_statistics_stay_as_given(run, variables, tmp_path):
-    settings = FitSettings(**{**vars(SETTINGS), "freeze_stats": True, "cycles": 1})
-    found = run(tmp_path, settings=settings)
+    found = run(tmp_path, settings=dataclasses.replace(SETTINGS, cycles=1), freeze=True)
     assert same(found["batch_stats"], variables["batch_stats"])
     assert not same(found["params"], variables["params"])
 
@@ -239,21 +271,16 @@ def test_nan_stops_the_run_and_names_the_step_and_the_loss(run, tmp_path):
 def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_losses(
     run, whole, tmp_path, monkeypatch
 ):
-    make = loop.make_train_step
+    step = loop.train_step
 
-    def make_stopping(*args):
-        step = make(*args)
-
-        def stop_at_3(state, *rest):
-            state, terms = step(state, *rest)
-            if int(state.step) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return state, terms
-
-        return stop_at_3
+    def stop_at_3(state, *rest, **static):
+        state, terms = step(state, *rest, **static)
+        if int(state.step) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, terms
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(loop, "make_train_step", make_stopping)
+    monkeypatch.setattr(loop, "train_step", stop_at_3)
     with pytest.raises(Preempted, match="tiny: stopped by SIGTERM at step 3; the same command resumes"):
         run(tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -333,5 +360,5 @@ def test_a_torn_last_record_is_dropped_on_resume(run, whole, tmp_path):
 
 
 def test_another_seed_gives_another_run(run, whole, tmp_path):
-    other = run(tmp_path, settings=FitSettings(**{**vars(SETTINGS), "cycles": 1}), seed=1)
+    other = run(tmp_path, settings=dataclasses.replace(SETTINGS, cycles=1), seed=1)
     assert not same(other["params"], whole[1]["params"])

@@ -11,14 +11,14 @@ from flax import traverse_util
 
 from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.train.optim import (
+    average_at_cycle_ends,
+    averaged,
+    cycle_optimizer,
     graded_rules,
     layer_rules,
     make_optimizer,
     match_rules,
     sgdr,
-    swa_init,
-    swa_update,
-    swa_update_at_cycle_end,
 )
 
 MODULES = 11  # enough that module_1 and module_10 could be confused
@@ -45,7 +45,7 @@ def one_leaf_each(params):
 
 def first_update(params, rules):
     """The change of every parameter in the first step under a gradient of ones."""
-    optimizer = make_optimizer(params, rules, lambda count: 1e-3, clip_norm=None)
+    optimizer = make_optimizer(rules, lambda count: 1e-3, clip_norm=None)
     grads = jax.tree.map(jnp.ones_like, params)
     return flat(jax.jit(optimizer.update)(grads, optimizer.init(params), params)[0])
 
@@ -98,7 +98,7 @@ def test_the_factor_holds_at_every_step_of_the_schedule():
     params = {"heads": {"w": jnp.ones(2)}, "stem": {"w": jnp.ones(2)}}
     rules = (("heads/.*", 0.1), ("stem/.*", 0.05))
     schedule = sgdr(peak=1e-1, end=1e-3, cycles=2, steps_per_cycle=3)
-    optimizer = make_optimizer(params, rules, schedule, clip_norm=None)
+    optimizer = make_optimizer(rules, schedule, clip_norm=None)
     reference = optax.adam(schedule)
     state, reference_state = optimizer.init(params), reference.init(params)
     rng = np.random.default_rng(0)
@@ -138,7 +138,9 @@ def test_uncovered_parameters_unused_rules_and_unknown_kinds_are_errors():
     with pytest.raises(ValueError, match=r"the rules \['stem/.*'\] match no parameter of \['heads/w'"):
         match_rules(params, ((".*", 1.0), ("stem/.*", 1.0)))
     with pytest.raises(ValueError, match="no rule covers the parameter stem/kernel"):
-        make_optimizer({"stem": {"kernel": np.ones(1)}}, (("heads/.*", 1.0),), lambda c: 1.0, clip_norm=None)
+        make_optimizer((("heads/.*", 1.0),), lambda c: 1.0, clip_norm=None).init(
+            {"stem": {"kernel": np.ones(1)}}
+        )
     with pytest.raises(ValueError, match="'graded', 'uniform' or 'heads', found 'linear'"):
         layer_rules("linear", 2, factor=0.1)
     with pytest.raises(ValueError, match=r"match no parameter"):  # a network of fewer modules
@@ -147,9 +149,7 @@ def test_uncovered_parameters_unused_rules_and_unknown_kinds_are_errors():
 
 def test_frozen_groups_keep_every_bit():
     params = jax.tree.map(lambda p: jnp.asarray(p) * 0.1, one_leaf_each(network_params()))
-    optimizer = make_optimizer(
-        params, layer_rules("heads", MODULES, factor=0.1), lambda c: 1e-2, clip_norm=1.0
-    )
+    optimizer = make_optimizer(layer_rules("heads", MODULES, factor=0.1), lambda c: 1e-2, clip_norm=1.0)
     state = optimizer.init(params)
 
     @jax.jit
@@ -171,7 +171,7 @@ def test_clipping_uses_the_norm_of_the_whole_gradient():
     # Adam forgets a constant scale of the gradient, so the scale must change from step to step.
     params = {"heads": {"w": jnp.zeros(1)}, "stem": {"w": jnp.zeros(1)}}
     rules = (("heads/.*", 1.0), ("stem/.*", 1.0))
-    optimizer = make_optimizer(params, rules, lambda c: 1.0, clip_norm=1.0)
+    optimizer = make_optimizer(rules, lambda c: 1.0, clip_norm=1.0)
     reference = optax.adam(1.0)
     state, reference_state = optimizer.init(params), reference.init(params)
     for heads, stem in ((0.3, 0.4), (30.0, 40.0), (0.0, 5.0)):
@@ -184,36 +184,61 @@ def test_clipping_uses_the_norm_of_the_whole_gradient():
             np.testing.assert_allclose(found[name]["w"], expected[name]["w"], rtol=1e-5, atol=1e-7)  # float32
 
 
-def test_swa_is_the_mean_of_the_parameters_at_the_ends_of_the_cycles():
+def averages(optimizer, params, grads):
+    """The average after every step, and the parameters."""
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, grad):
+        updates, state = optimizer.update(grad, state, params)
+        return optax.apply_updates(params, updates), state
+
+    found = [(averaged(state), params)]
+    for grad in grads:
+        params, state = step(params, state, grad)
+        found.append((averaged(state), params))
+    return found
+
+
+def test_the_average_is_that_of_the_parameters_at_the_ends_of_the_cycles():
+    """eq. 5, last in a chain that changes what the parameters get."""
     length, cycles = 4, 3
     rng = np.random.default_rng(0)
-    history = rng.normal(size=(length * cycles + 2, 5)).astype(np.float32)
-    update = jax.jit(functools.partial(swa_update_at_cycle_end, steps_per_cycle=length))
-    state = swa_init({"w": jnp.full(5, 7.0)})
-    for i, w in enumerate(history):
-        before = np.asarray(state.params["w"])
-        state = update(state, {"w": jnp.asarray(w)}, jnp.asarray(i + 1))
-        ends = history[length - 1 : i + 1 : length]
-        assert int(state.count) == len(ends)
-        if (i + 1) % length:
-            assert np.asarray(state.params["w"]).tobytes() == before.tobytes()
-        else:  # a running mean of three float32 numbers
-            np.testing.assert_allclose(state.params["w"], ends.astype(np.float64).mean(axis=0), rtol=1e-5)
-    assert int(state.count) == cycles
+    grads = [{"w": jnp.asarray(g)} for g in rng.normal(size=(length * cycles + 2, 5)).astype(np.float32)]
+    optimizer = optax.chain(optax.sgd(0.1), average_at_cycle_ends(length))
+    found = averages(optimizer, {"w": jnp.full(5, 7.0)}, grads)
+    history = np.stack([params["w"] for _, params in found])
+    np.testing.assert_array_equal(found[0][0]["w"], history[0])  # before the first end: the initial ones
+    for i in range(1, len(found)):
+        mean, before = np.asarray(found[i][0]["w"]), np.asarray(found[i - 1][0]["w"])
+        ends = history[length : i + 1 : length]
+        if i % length:
+            assert mean.tobytes() == before.tobytes()
+        else:  # a running mean of float32 numbers; what it started with is forgotten
+            np.testing.assert_allclose(mean, ends.astype(np.float64).mean(axis=0), rtol=1e-5)
 
 
-def test_swa_starts_with_a_copy_and_forgets_it_at_the_first_cycle():
-    params = {"w": jnp.array([1.0, 2.0])}
-    state = swa_init(params)
-    assert state.count == 0
-    assert state.params["w"] is not params["w"]
-    np.testing.assert_array_equal(state.params["w"], params["w"])
-    np.testing.assert_array_equal(swa_update(state, {"w": jnp.array([5.0, 5.5])}).params["w"], [5.0, 5.5])
+def test_the_average_lets_updates_pass_and_keeps_a_frozen_parameter_to_the_last_bit():
+    params = {"heads": {"w": jnp.ones(3)}, "stem": {"w": jax.random.normal(jax.random.key(0), (1000,))}}
+    run = {"peak": 1e-2, "end": 1e-3, "cycles": 7, "steps_per_cycle": 1, "clip_norm": 1.0}
+    rules = (("heads/.*", 0.1), ("stem/.*", None))
+    grads = [jax.tree.map(jnp.ones_like, params)] * 7
+    found = averages(cycle_optimizer(rules, **run), params, grads)
+    for mean, _ in found:
+        assert np.asarray(mean["stem"]["w"]).tobytes() == np.asarray(params["stem"]["w"]).tobytes()
+    schedule = sgdr(peak=1e-2, end=1e-3, cycles=7, steps_per_cycle=1)
+    plain = optax.chain(make_optimizer(rules, schedule, clip_norm=1.0), average_at_cycle_ends(10**6))
+    for (_, ours), (_, theirs) in zip(found, averages(plain, params, grads), strict=True):
+        np.testing.assert_array_equal(ours["heads"]["w"], theirs["heads"]["w"])
+    assert cycle_optimizer(rules, **run) is cycle_optimizer(
+        rules, **run
+    )  # or every run would compile its own step
 
 
-def test_swa_keeps_a_frozen_parameter_to_the_last_bit():
-    value = {"w": jax.random.normal(jax.random.key(0), (1000,))}
-    state = swa_init(value)
-    for _ in range(7):
-        state = jax.jit(swa_update)(state, value)
-    assert np.asarray(state.params["w"]).tobytes() == np.asarray(value["w"]).tobytes()
+def test_an_optimiser_that_averages_nothing_is_told():
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match="average_at_cycle_ends"):
+        averaged(optax.adam(1e-3).init(params))
+    average = average_at_cycle_ends(2)
+    with pytest.raises(ValueError, match="params"):
+        average.update(params, average.init(params))
