@@ -19,13 +19,11 @@ from __future__ import annotations
 import datetime
 import enum
 import hashlib
-import io
 import json
-import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy import units as u
@@ -35,6 +33,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from remap._version import __version__
 from remap.pmf import distributions
+from remap.predict.formats import bintable, ecsv_writer, from_bintable, read_ecsv, write_files
 
 
 class Flag(enum.IntFlag):
@@ -68,6 +67,11 @@ _MEANING = {
 }
 
 
+def describe() -> dict[int, str]:
+    """Bit value -> "NAME: meaning" for every flag, in the order of the bits, for table metadata."""
+    return {int(flag): f"{flag.name}: {_MEANING[flag]}" for flag in Flag}
+
+
 # A label's combined PMF is keyed by its name, that of one arm by (label, arm).
 PmfKey = str | tuple[str, str]
 
@@ -81,7 +85,6 @@ _SUMMARY = {  # suffix of the column -> description; entropy alone does not have
     "_entropy": "entropy of the PMF in nats",
 }
 _CARDS = {"version": "VERSION", "date": "DATE", "inputs": "NINPUT", "config_sha256": "CONFHASH"}
-_FORMATS = {"f8": "D", "f4": "E", "i4": "J", "i8": "K"}
 _HDUS = ("CATALOG", "PMF", "EDGES", "PROVENANCE")
 
 
@@ -257,8 +260,24 @@ def write_catalogue(
     paths = check_output(path, overwrite=overwrite)
     meta = json.loads(json.dumps(meta))
     edges = {label: np.asarray(value, np.float64) for label, value in edges.items()}
-    vectors = Table({"file": table["file"]})
-    label_of = {}  # column -> label
+    vectors, label_of = _vectors(table, pmfs, edges)
+    if len(paths) == 1:
+        write_files({paths[0]: _fits(table, vectors, label_of, edges, meta).writeto})
+        return
+    if not len(table):
+        raise ValueError(f"{path}: expected at least one row for ECSV, found none; FITS can hold none")
+    catalogue = Table(table, meta=meta)
+    # As a list: YAML sorts keys.
+    vectors.meta = {"edges": [[label, value.tolist()] for label, value in edges.items()]}
+    # The PMFs first: a catalogue that exists has them.
+    write_files({paths[1]: ecsv_writer(vectors), paths[0]: ecsv_writer(catalogue)})
+
+
+def _vectors(
+    table: Table, pmfs: Mapping[PmfKey, np.ndarray], edges: Mapping[str, np.ndarray]
+) -> tuple[Table, dict[str, str]]:
+    """The table of PMFs, and the label of each of its columns."""
+    vectors, label_of = Table({"file": table["file"]}), {}
     for key, pmf in pmfs.items():
         label, arm = (key, "") if isinstance(key, str) else key
         name = f"{label}_pmf_{arm}" if arm else f"{label}_pmf"
@@ -268,17 +287,17 @@ def write_catalogue(
         what = f"PMF of {label}, " + (f"arm {arm}" if arm else "all arms combined")
         vectors[name] = Column(np.asarray(pmf, np.float32), description=what)
         label_of[name] = label
-    if len(paths) == 2:
-        if not len(table):
-            raise ValueError(f"{path}: expected at least one row for ECSV, found none; FITS can hold none")
-        catalogue = Table(table, meta=meta)
-        vectors.meta = {
-            "edges": [[label, value.tolist()] for label, value in edges.items()]
-        }  # YAML sorts keys
-        # The PMFs first: a catalogue that exists has them.
-        _write_files({paths[1]: _ecsv_writer(vectors), paths[0]: _ecsv_writer(catalogue)})
-        return
+    return vectors, label_of
 
+
+def _fits(
+    table: Table,
+    vectors: Table,
+    label_of: Mapping[str, str],
+    edges: Mapping[str, np.ndarray],
+    meta: Mapping[str, Any],
+) -> fits.HDUList:
+    """The whole file; `vectors` may gain columns of edges."""
     primary = fits.PrimaryHDU()
     primary.header.update({card: meta[key] for key, card in _CARDS.items() if key in meta})
     uneven = {label: value for label, value in edges.items() if not _is_uniform(value)}
@@ -286,7 +305,7 @@ def write_catalogue(
         vectors[f"{label}_edges"] = Column(
             np.tile(value, (len(table), 1)), description=f"edges of {label}'s bins"
         )
-    pmf_hdu = _bintable(vectors, "PMF")
+    pmf_hdu = bintable(vectors, "PMF")
     for n, name in enumerate(vectors.colnames, start=1):
         if name in label_of and label_of[name] not in uneven:
             value = edges[label_of[name]]
@@ -303,9 +322,8 @@ def write_catalogue(
         if meta
         else Table(names=("key", "value"), dtype=("U1", "U1"))
     )
-    hdus = [primary, _bintable(table, "CATALOG"), pmf_hdu]
-    hdus += [_bintable(edge_table, "EDGES"), _bintable(record, "PROVENANCE")]
-    _write_files({paths[0]: fits.HDUList(hdus).writeto})
+    hdus = [primary, bintable(table, "CATALOG"), pmf_hdu]
+    return fits.HDUList([*hdus, bintable(edge_table, "EDGES"), bintable(record, "PROVENANCE")])
 
 
 def read_catalogue(path: str | Path) -> Catalogue:
@@ -317,7 +335,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
     """
     path = Path(path)
     if path.suffix == ".ecsv":
-        table, vectors = (_read_ecsv(p) for p in check_output(path, overwrite=True))
+        table, vectors = (read_ecsv(p) for p in check_output(path, overwrite=True))
         edges = {label: np.asarray(value) for label, value in vectors.meta["edges"]}
         return Catalogue(table, _keyed(vectors, edges), edges, dict(table.meta))
     try:
@@ -326,7 +344,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
             found = [hdu.name for hdu in hdus[1:]]
             if found != list(_HDUS):
                 raise ValueError(f"{path}: expected the tables {_HDUS} of a catalogue, found {found}")
-            table, vectors, edge_table, record = (_from_bintable(hdus[name]) for name in _HDUS)
+            table, vectors, edge_table, record = (from_bintable(hdus[name]) for name in _HDUS)
     except FileNotFoundError:
         raise
     except (OSError, AstropyUserWarning) as error:
@@ -365,44 +383,6 @@ def _is_uniform(edges: np.ndarray) -> bool:
     return np.allclose(edges, np.linspace(edges[0], edges[-1], edges.size), rtol=0, atol=1e-9 * np.ptp(edges))
 
 
-def _bintable(table: Table, name: str) -> fits.BinTableHDU:
-    """By hand, since astropy's own conversion warns about `dex`, and FITS has no other name for it."""
-    columns = []
-    for column in table.itercols():
-        array, unit = np.asarray(column), None
-        if array.dtype.kind == "U":
-            array = np.array([text.encode("unicode_escape") for text in array.tolist()], dtype=bytes)
-            form = f"{max(1, array.dtype.itemsize)}A"
-        else:
-            repeat = array.shape[1] if array.ndim == 2 else 1
-            form = f"{repeat}{_FORMATS[array.dtype.str[1:]]}"
-        if column.unit is not None:
-            try:
-                unit = column.unit.to_string("fits")
-            except ValueError:
-                unit = column.unit.to_string()
-        columns.append(fits.Column(column.name, form, unit, array=array))
-    hdu = fits.BinTableHDU.from_columns(columns, name=name)
-    for n, column in enumerate(table.itercols(), start=1):
-        if column.description:
-            hdu.header[f"TCOMM{n}"] = column.description
-    return hdu
-
-
-def _from_bintable(hdu: fits.BinTableHDU) -> Table:
-    table = Table()
-    for n, column in enumerate(hdu.columns, start=1):
-        array = np.asarray(hdu.data[column.name])
-        if array.dtype.kind in "SU":
-            escaped = array.astype(str).tolist()
-            array = np.array([text.encode("ascii").decode("unicode_escape") for text in escaped], dtype=str)
-        else:
-            array = array.astype(array.dtype.newbyteorder("="))
-        unit = u.Unit(column.unit) if column.unit else None
-        table[column.name] = Column(array, unit=unit, description=hdu.header.get(f"TCOMM{n}"))
-    return table
-
-
 def _keyed(vectors: Table, edges: Mapping[str, np.ndarray]) -> dict[PmfKey, np.ndarray]:
     pmfs = {}
     for name in vectors.colnames:
@@ -412,46 +392,3 @@ def _keyed(vectors: Table, edges: Mapping[str, np.ndarray]) -> dict[PmfKey, np.n
             elif name.startswith(f"{label}_pmf_"):
                 pmfs[label, name.removeprefix(f"{label}_pmf_")] = np.asarray(vectors[name])
     return pmfs
-
-
-def _ecsv_writer(table: Table) -> Callable[[BinaryIO], None]:
-    def write(file: BinaryIO) -> None:
-        text = io.StringIO()
-        table.write(text, format="ascii.ecsv")
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names may be any bytes
-
-    return write
-
-
-def _read_ecsv(path: Path) -> Table:
-    text = path.read_bytes().decode("utf-8", "surrogateescape")
-    try:
-        table = Table.read(text, format="ascii.ecsv")
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: expected a catalogue in ECSV, found no readable ECSV file ({error})"
-        ) from error
-    # Empty strings come back as masked; nothing else in a catalogue can be.
-    return table.filled("") if table.has_masked_values else table
-
-
-def _write_files(writers: Mapping[Path, Callable[[BinaryIO], None]]) -> None:
-    """Writes all files beside their places first, then moves them there in order, each in one step."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
-    try:
-        for path, write in writers.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in writers:
-            os.replace(temporary[path], path)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-
-
-def describe() -> dict[int, str]:
-    """Bit value -> "NAME: meaning" for every flag, in the order of the bits, for table metadata."""
-    return {int(flag): f"{flag.name}: {_MEANING[flag]}" for flag in Flag}

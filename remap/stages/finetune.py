@@ -171,8 +171,8 @@ def _finetune_arm(
     meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
     if checkpoint.is_finished(folder, meta):
         return
-    save_split(folder, stars, split, config, fold)
     start = finetuning(config, workdir, preprocessing, name, fold, split)
+    save_split(folder, stars, split, config, fold)  # before the first step, but not of a run that is refused
     averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
     # With the distribution of the labels, for `predict.combine`.
     averaged |= {"prior": start.prior}

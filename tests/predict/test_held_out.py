@@ -17,6 +17,7 @@ from remap.stages.finetune import finetune
 from remap.store.atomic import write_json
 from remap.store.stars import fold_split, readable_stars
 from remap.store.workdir import read_calibration
+from remap.train.loop import Fitted
 
 
 @pytest.fixture
@@ -86,9 +87,9 @@ def test_fine_tuning_writes_the_split_of_every_network_before_it_trains(tiny_dat
     shutil.rmtree(workdir / "finetune")
     seen = []
 
-    def no_fit(model, variables, *_, folder, **__):
-        seen.append(json.loads((folder / "split.json").read_text()))
-        return variables
+    def no_fit(task, optimizer, run):
+        seen.append(json.loads((run.folder / "split.json").read_text()))
+        return Fitted(task.params, task.model_state)
 
     monkeypatch.setattr(common, "fit", no_fit)
     config, stars = tiny.config(tiny_data), readable_stars(workdir)
@@ -97,6 +98,13 @@ def test_fine_tuning_writes_the_split_of_every_network_before_it_trains(tiny_dat
     for found in seen:
         assert found["part"] == fold_split(stars, config, found["settings"]["fold"]).tolist()
         assert found["star_id"] == list(stars["star_id"])
+
+
+def test_a_fine_tuning_that_is_refused_leaves_no_split(tiny_data, tiny_prepared, tmp_path):
+    workdir = shutil.copytree(tiny_prepared, tmp_path / "work")
+    with pytest.raises(FileNotFoundError, match=r"pretrain.A.final"):
+        finetune(tiny.config(tiny_data), workdir)
+    assert not (workdir / "finetune").exists()
 
 
 def test_networks_without_a_saved_split_are_reported_alike(tiny_data, workdir):
