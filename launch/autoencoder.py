@@ -14,6 +14,7 @@ from launch import cli
 from remap.autoencoder import adapt, regress
 from remap.autoencoder.report import report
 from remap.autoencoder.train import train_autoencoders
+from remap.config import ConfigError
 from remap.stages.preprocess import preprocess
 from remap.synth.mock import make_mock_data
 
@@ -26,7 +27,7 @@ def main() -> None:
     config, workdir = CONFIG.value, Path(cli.WORKDIR.value)
     unknown = sorted(set(CHOSEN.value) - set(STAGES))
     if unknown:
-        raise ValueError(f"--stages: expected some of {', '.join(STAGES)}, found {', '.join(unknown)}")
+        raise ConfigError(f"--stages: expected some of {', '.join(STAGES)}, found {', '.join(unknown)}")
     if "synthetic" in config:
         config = config.copy_and_resolve_references()
         with config.unlocked():

@@ -14,7 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from remap.config import apply_overrides, read_overrides
+from remap.config import ConfigError, apply_overrides, read_overrides
 from remap.spectra import SpectrumError
 from remap.train.loop import DivergedError, Preempted
 
@@ -61,6 +61,9 @@ def define_config(*, default: str | None = None, values: flags.FlagValues = flag
 def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
     """Parses the flags, calls `main`, and turns a user's mistake into one line instead of a traceback.
 
+    A mistake is what remap says is one: a setting, a file or a spectrum that cannot be used. Any other error, one of
+    JAX or NumPy above all, is a fault of the program and keeps its traceback.
+
     Exit status: 0 done, 1 a mistake in the input, 75 (EX_TEMPFAIL) stopped by SIGTERM with the state saved.
     """
     flags.mark_flags_as_required(required)
@@ -77,7 +80,7 @@ def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
         except Preempted as stop:
             logger.warning("%s", stop)
             sys.exit(75)
-        except (SpectrumError, FileNotFoundError, FileExistsError, DivergedError, ValueError) as error:
+        except (ConfigError, SpectrumError, FileNotFoundError, FileExistsError, DivergedError) as error:
             if TRACEBACK.value:
                 raise
             sys.exit(f"error: {error}")

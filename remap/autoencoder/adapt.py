@@ -126,11 +126,11 @@ class AdaptSettings(FitSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alignment.kind == "autoencoder":
-            raise ValueError(
+            raise ConfigError(
                 "adapt.align.kind 'autoencoder' is this route itself; expected 'none', 'mmd' or 'coral'"
             )
         if self.observed < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"adapt.rehearsal {self.rehearsal} leaves no room for stars in a batch of {self.batch_size}"
             )
         adapt_rules(self.trains)  # its errors at the door
@@ -227,7 +227,7 @@ def _matched_pool(
     fine-tuning and of all autoencoders together, are the nearest.
     """
     if source.libraries[0].cells.shape[1] == 1:
-        raise ValueError("adapt.align.match needs library.interpolate, found nodes without cells")
+        raise ConfigError("adapt.align.match needs library.interpolate, found nodes without cells")
     chunk = config.autoencoder.chunk
     library, observed = (
         np.concatenate(list(encode(members, x, chunk=chunk)), axis=1) for x in (pool.pixels.flux, stars.flux)
@@ -240,7 +240,7 @@ def _matched_pool(
     place = {c: k for k, c in enumerate(source.cells.tolist())}
     rows = np.array([place[c] for c in cell.tolist() if c in place], int)
     if not len(rows):
-        raise ValueError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
+        raise ConfigError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
     logger.info("adapt: library spectra from the cells of %d of %d stars", len(rows), len(cell))
     return draw_pool(
         root_key(config.seed, "adapt", "matched"),

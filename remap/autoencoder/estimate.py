@@ -84,7 +84,7 @@ def kernel_width(values: np.ndarray, residual: np.ndarray, *, kernel: str) -> np
         return np.broadcast_to(width, values.shape)
     if kernel == "residual":
         return np.broadcast_to(np.asarray(residual)[:, None], values.shape)
-    raise ValueError(f"estimate.kernel must be one of {KERNELS}, found {kernel!r}")
+    raise ConfigError(f"estimate.kernel must be one of {KERNELS}, found {kernel!r}")
 
 
 def mixture_pmf(values: np.ndarray, width: np.ndarray, edges: np.ndarray) -> np.ndarray:

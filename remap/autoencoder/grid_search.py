@@ -32,7 +32,7 @@ from remap.autoencoder.members import (
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
 from remap.autoencoder.sources import noise_settings, open_source
 from remap.autoencoder.train import fit_autoencoder
-from remap.config import record
+from remap.config import ConfigError, record
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
@@ -129,7 +129,7 @@ def _pools(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Any)
     source = open_source(config, workdir, preprocessing)
     count = config.search.folds
     if not 2 <= count <= len(source.cells):
-        raise ValueError(f"search.folds: expected 2 to {len(source.cells)} (library cells), found {count}")
+        raise ConfigError(f"search.folds: expected 2 to {len(source.cells)} (library cells), found {count}")
     fold: Int[np.ndarray, " cells"] = np.arange(len(source.cells)) % count  # the cells are shuffled
     return [
         draw_pool(

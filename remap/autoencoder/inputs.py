@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from remap.autoencoder.network import Pixels
+from remap.config import ConfigError
 from remap.continuum.common import NormalizeFn
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import add_noise
@@ -41,7 +42,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if not self.low < 1 < self.high:
-            raise ValueError(
+            raise ConfigError(
                 f"autoencoder: expected scale_low < 1 < scale_high, found {self.low} and {self.high}"
             )
 
@@ -77,7 +78,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
-            raise ValueError(
+            raise ConfigError(
                 f"autoencoder: expected 0 <= noise_low <= noise_high, found {self.low}, {self.high}"
             )
 
@@ -125,7 +126,7 @@ def limit_cells(
     """
     unknown = sorted(set(limits) - set(names))
     if unknown:
-        raise ValueError(f"autoencoder.limits names {unknown}; the labels are {tuple(names)}")
+        raise ConfigError(f"autoencoder.limits names {unknown}; the labels are {tuple(names)}")
     nodes = np.asarray(library.labels, float)
     cells = np.asarray(library.cells)
     low, high = nodes[cells[:, 0]], nodes[cells[:, -1]]
@@ -134,7 +135,7 @@ def limit_cells(
     # A cell that only touches a limit would give spectra of one value of that label.
     keep = np.all((to > from_) | ((high == low) & (to == from_)), axis=1)
     if not keep.any():
-        raise ValueError(f"autoencoder.limits {dict(limits)} leave none of {len(cells)} library cells")
+        raise ConfigError(f"autoencoder.limits {dict(limits)} leave none of {len(cells)} library cells")
     width = np.where(high > low, high - low, 1.0)[keep]
     ranges = Ranges(*(((x[keep] - low[keep]) / width).astype(np.float32) for x in (from_, to)))
     return np.flatnonzero(keep), ranges

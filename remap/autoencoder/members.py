@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, AutoencoderSettings
-from remap.config import deciding, record
+from remap.config import ConfigError, deciding, record
 from remap.preprocess.description import Preprocessing
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder
@@ -105,7 +105,7 @@ def load_members(config: ml_collections.ConfigDict, workdir: Path, encoder: str)
       ValueError: one of them was trained with other settings, or no such encoder.
     """
     if encoder not in ENCODERS:
-        raise ValueError(f"the encoder must be one of {sorted(ENCODERS)}, found {encoder!r}")
+        raise ConfigError(f"the encoder must be one of {sorted(ENCODERS)}, found {encoder!r}")
     preprocessing = check_prepared(config, workdir)
     pixels = sum(len(preprocessing.wave(arm)) for arm in preprocessing.arms)
     stage = ENCODERS[encoder]

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from remap.config import ConfigError
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy
 from remap.train.objectives import Stateless
 from remap.train.optim import Rule
@@ -101,15 +102,15 @@ class AutoencoderSettings:
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
-            raise ValueError(f"autoencoder width: expected a positive multiple of 8, found {self.width}")
+            raise ConfigError(f"autoencoder width: expected a positive multiple of 8, found {self.width}")
         if self.latent < 1:
-            raise ValueError(f"autoencoder.latent: expected at least 1, found {self.latent}")
+            raise ConfigError(f"autoencoder.latent: expected at least 1, found {self.latent}")
         if not 0 <= self.centre < 1 or not self.gain > 0:
-            raise ValueError(
+            raise ConfigError(
                 f"autoencoder: expected 0 <= centre < 1 and gain > 0, found {self.centre} and {self.gain}"
             )
         if self.bottleneck not in ACTIVATIONS:
-            raise ValueError(
+            raise ConfigError(
                 f"autoencoder.bottleneck must be one of {sorted(ACTIVATIONS)}, found {self.bottleneck!r}"
             )
 
@@ -135,9 +136,9 @@ class AutoencoderLoss:
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
-            raise ValueError(f"autoencoder.penalty must be one of {PENALTIES}, found {self.penalty!r}")
+            raise ConfigError(f"autoencoder.penalty must be one of {PENALTIES}, found {self.penalty!r}")
         if self.contractive < 0 or self.l1 < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"autoencoder: expected weights contractive and l1 >= 0, found {self.contractive} and {self.l1}"
             )
 
@@ -228,7 +229,7 @@ def contractive_penalty(
         h = f(drive)
         slope = h * (1.0 - h)
     else:
-        raise ValueError(f"penalty must be one of {PENALTIES}, found {kind!r}")
+        raise ConfigError(f"penalty must be one of {PENALTIES}, found {kind!r}")
     return jnp.sum(slope**2 * weight[None, :], axis=1)
 
 
@@ -348,5 +349,5 @@ def adapt_rules(trains: str) -> tuple[Rule, ...]:
     if trains == "all":
         return ((".*", 1.0),)
     if trains not in trained:
-        raise ValueError(f"adapt.trains must be one of {[*trained, 'all']}, found {trains!r}")
+        raise ConfigError(f"adapt.trains must be one of {[*trained, 'all']}, found {trains!r}")
     return ((trained[trains], 1.0), (".*", None))

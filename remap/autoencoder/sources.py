@@ -24,6 +24,7 @@ from remap.autoencoder.inputs import (
 from remap.autoencoder.network import (
     Pixels,
 )
+from remap.config import ConfigError
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.folds import split_stars
@@ -59,7 +60,7 @@ def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Pr
     )  # fold -1: no test stars
     held = split == "val"
     if not (good & ~held).any():
-        raise ValueError(
+        raise ConfigError(
             f"adapt: expected survey spectra to train on, found {np.count_nonzero(good)} of {len(good)} that "
             f"cover every arm, all kept aside"
         )
@@ -92,7 +93,7 @@ def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing:
     order = np.asarray(jax.random.permutation(root_key(config.seed, "autoencoder", "split"), len(cells)))
     held = round(section.validation * len(cells))
     if not 0 < held < len(cells):
-        raise ValueError(
+        raise ConfigError(
             f"autoencoder.validation {section.validation} of {len(cells)} library cells: expected at least one "
             f"kept aside and one to train on, found {held} kept aside"
         )

@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from remap.config import ConfigError
 from remap.io import files
 from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
@@ -48,9 +49,9 @@ def read(
       ValueError: the declaration cannot be right.
     """
     if "format" not in source:
-        raise ValueError(f"source: missing 'format', one of {FORMATS}")
+        raise ConfigError(f"source: missing 'format', one of {FORMATS}")
     if source["format"] not in FORMATS:
-        raise ValueError(f"source: format must be one of {FORMATS}, found {source['format']!r}")
+        raise ConfigError(f"source: format must be one of {FORMATS}, found {source['format']!r}")
     path = files.resolve(path, data_root)
     if source["format"] == "image":
         return read_image_spectrum(path, source)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from remap.config import ConfigError
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 
@@ -122,7 +123,7 @@ def write_bundle(
       ValueError: one of the continuum's arrays is given without the other, or the shapes differ.
     """
     if (cont_wave_air is None) != (continuum is None):
-        raise ValueError("cont_wave_air and continuum go together")
+        raise ConfigError("cont_wave_air and continuum go together")
     arrays = {
         key: to_medium(spectra.wave, source=spectra.medium, target=medium) for medium, key in WAVE.items()
     }
@@ -136,7 +137,7 @@ def write_bundle(
         arrays["cont_wave_air"], arrays["continuum"] = np.asarray(cont_wave_air), np.asarray(continuum)
         expected = (len(spectra), arrays["cont_wave_air"].size)
         if arrays["continuum"].shape != expected:
-            raise ValueError(f"continuum must have shape {expected}, found {arrays['continuum'].shape}")
+            raise ConfigError(f"continuum must have shape {expected}, found {arrays['continuum'].shape}")
     path = Path(path)
     partial = path.with_name(path.name + ".part")
     try:

@@ -15,6 +15,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 
+from remap.config import ConfigError
 from remap.spectra import MEDIA, SpectrumError
 
 AXES = ("linear", "ln", "log10")
@@ -102,7 +103,7 @@ def check_source(
     unknown = sorted(set(found) - set(known))
     if missing or unknown:
         wrong = [f"missing {key!r}" for key in missing] + [f"unknown {key!r}" for key in unknown]
-        raise ValueError(f"source of {kind}: {', '.join(wrong)}; its keys are {', '.join(known)}")
+        raise ConfigError(f"source of {kind}: {', '.join(wrong)}; its keys are {', '.join(known)}")
     filled = {**optional, **found}
     if "medium" in filled:
         check_choice(filled, "medium", MEDIA, kind)
@@ -112,7 +113,7 @@ def check_source(
         try:
             units.Unit(filled["wave_unit"]).to(units.AA)
         except (ValueError, TypeError) as error:
-            raise ValueError(
+            raise ConfigError(
                 f"source of {kind}: wave_unit must be a unit of length, found {filled['wave_unit']!r}"
             ) from error
     return filled
@@ -122,7 +123,7 @@ def check_choice(source: Mapping[str, Any], key: str, allowed: Iterable[Any], ki
     """Raises ValueError unless `source[key]` is one of `allowed`."""
     allowed = tuple(allowed)
     if source[key] not in allowed:
-        raise ValueError(f"source of {kind}: {key} must be one of {allowed}, found {source[key]!r}")
+        raise ConfigError(f"source of {kind}: {key} must be one of {allowed}, found {source[key]!r}")
 
 
 @contextlib.contextmanager

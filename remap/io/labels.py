@@ -13,6 +13,7 @@ import numpy as np
 from astropy import units
 from astropy.table import Column, MaskedColumn, Table
 
+from remap.config import ConfigError
 from remap.io import files
 from remap.spectra import SpectrumError
 
@@ -86,11 +87,11 @@ def read_labels(
     files.check_choice(source, "format", ("fits", *TEXT_FORMATS), "labels")
     columns, error_columns = dict(source["columns"]), dict(source["error_columns"])
     if not columns:
-        raise ValueError("source of labels: columns names no label")
+        raise ConfigError("source of labels: columns names no label")
     if extra := sorted(set(error_columns) - set(columns)):
-        raise ValueError(f"source of labels: error_columns has {extra}, which columns has not")
+        raise ConfigError(f"source of labels: error_columns has {extra}, which columns has not")
     if not (source["file_column"] or source["id_column"]):
-        raise ValueError("source of labels: missing 'file_column' or 'id_column'")
+        raise ConfigError("source of labels: missing 'file_column' or 'id_column'")
     path = files.resolve(path, data_root)
     with files.reading(path, f"a label table of format {source['format']!r}"):
         if source["format"] == "fits":

@@ -10,6 +10,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 
+from remap.config import ConfigError
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
@@ -45,11 +46,11 @@ def read_table_spectrum(path: Path, source: Mapping[str, Any]) -> Spectra:
     required = ("format", "medium", "axis", "wave_unit", "wave_column", "flux_column")
     source = files.check_source(source, kind="table", required=required, optional=OPTIONAL)
     if source["ivar_column"] and source["error_column"]:
-        raise ValueError("source of table: give ivar_column or error_column, not both")
+        raise ConfigError("source of table: give ivar_column or error_column, not both")
     if source["mask_column"]:
         files.check_choice(source, "mask_good", ("zero", "nonzero"), "table")
     elif source["mask_good"] is not None or source["mask_bits"] is not None:
-        raise ValueError("source of table: mask_good and mask_bits need a mask_column")
+        raise ConfigError("source of table: mask_good and mask_bits need a mask_column")
 
     hdu = source["hdu"]
     with (

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from remap.config import ConfigError
+
 KINDS = ("none", "mmd", "coral", "autoencoder")
 WIDTHS = (0.5, 1.0, 2.0)  # of the kernels of the MMD, in median distances of the library's features
 
@@ -96,9 +98,9 @@ class AlignSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"align.kind must be one of {KINDS}, found {self.kind!r}")
+            raise ConfigError(f"align.kind must be one of {KINDS}, found {self.kind!r}")
         if self.weight < 0:
-            raise ValueError(f"align.weight: expected at least 0, found {self.weight}")
+            raise ConfigError(f"align.weight: expected at least 0, found {self.weight}")
 
 
 class Scale(NamedTuple):
@@ -127,10 +129,10 @@ def find_scale(features: Float[np.ndarray, "spectra features"], *, floor: float)
     """
     features = np.asarray(features, np.float64)
     if len(features) < 4:
-        raise ValueError(f"units of features need at least 4 library spectra, found {len(features)}")
+        raise ConfigError(f"units of features need at least 4 library spectra, found {len(features)}")
     variance, directions = np.linalg.eigh(np.cov(features, rowvar=False))
     if not variance[-1] > 0:
-        raise ValueError("units of features: expected features that vary over the library, found none")
+        raise ConfigError("units of features: expected features that vary over the library, found none")
     whiten = directions / np.sqrt(np.maximum(variance, floor * variance[-1]))
     scaled = jnp.asarray((features - features.mean(axis=0)) @ whiten, jnp.float32)
     half = len(features) // 2
@@ -153,4 +155,4 @@ def discrepancy(
         return mmd(x, y, widths=scale.widths)
     if kind == "coral":
         return coral(x, y)
-    raise ValueError(f"a discrepancy of features must be 'mmd' or 'coral', found {kind!r}")
+    raise ConfigError(f"a discrepancy of features must be 'mmd' or 'coral', found {kind!r}")

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from remap.config import ConfigError
+
 
 class LossTerms(NamedTuple):
     """What `multitask_loss` adds up; every entry is a mean over the stars that have the label."""
@@ -134,7 +136,7 @@ def multitask_loss(
       ValueError: another number of weights than labels.
     """
     if label_weights and len(label_weights) != logits.shape[0]:
-        raise ValueError(
+        raise ConfigError(
             f"loss.label_weights: expected one weight for each of {logits.shape[0]} labels, or none, "
             f"found {label_weights}"
         )
@@ -166,6 +168,6 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         if any(w < 0 for w in self.label_weights) or (self.label_weights and not any(self.label_weights)):
-            raise ValueError(
+            raise ConfigError(
                 f"loss.label_weights: expected weights >= 0, one of them positive, found {self.label_weights}"
             )

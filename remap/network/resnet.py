@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from remap.config import ConfigError
 from remap.labels import LabelBins, bin_mask
 
 
@@ -198,9 +199,9 @@ def make_model(settings: ModelSettings, bin_mask: np.ndarray) -> ResNet1D:
         ("pooling", settings.pooling, POOLS),
     ):
         if value not in known:
-            raise ValueError(f"model.{name} must be one of {sorted(known)}, found {value!r}")
+            raise ConfigError(f"model.{name} must be one of {sorted(known)}, found {value!r}")
     if not settings.filters:
-        raise ValueError("model.filters must name at least one residual module")
+        raise ConfigError("model.filters must name at least one residual module")
     return ResNet1D(settings, tuple(tuple(bool(v) for v in row) for row in bin_mask))
 
 

@@ -32,6 +32,7 @@ from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from remap._version import __version__
+from remap.config import ConfigError
 from remap.pmf import distributions
 from remap.predict.formats import bintable, ecsv_writer, from_bintable, read_ecsv, write_files
 
@@ -224,7 +225,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     elif path.suffix == ".ecsv":
         paths = (path, path.with_name(f"{path.stem}_pmf.ecsv"))
     else:
-        raise ValueError(f"{path}: a catalogue's name must end in .fits or .ecsv, found {path.suffix!r}")
+        raise ConfigError(f"{path}: a catalogue's name must end in .fits or .ecsv, found {path.suffix!r}")
     for each in paths:
         if each.exists() and not overwrite:
             raise FileExistsError(f"{each}: exists already; choose another name or allow overwriting")
@@ -265,7 +266,7 @@ def write_catalogue(
         write_files({paths[0]: _fits(table, vectors, label_of, edges, meta).writeto})
         return
     if not len(table):
-        raise ValueError(f"{path}: expected at least one row for ECSV, found none; FITS can hold none")
+        raise ConfigError(f"{path}: expected at least one row for ECSV, found none; FITS can hold none")
     catalogue = Table(table, meta=meta)
     # As a list: YAML sorts keys.
     vectors.meta = {"edges": [[label, value.tolist()] for label, value in edges.items()]}
@@ -343,12 +344,12 @@ def read_catalogue(path: str | Path) -> Catalogue:
             warnings.simplefilter("error", AstropyUserWarning)  # that the file is truncated
             found = [hdu.name for hdu in hdus[1:]]
             if found != list(_HDUS):
-                raise ValueError(f"{path}: expected the tables {_HDUS} of a catalogue, found {found}")
+                raise ConfigError(f"{path}: expected the tables {_HDUS} of a catalogue, found {found}")
             table, vectors, edge_table, record = (from_bintable(hdus[name]) for name in _HDUS)
     except FileNotFoundError:
         raise
     except (OSError, AstropyUserWarning) as error:
-        raise ValueError(
+        raise ConfigError(
             f"{path}: expected a catalogue in FITS, found no readable FITS file ({error})"
         ) from error
     edges = {name.removesuffix("_edges"): np.array(edge_table[name][0]) for name in edge_table.colnames}

@@ -73,7 +73,6 @@ def read_ensemble(
                 describe_training(meta),
                 description,
                 f"{folder}: expected a network of the same training as {first}",
-                error=ConfigError,
             )
             priors.append(variables.pop("prior", None))
             kept = meta["config"][stage].get("average") == "snapshots"
@@ -92,7 +91,7 @@ def _folders(workdir: Path, stage: str, arm: str, folds: Sequence[int] | None) -
     if stage in ("pretrain", "align"):
         return {-1: stage_folder(workdir, stage, arm)}
     if stage != "finetune":
-        raise ValueError(f"stage must be 'pretrain', 'align' or 'finetune', found {stage!r}")
+        raise ConfigError(f"stage must be 'pretrain', 'align' or 'finetune', found {stage!r}")
     found = finished_folds(workdir, arm) if folds is None else folds
     if not found:
         raise FileNotFoundError(
@@ -137,7 +136,7 @@ def check_common(
             both = (value.keys() & own.keys()) - set(free)
             value, own = ({key: section[key] for key in both} for section in (value, own))
         pair[0][name], pair[1][name] = value, own
-    check_equal(*pair, where, error=ConfigError)
+    check_equal(*pair, where)
 
 
 # Programs of their own, because the normaliser takes seconds to compile: once for every shape of a batch, however

@@ -13,6 +13,8 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import Column, Table
 
+from remap.config import ConfigError
+
 _FORMATS = {"f8": "D", "f4": "E", "i4": "J", "i8": "K"}
 
 
@@ -80,7 +82,7 @@ def read_ecsv(path: Path) -> Table:
     try:
         table = Table.read(text, format="ascii.ecsv")
     except ValueError as error:
-        raise ValueError(
+        raise ConfigError(
             f"{path}: expected a catalogue in ECSV, found no readable ECSV file ({error})"
         ) from error
     # Empty strings come back as masked; nothing else in a catalogue can be.

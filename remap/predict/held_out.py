@@ -169,7 +169,7 @@ def predict_held_out(
 def _inputs(workdir: Path, arm: str, stars: Table) -> ArmInputs:
     survey, snr = load_survey(workdir, arm)
     if len(survey.flux) != len(stars):
-        raise ValueError(
+        raise ConfigError(
             f"{workdir / 'data'}: expected {len(stars)} spectra of arm {arm}, as many as readable stars in "
             f"stars.ecsv, found {len(survey.flux)}"
         )

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from remap import io
+from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates, Calibration
-from remap.pmf.distributions import arm_disagreement, combine_arms, count_modes, is_edge
+from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
 from remap.preprocess.description import Preprocessing
@@ -347,6 +348,10 @@ def load(
     workdir = Path(workdir)
     config = read_config(workdir)
     expected = read_preprocessing(workdir)
+    if config["predict"]["combine"] not in COMBINATIONS:
+        raise ConfigError(
+            f"{workdir}: predict.combine must be one of {COMBINATIONS}, found {config['predict']['combine']!r}"
+        )
     networks, description = read_ensemble(workdir, expected, stage, folds)
     calibration = None
     if stage == "finetune" and calibrated and (found := read_calibration(workdir)) is not None:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from remap import _version
+from remap.config import ConfigError
 from remap.continuum.common import NormalizeFn
 from remap.continuum.normalizers import NORMALIZERS, get_normalizer
 from remap.labels import LabelBins, label_bins
@@ -98,7 +99,7 @@ class Preprocessing:
           ValueError: made by another version of the preprocessing (both are named).
         """
         if value["version"] != PREPROCESSING_VERSION:
-            raise ValueError(
+            raise ConfigError(
                 f"preprocessing version: expected {PREPROCESSING_VERSION}, found {value['version']} "
                 f"(written by {value.get('software', 'unknown software')})"
             )
@@ -116,29 +117,43 @@ def make_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     """The description that a config asks for.
 
     Raises:
-      ValueError: an arm without pixels, an unknown medium or normaliser (names the field and the value).
+      ConfigError: an arm without pixels, an unknown medium or normaliser, or impossible values (names the field and
+        the value).
     """
+    try:
+        found = _preprocessing(config)
+        found.line_spreads()
+        for arm in found.arms:
+            found.continuum_settings(arm)
+        return found
+    except ConfigError:
+        raise
+    except ValueError as error:  # of the records that it is made of
+        raise ConfigError(str(error)) from error
+
+
+def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     if config["grid_medium"] not in MEDIA:
-        raise ValueError(f"grid_medium must be one of {MEDIA}, found {config['grid_medium']!r}")
+        raise ConfigError(f"grid_medium must be one of {MEDIA}, found {config['grid_medium']!r}")
     continuum = _plain(config["continuum"])
     if continuum["name"] not in NORMALIZERS:
-        raise ValueError(f"continuum.name must be one of {sorted(NORMALIZERS)}, found {continuum['name']!r}")
+        raise ConfigError(f"continuum.name must be one of {sorted(NORMALIZERS)}, found {continuum['name']!r}")
     expected = _fields(NORMALIZERS[continuum["name"]].settings) - {"pixel"}
     if set(continuum) - {"name"} != expected:
-        raise ValueError(
+        raise ConfigError(
             f"continuum: {continuum['name']} takes the settings {sorted(expected)}, "
             f"found {sorted(set(continuum) - {'name'})}"
         )
     arms = {}
     for name in config["arm_names"]:
         if name not in config["arms"]:
-            raise ValueError(f"arm {name} has no grid; the config knows {sorted(config['arms'])}")
+            raise ConfigError(f"arm {name} has no grid; the config knows {sorted(config['arms'])}")
         a = config["arms"][name]
         if not (a["step"] > 0 and a["stop"] > a["start"] > 0):
-            raise ValueError(f"arm {name}: expected 0 < start < stop and step > 0, found {dict(a)}")
+            raise ConfigError(f"arm {name}: expected 0 < start < stop and step > 0, found {dict(a)}")
         arms[name] = (float(a["start"]), float(a["stop"]), float(a["step"]))
     if not arms:
-        raise ValueError("arm_names must name at least one arm")
+        raise ConfigError("arm_names must name at least one arm")
     return Preprocessing(
         arms=arms,
         medium=config["grid_medium"],

@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from remap.config import ConfigError
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.resample import LineSpread, degrade_and_resample, resample
 from remap.spectra import Spectra, SpectrumError, doppler_shift
@@ -58,7 +59,7 @@ def library_on_grid(
         valid &= out.valid.all(axis=0)
         fluxes.append(out.flux)
     if valid.mean() < 0.9:
-        raise ValueError(
+        raise ConfigError(
             f"library: expected to cover arm {arm} ({wave[0]:.1f}-{wave[-1]:.1f} Å {preprocessing.medium}), "
             f"found {valid.mean():.0%} of its pixels usable; its own range is "
             f"{spectra.wave[0]:.1f}-{spectra.wave[-1]:.1f} Å {spectra.medium}"
@@ -66,7 +67,7 @@ def library_on_grid(
     flux = np.where(valid, np.stack(fluxes), 1.0)
     bad = ~np.all(flux > 0, axis=(0, 2))
     if bad.any():
-        raise ValueError(
+        raise ConfigError(
             f"library: {spectra.names[int(np.argmax(bad))]} has flux at or below zero in arm {arm}"
         )
     peak = np.where(valid, flux, 0.0).max(axis=-1, keepdims=True)

@@ -257,7 +257,7 @@ def _kernel_sigma(wave: np.ndarray, lsf: LineSpread, native: LineSpread | None) 
     sharper = wanted < own * (1 - 1e-9)  # equal ones may differ by rounding
     if sharper.any():
         i = int(np.argmax(sharper))
-        raise ValueError(
+        raise SpectrumError(
             f"cannot sharpen: expected a native FWHM of at most {wanted[i]:.6g} Å at {wave[i]:.6g} Å, found "
             f"{own[i]:.6g} Å"
         )

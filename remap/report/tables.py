@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from remap.config import ConfigError
 from remap.pmf.metrics import attainable_slope, decimals, residual_table
 
 MINUS = "\N{MINUS SIGN}"
@@ -41,7 +42,7 @@ def by_snr(
     """
     inner = np.asarray(edges, np.float64)
     if inner.ndim != 1 or not np.all(np.isfinite(inner)) or np.any(np.diff(np.append(0.0, inner)) <= 0):
-        raise ValueError(f"evaluate.snr_edges must be positive and increase, found {tuple(edges)}")
+        raise ConfigError(f"evaluate.snr_edges must be positive and increase, found {tuple(edges)}")
     predicted, truth, errors, snr = (np.asarray(a, np.float64) for a in (predicted, truth, errors, snr))
     limits = [0.0, *inner.tolist(), np.inf]
     place = np.where(np.isnan(snr), -1, np.searchsorted(inner, snr, side="right"))

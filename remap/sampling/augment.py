@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from remap.config import ConfigError
 from remap.continuum.common import NormalizeFn
 from remap.labels import bin_index, soft_labels
 from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
@@ -71,26 +72,26 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in ("online", "paper"):
-            raise ValueError(f"augment.kind must be 'online' or 'paper', found {self.kind!r}")
+            raise ConfigError(f"augment.kind must be 'online' or 'paper', found {self.kind!r}")
         if self.levels < 1 or self.draws < 1:
-            raise ValueError(f"augment: expected levels and draws >= 1, found {self.levels}, {self.draws}")
+            raise ConfigError(f"augment: expected levels and draws >= 1, found {self.levels}, {self.draws}")
         if not 0 <= self.noise_low <= self.noise_high:
-            raise ValueError(
+            raise ConfigError(
                 f"augment: expected 0 <= noise_low <= noise_high, found {self.noise_low}, {self.noise_high}"
             )
         if not 0 <= self.velocity < SPEED_OF_LIGHT:
-            raise ValueError(
+            raise ConfigError(
                 f"augment: expected 0 <= velocity < {SPEED_OF_LIGHT} km/s, found {self.velocity}"
             )
         for name in ("scattered", "tilt"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"augment: expected 0 <= {name} < 1, found {getattr(self, name)}")
+                raise ConfigError(f"augment: expected 0 <= {name} < 1, found {getattr(self, name)}")
         if min(self.gaps, self.gap_pixels) < 0 or (self.gaps > 0) != (self.gap_pixels > 0):
-            raise ValueError(
+            raise ConfigError(
                 f"augment: expected gaps and gap_pixels both 0 or both above, found {self.gaps}, {self.gap_pixels}"
             )
         if self.kind == "paper" and self.effects:
-            raise ValueError(
+            raise ConfigError(
                 f"augment.kind 'paper' is a fixed set with noise alone: expected 0, found {self.effects}"
             )
 
@@ -200,7 +201,7 @@ def library_draw(
     labels = library.labels.shape[1]
     if settings.kind == "paper":
         if library.cells.shape[1] > 1:
-            raise ValueError("augment.kind 'paper' draws nodes: set library.interpolate to False")
+            raise ConfigError("augment.kind 'paper' draws nodes: set library.interpolate to False")
         values_key, noise_key = jax.random.split(set_key)
         effects_key = fresh_key  # without effect: the fixed set has noise alone
         index = stream_indices(order_key, step, paper_set_size(library, settings), batch)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from remap.config import ConfigError
 from remap.continuum.common import NormalizeFn
 from remap.sampling.sources import Library, Stars, draw_library, in_chunks, locate
 
@@ -59,12 +60,12 @@ def fit_correction(
       ValueError: the library has no cells, or fewer usable stars than twice the coefficients per pixel.
     """
     if library.cells.shape[1] == 1:
-        raise ValueError("a correction of the library needs library.interpolate, found nodes without cells")
+        raise ConfigError("a correction of the library needs library.interpolate, found nodes without cells")
     cell, place = locate(library, np.asarray(stars.labels, float))
     use = np.flatnonzero(cell >= 0)
     needed = 2 * (1 + stars.labels.shape[1])
     if len(use) < needed:
-        raise ValueError(
+        raise ConfigError(
             f"a correction of the library needs at least {needed} stars with all labels inside its grid, "
             f"found {len(use)} of {len(cell)}: set finetune.correction to 'none'"
         )

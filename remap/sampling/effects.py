@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from remap.config import ConfigError
 from remap.spectra import SPEED_OF_LIGHT
 
 POLE = np.sqrt(3.0) - 2.0  # of the filter that turns samples into coefficients of a cubic B-spline
@@ -154,7 +155,7 @@ def draw_gaps(
       ValueError: the runs could cover the whole spectrum.
     """
     if gaps * gap_pixels >= pixels:
-        raise ValueError(
+        raise ConfigError(
             f"augment: expected gaps × gap_pixels below the {pixels} pixels of an arm, found {gaps} × {gap_pixels}"
         )
     count_key, length_key, start_key = jax.random.split(key, 3)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from remap.config import ConfigError
+
 
 def assign_folds(star_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """int[S]: the fold of every spectrum; all spectra of a star share one fold.
@@ -14,7 +16,7 @@ def assign_folds(star_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """
     unique, inverse = np.unique(np.asarray(star_ids, dtype=str), return_inverse=True)
     if not 2 <= folds <= len(unique):
-        raise ValueError(f"expected between 2 and {len(unique)} folds (one star each), found {folds}")
+        raise ConfigError(f"expected between 2 and {len(unique)} folds (one star each), found {folds}")
     order = np.random.default_rng(seed).permutation(len(unique))
     fold = np.empty(len(unique), int)
     fold[order] = np.arange(len(unique)) % folds
@@ -33,9 +35,9 @@ def split_stars(
     """
     star_ids = np.asarray(star_ids, dtype=str)
     if not -1 <= fold < folds:
-        raise ValueError(f"split.fold must be -1 (none) or 0 to {folds - 1}, found {fold}")
+        raise ConfigError(f"split.fold must be -1 (none) or 0 to {folds - 1}, found {fold}")
     if not 0 <= validation < 1:
-        raise ValueError(f"split.validation must be in [0, 1), found {validation}")
+        raise ConfigError(f"split.validation must be in [0, 1), found {validation}")
     split = np.full(len(star_ids), "train", dtype="<U5")
     if fold >= 0:
         split[assign_folds(star_ids, folds, seed) == fold] = "test"

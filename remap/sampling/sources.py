@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from remap.config import ConfigError
+
 ROUNDS = 8  # of the Feistel network: positions of small sets are uniform to what 100,000 draws can show
 MIN_HALF = 3  # bits: with fewer the network reaches only some of the permutations
 
@@ -54,7 +56,7 @@ def find_cells(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     node = {}
     for i, position in enumerate(zip(*positions, strict=True)):
         if position in node:
-            raise ValueError(
+            raise ConfigError(
                 f"library nodes {node[position]} and {i} share the labels "
                 f"{dict(zip(names, labels[i].tolist(), strict=True))}: interpolation needs one node per point"
             )
@@ -66,7 +68,7 @@ def find_cells(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
         if None not in found:
             cells.append(found)
     if not cells:
-        raise ValueError(
+        raise ConfigError(
             f"the library has no complete cell in {tuple(names)} ({len(labels)} nodes on axes of "
             f"{[len(a) for a in axes]} values): set library.interpolate to False and finetune.correction to 'none'"
         )
@@ -142,7 +144,7 @@ def stream_indices(
       ValueError: a `count` that is known and below 1.
     """
     if isinstance(count, int) and count < 1:
-        raise ValueError("expected at least one spectrum to train on, found none")
+        raise ConfigError("expected at least one spectrum to train on, found none")
     position = step * batch + jnp.arange(batch, dtype=jnp.int32)
     epoch = position // count
     return permuted(
@@ -212,7 +214,7 @@ def paired_indices(
     labels, stars = classes.shape
     count = stars if count is None else count
     if isinstance(count, int) and count < 2:
-        raise ValueError(f"pairs need at least two stars, found {count}")
+        raise ConfigError(f"pairs need at least two stars, found {count}")
     order_key, fresh_key = jax.random.split(key)
     label_key, partner_key = jax.random.split(jax.random.fold_in(fresh_key, step))
     pairs = batch // 2
@@ -238,10 +240,10 @@ def matched_cells(library: Library, cell: np.ndarray) -> Library:
       ValueError: no star is in a cell, or cells are single nodes, which no star is in.
     """
     if np.asarray(library.cells).shape[1] == 1:
-        raise ValueError("align.match needs library.interpolate, found nodes without cells")
+        raise ConfigError("align.match needs library.interpolate, found nodes without cells")
     inside = cell[cell >= 0]
     if not len(inside):
-        raise ValueError(
+        raise ConfigError(
             f"align.match: none of {len(cell)} stars is inside the library, as far as the networks can tell"
         )
     return library._replace(cells=np.asarray(library.cells)[inside])

@@ -29,7 +29,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap.config import record
+from remap.config import ConfigError, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import label_prior
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy, find_scale
@@ -336,7 +336,7 @@ def _survey_parts(
     chosen = order[(seen & ~held)[order]][: settings.stars]
     kept = order[(seen & held)[order]][: settings.stars // 2]
     if len(chosen) < 2:
-        raise ValueError(f"align, arm {arm.name}: expected spectra to align with, found {len(chosen)}")
+        raise ConfigError(f"align, arm {arm.name}: expected spectra to align with, found {len(chosen)}")
 
     def observed(rows: np.ndarray) -> Observed:
         flux, valid = survey.flux[rows], survey.valid[rows]

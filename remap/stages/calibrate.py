@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import ConfigError
+from remap.config import ConfigError, record
 from remap.pmf.calibration import Calibration, CalibrationSettings, fit
 from remap.pmf.distributions import combine_arms
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
@@ -41,7 +41,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             "set split.validation above 0 and fine-tune"
         )
     stars = readable_stars(workdir)
-    settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
+    settings = record(CalibrationSettings, config.calibrate, "calibrate", part=True)
     survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
     found = survey.held_out("val")
     if not found.tested.any():

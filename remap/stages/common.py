@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from remap.config import config_to_json, deciding, record
+from remap.config import ConfigError, config_to_json, deciding, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import padded_edges, soft_labels
 from remap.network.losses import LossSettings
@@ -111,7 +111,7 @@ def check_network(found: Mapping[str, Any], arm: Arm, where: str) -> None:
 def check_single(found: Mapping[str, Any], where: str) -> None:
     """Raises ValueError if what is on disk is an ensemble: training goes on from one network."""
     if found["config"]["pretrain"].get("average") == "snapshots":
-        raise ValueError(f"{where}: expected one network to train on, found pretrain.average 'snapshots'")
+        raise ConfigError(f"{where}: expected one network to train on, found pretrain.average 'snapshots'")
 
 
 def check_sections(

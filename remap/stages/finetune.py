@@ -128,16 +128,16 @@ class FinetuneSettings(FitSettings):
         for name, values in known.items():
             if getattr(self, name) not in values:
                 first, second = values
-                raise ValueError(
+                raise ConfigError(
                     f"finetune.{name} must be {first!r} or {second!r}, found {getattr(self, name)!r}"
                 )
         if self.observed < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"finetune.rehearsal {self.rehearsal} and finetune.unlabelled {self.unlabelled} leave no room "
                 f"for stars in a batch of {self.batch_size}"
             )
         if self.anchored and self.init != "pretrained":
-            raise ValueError(
+            raise ConfigError(
                 f"finetune.unlabelled needs a pre-trained network, found init {self.init!r}; set it to 0"
             )
 
@@ -197,7 +197,7 @@ def finetuning(
     settings = record(FinetuneSettings, config.finetune, "finetune")
     survey = _open_survey(workdir, arm, split, config.predict.min_coverage)
     if not survey.train.any():
-        raise ValueError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
+        raise ConfigError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
     init_key, fit_key = jax.random.split(root_key(config.seed, "finetune", name, "fold", fold))
     if settings.init == "scratch":
         variables = init_variables(arm.model, init_key, len(arm.wave))

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 
 from remap import io
+from remap.config import ConfigError, record
 from remap.labels import check_labels, in_range
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import crop, library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
@@ -45,7 +46,9 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     sigma = np.array([config.labels[b.name].library_sigma for b in preprocessing.labels], np.float32)
     labels = np.stack([spectra.labels[b.name] for b in preprocessing.labels], axis=1)
     native = config.library.native
-    native = None if native.kind == "sharp" else LineSpread(**{native.kind: native.value})
+    native = (
+        None if native.kind == "sharp" else record(LineSpread, {native.kind: native.value}, "library.native")
+    )
     for arm in preprocessing.arms:
         log_flux, valid = library_on_grid(spectra, preprocessing, arm, native=native)
         save_arrays(data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma)
@@ -95,7 +98,7 @@ def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessin
     inside = in_range(np.stack(list(labels.values()), axis=1), bins)
     for name, (low, high) in library.select.items():
         if any(name not in p.labels for p in parts):
-            raise ValueError(f"library.select names {name!r}, which the library's spectra have no label of")
+            raise ConfigError(f"library.select names {name!r}, which the library's spectra have no label of")
         value = np.concatenate([p.labels[name] for p in parts])
         inside &= (value >= low) & (value <= high)
     logger.info(
@@ -104,7 +107,7 @@ def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessin
         np.count_nonzero(~inside),
     )
     if not inside.any():
-        raise ValueError(f"library {library.path}: none of {inside.size} spectra has labels inside the bins")
+        raise ConfigError(f"library {library.path}: none of {inside.size} spectra has labels inside the bins")
     names = [n for p in parts for n in p.names]
     return make_spectra(
         parts[0].wave,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from remap.config import record
+from remap.config import ConfigError, record
 from remap.labels import label_prior
 from remap.network.resnet import count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
@@ -60,11 +60,11 @@ class PretrainSettings(FitSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 1 or self.epoch_size < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"expected batch_size >= 1 and epoch_size >= 0, found {self.batch_size} and {self.epoch_size}"
             )
         if not 0 <= self.validation < 1:
-            raise ValueError(f"validation: expected a fraction below 1, found {self.validation}")
+            raise ConfigError(f"validation: expected a fraction below 1, found {self.validation}")
 
 
 class Pretraining(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
+from remap.config import record
 from remap.labels import LabelBins
 from remap.pmf.metrics import decimals
 from remap.report.maps import embedding_maps
@@ -39,7 +40,7 @@ def visualize(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       FileNotFoundError: pre-training saved no embeddings.
     """
     workdir = Path(workdir)
-    settings = EmbeddingSettings(**config.embeddings)
+    settings = record(EmbeddingSettings, config.embeddings, "embeddings")
     preprocessing = read_preprocessing(workdir)
     labels = preprocessing.labels
     saved = {arm: read_embeddings(stage_folder(workdir, "pretrain", arm)) for arm in preprocessing.arms}

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from remap.config import ConfigError
+
 logger = logging.getLogger(__name__)
 
 STATE, META, VARIABLES = "state", "meta", "variables"
@@ -68,7 +70,7 @@ def restore_state(
             step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"{manager.directory}: step {step} holds another state than this version trains, and cannot be gone on "
             "with; delete the folder and start the stage again"
         ) from error
@@ -150,8 +152,8 @@ def _restore_final(folder: str | Path, items: Mapping[str, Any]) -> Any:
         return manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
 
 
-def check_equal(found: Any, expected: Any, where: str, *, error: type[ValueError] = ValueError) -> None:
-    """Raises `error` naming every entry in which two JSON-like descriptions differ, with both values.
+def check_equal(found: Any, expected: Any, where: str) -> None:
+    """Raises ConfigError naming every entry in which two JSON-like descriptions differ, with both values.
 
     Entries called "software" may differ: a new version reads what an older one wrote, or says why it cannot by the
     versions of formats.
@@ -159,7 +161,7 @@ def check_equal(found: Any, expected: Any, where: str, *, error: type[ValueError
     differences = list(_differences(found, expected, ""))
     if differences:
         lines = "; ".join(f"{path}: expected {b!r}, found {a!r}" for path, a, b in differences)
-        raise error(f"{where}: {lines}")
+        raise ConfigError(f"{where}: {lines}")
 
 
 def plain(value: Any) -> Any:

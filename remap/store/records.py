@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from remap.config import ConfigError
+
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
     """All complete records of a JSONL file; [] if it does not exist. A torn last line (a kill) is dropped."""
@@ -21,7 +23,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
             if i < len(lines) - 1:
-                raise ValueError(f"{path}: line {i + 1} is no JSON: {error}") from error
+                raise ConfigError(f"{path}: line {i + 1} is no JSON: {error}") from error
     return records
 
 

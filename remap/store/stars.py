@@ -48,7 +48,7 @@ def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np
     """
     chosen = within(stars, config.finetune.select)
     if not chosen.any():
-        raise ValueError(f"finetune.select {dict(config.finetune.select)} leaves none of {len(stars)} stars")
+        raise ConfigError(f"finetune.select {dict(config.finetune.select)} leaves none of {len(stars)} stars")
     out = np.full(len(stars), "other", dtype="<U5")
     out[chosen] = split_stars(
         np.asarray(stars["star_id"][chosen]),
@@ -84,7 +84,6 @@ def save_split(
                 found["settings"],
                 record["settings"],
                 f"{folder}: this run was started with other settings of the split",
-                error=ConfigError,
             )
             _check_stars(found, stars, path)
             _check_parts(found["part"], record["part"], f"{path}: the split that this run was started with")
@@ -118,7 +117,6 @@ def read_split(
                 found["settings"],
                 _split_settings(config, fold),
                 f"{path}: split with other settings than those of the config",
-                error=ConfigError,
             )
             _check_stars(found, stars, path)
             split = np.array(found["part"], dtype="<U5")
@@ -158,7 +156,7 @@ def _check_stars(found: Mapping[str, Any], stars: Table, path: Path) -> None:
                 if where is None
                 else f"{name} {own[where]!r} in row {where}, found {saved[where]!r}"
             )
-            raise ValueError(
+            raise ConfigError(
                 f"{path}: expected the stars of data/stars.ecsv, {rows}; the survey was prepared anew after the "
                 "networks had been fine-tuned: fine-tune them again"
             )

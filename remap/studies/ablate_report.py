@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from remap.config import ConfigError
 from remap.pmf.metrics import Interval, nan_mean, nan_robust, nan_std, paired_interval
 from remap.store.stars import within
 
@@ -78,7 +79,7 @@ def compare(
                     row |= {"low": interval.low, "high": interval.high, "smallest": interval.half_width}
                     rows.append(row | {"visible": interval.excludes(NO_CHANGE[how])})
     if not rows:
-        raise ValueError(f"ablate: none of the groups {sorted(groups)} has stars that were predicted")
+        raise ConfigError(f"ablate: none of the groups {sorted(groups)} has stars that were predicted")
     return Table(rows=rows)
 
 

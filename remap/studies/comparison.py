@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from remap.config import ConfigError
+
 
 class Candidate(NamedTuple):
     """A setting to be compared with others."""
@@ -80,7 +82,7 @@ def compare(results: Sequence[Result], folds: int) -> Comparison:
     finished = [r for r in results if r.finished(folds)]
     if not finished:
         names = [r.candidate.name for r in results]
-        raise ValueError(
+        raise ConfigError(
             f"expected a candidate with a finite loss in all {folds} folds, found none of {names}"
         )
     best = min(finished, key=lambda r: r.losses.mean())

@@ -30,7 +30,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap.config import apply_overrides, config_to_json, deciding, leaves, record
+from remap.config import ConfigError, apply_overrides, config_to_json, deciding, leaves, record
 from remap.network.resnet import count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
 from remap.sampling.folds import assign_folds
@@ -82,7 +82,7 @@ class CrossValidationSettings:
         for field, values in known.items():
             if getattr(self, field) not in values:
                 found = getattr(self, field)
-                raise ValueError(f"cross_validate.{field} must be one of {values}, found {found!r}")
+                raise ConfigError(f"cross_validate.{field} must be one of {values}, found {found!r}")
 
 
 def read_candidates(entries: Sequence[Mapping[str, Any]]) -> list[Candidate]:
@@ -93,10 +93,10 @@ def read_candidates(entries: Sequence[Mapping[str, Any]]) -> list[Candidate]:
     """
     nameless = [dict(entry) for entry in entries if not isinstance(entry.get("name"), str)]
     if nameless:
-        raise ValueError(f'cross_validate.candidates: expected a "name" in each, found none in {nameless}')
+        raise ConfigError(f'cross_validate.candidates: expected a "name" in each, found none in {nameless}')
     names = [entry["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"cross_validate.candidates: expected different names, found {names}")
+        raise ConfigError(f"cross_validate.candidates: expected different names, found {names}")
     return [Candidate(e["name"], {k: v for k, v in e.items() if k != "name"}) for e in entries]
 
 
@@ -162,9 +162,9 @@ def candidate_config(
     for (section, *rest), _ in leaves(candidate.overrides):
         key = ".".join((section, *rest))
         if section not in ("model", "augment", stage):
-            raise ValueError(f"{where}: expected fields of model, augment or {stage}, found {key!r}")
+            raise ConfigError(f"{where}: expected fields of model, augment or {stage}, found {key!r}")
         if section == stage and rest[:1] and rest[0] in fixed:
-            raise ValueError(f"{where}: {key!r} must be the same for all; cross_validate sets the length")
+            raise ConfigError(f"{where}: {key!r} must be the same for all; cross_validate sets the length")
     return apply_overrides(base, candidate.overrides, where)[0]
 
 
@@ -298,7 +298,7 @@ def _star_folds(
             split = np.select([folds == fold, folds >= 0], ["val", "train"], "other")
             start = finetuning(config, workdir, preprocessing, arm, fold, split)
             if start.validation is None:
-                raise ValueError(
+                raise ConfigError(
                     f"arm {arm}: expected usable stars in fold {fold} of {settings.folds}, found none"
                 )
             return start

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from remap.config import record
+from remap.config import ConfigError, record
 from remap.report.plots import learning_rates
 from remap.stages.pretrain import Pretraining, pretraining
 from remap.store.atomic import write_json
@@ -48,11 +48,11 @@ class RangeSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high or self.steps < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"find_lr: expected 0 < low < high and at least 2 steps, found {self.low}, {self.high}, {self.steps}"
             )
         if not 0 <= self.smoothing < 1 or self.diverged <= 1 or not 0 < self.margin <= 1 or self.span < 1:
-            raise ValueError(
+            raise ConfigError(
                 "find_lr: expected smoothing in [0, 1), diverged > 1, margin in (0, 1] and span >= 1, found "
                 f"{self.smoothing}, {self.diverged}, {self.margin}, {self.span}"
             )
@@ -101,7 +101,7 @@ def range_test(start: Pretraining, settings: RangeSettings) -> RangeTest:
             diverged = True
             break
     if not losses:
-        raise ValueError(f"find_lr: the loss is not finite at the first step, with a rate of {settings.low}")
+        raise ConfigError(f"find_lr: the loss is not finite at the first step, with a rate of {settings.low}")
     rates = [float(schedule(i)) for i in range(len(losses))]
     high = settings.margin * rates[int(np.argmin(smooth))]
     return RangeTest(rates, losses, smooth, high, high / settings.span, diverged)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from remap.config import tuples
+from remap.config import ConfigError, tuples
 from remap.studies.comparison import Candidate, FoldLoss, Result, mean_and_error
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if self.trials < 1 or self.startup < 1 or self.stop_folds < 2 or not self.stop_errors > 0:
-            raise ValueError(
+            raise ConfigError(
                 "cross_validate.optuna: expected trials and startup of at least 1, stop_folds of at least 2 and "
                 f"stop_errors above 0, found {self.trials}, {self.startup}, {self.stop_folds}, {self.stop_errors}"
             )
         if not self.space:
-            raise ValueError("cross_validate.optuna.space: expected at least one field, found none")
+            raise ConfigError("cross_validate.optuna.space: expected at least one field, found none")
         for entry in self.space:
             _check(entry)
 
@@ -65,15 +65,15 @@ def _check(entry: Mapping[str, Any]) -> None:
     ranges, choice = {"field", "kind", "low", "high", "log"}, {"field", "kind", "values"}
     expected = {"int": ranges, "float": ranges, "choice": choice}.get(entry.get("kind"))
     if expected is None or set(entry) != expected:
-        raise ValueError(
+        raise ConfigError(
             f"cross_validate.optuna.space: expected {sorted(ranges)} with kind 'int' or 'float', or "
             f"{sorted(choice)} with kind 'choice', found {dict(entry)}"
         )
     if entry["kind"] == "choice":
         if not entry["values"]:
-            raise ValueError(f"cross_validate.optuna.space: {entry['field']}: expected values, found none")
+            raise ConfigError(f"cross_validate.optuna.space: {entry['field']}: expected values, found none")
     elif not entry["low"] < entry["high"] or (entry["log"] and entry["low"] <= 0):
-        raise ValueError(
+        raise ConfigError(
             f"cross_validate.optuna.space: {entry['field']}: expected low < high, and low > 0 on a logarithmic "
             f"scale, found {entry['low']} and {entry['high']}"
         )
@@ -152,7 +152,7 @@ def _optuna() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
-        raise ValueError(
+        raise ConfigError(
             "cross_validate.search 'optuna' needs the package optuna, which is not installed: "
             "pip install 'deep-remap[search]'"
         ) from error

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from remap.config import ConfigError
 from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
 from remap.sampling.batches import FinishedSource
@@ -38,9 +39,9 @@ class EmbeddingSettings:
 
     def __post_init__(self) -> None:
         if any(epoch != int(epoch) or epoch < 0 for epoch in self.epochs):
-            raise ValueError(f"embeddings.epochs must be whole numbers from 0, found {self.epochs}")
+            raise ConfigError(f"embeddings.epochs must be whole numbers from 0, found {self.epochs}")
         if self.size < 2 or self.perplexity <= 0:
-            raise ValueError(
+            raise ConfigError(
                 f"embeddings: expected a size of 2 or more and a positive perplexity, found {self.size} and "
                 f"{self.perplexity}"
             )

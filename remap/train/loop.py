@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from remap.config import ConfigError
 from remap.store import checkpoint, records
 from remap.train import cycles
 from remap.train.objectives import Objective, Source, Task
@@ -61,10 +62,10 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         if self.average not in AVERAGES:
-            raise ValueError(f"average must be one of {AVERAGES}, found {self.average!r}")
+            raise ConfigError(f"average must be one of {AVERAGES}, found {self.average!r}")
         for name in ("cycles", "epochs_per_cycle", "checkpoint_epochs", "keep"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
         self.schedule(1)  # its errors at the door
 
     @property
@@ -210,7 +211,7 @@ def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted
     """
     settings = run.settings
     if settings.average == "best" and task.validation is None:
-        raise ValueError(f"{run.name}: average 'best' needs validation spectra, found none")
+        raise ConfigError(f"{run.name}: average 'best' needs validation spectra, found none")
     if settings.average in cycles.KEPT:
         keep = cycles.cycle_recorder(run.folder, settings.epochs_per_cycle)
         run = dataclasses.replace(run, on_epoch=_both(run.on_epoch, keep))

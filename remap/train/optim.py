@@ -13,6 +13,8 @@ import optax
 from flax import traverse_util
 from jaxtyping import Array, Int
 
+from remap.config import ConfigError
+
 Rule = tuple[str, float | None]  # (regular expression on "a/b/c", factor on the rate; None freezes)
 
 
@@ -33,9 +35,9 @@ def sgdr(*, peak: float, end: float, cycles: int, steps_per_cycle: int) -> optax
       ['0.0100', '0.0050', '0.0003', '0.0100']
     """
     if not 0 < end <= peak:
-        raise ValueError(f"expected 0 < end <= peak for the learning rate, found {end} and {peak}")
+        raise ConfigError(f"expected 0 < end <= peak for the learning rate, found {end} and {peak}")
     if cycles < 1 or steps_per_cycle < 1:
-        raise ValueError(f"expected at least one cycle of one step, found {cycles} of {steps_per_cycle}")
+        raise ConfigError(f"expected at least one cycle of one step, found {cycles} of {steps_per_cycle}")
     cycle = {
         "init_value": peak,
         "peak_value": peak,
@@ -65,7 +67,7 @@ def layer_rules(kind: str, modules: int, *, factor: float) -> tuple[Rule, ...]:
         return ((r".*", factor),)
     if kind == "heads":
         return ((r"heads/.*", factor), (r".*", None))
-    raise ValueError(f"layer rates must be 'graded', 'uniform' or 'heads', found {kind!r}")
+    raise ConfigError(f"layer rates must be 'graded', 'uniform' or 'heads', found {kind!r}")
 
 
 def match_rules(params: Any, rules: Sequence[Rule]) -> Any:
@@ -79,11 +81,11 @@ def match_rules(params: Any, rules: Sequence[Rule]) -> Any:
     for path in flat:
         found = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)), None)
         if found is None:
-            raise ValueError(f"no rule covers the parameter {path}; the rules are {[r[0] for r in rules]}")
+            raise ConfigError(f"no rule covers the parameter {path}; the rules are {[r[0] for r in rules]}")
         index[path] = found
     unused = [rule[0] for i, rule in enumerate(rules) if i not in index.values()]
     if unused:
-        raise ValueError(f"the rules {unused} match no parameter of {sorted(flat)}")
+        raise ConfigError(f"the rules {unused} match no parameter of {sorted(flat)}")
     return traverse_util.unflatten_dict(index, sep="/")
 
 
@@ -144,7 +146,7 @@ def average_at_cycle_ends(steps_per_cycle: int) -> optax.GradientTransformation:
 
     def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
         if params is None:
-            raise ValueError(
+            raise ConfigError(
                 "average_at_cycle_ends needs the params of the step: optimizer.update(grads, state, params)"
             )
         step = state.step + 1
@@ -162,7 +164,7 @@ def averaged(opt_state: Any) -> Any:
     """
     found = optax.tree.get(opt_state, "average")
     if found is None:
-        raise ValueError("expected an optimiser with average_at_cycle_ends in its chain, found none")
+        raise ConfigError("expected an optimiser with average_at_cycle_ends in its chain, found none")
     return found
 
 
