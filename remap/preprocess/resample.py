@@ -35,7 +35,7 @@ class LineSpread:
     resolution: float | np.ndarray | None = None
     fwhm: float | np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.resolution is None) == (self.fwhm is None):
             raise ValueError(
                 f"LineSpread: give either resolution or fwhm, found {self.resolution!r} and {self.fwhm!r}"
