@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 from astropy.table import Table
 
+from remap.config import Section
 from remap.sampling.folds import split_stars
 from remap.store.workdir import (
     read_stars,
@@ -50,7 +50,7 @@ def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np
     return out
 
 
-def in_group(stars: Table, limits: Mapping[str, tuple[float, float]]) -> np.ndarray:
+def in_group(stars: Table, limits: Section) -> np.ndarray:
     """bool[S]: stars whose known labels lie within the limits and inside the bins."""
     keep = np.array([s == STATUS_OK for s in stars["status"]])
     for label, (low, high) in limits.items():

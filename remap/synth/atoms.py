@@ -191,7 +191,7 @@ def filled_offsets(offsets: Float[Array | np.ndarray, " E"] | None) -> Float[Arr
     return jnp.zeros(len(ELEMENTS), jnp.float32) if offsets is None else jnp.asarray(offsets, jnp.float32)
 
 
-def scaled_abundances(m_h: Float[Array, ""], offsets: Float[Array, " E"]) -> Float[Array, " E"]:
+def scaled_abundances(m_h: float | Float[Array, ""], offsets: Float[Array, " E"]) -> Float[Array, " E"]:
     """N(element)/N(H): solar, metals scaled by 10^([M/H] + [X/M])."""
     scale = jnp.where(_IS_METAL, 10.0 ** (m_h + offsets), 1.0)
     return jnp.asarray(_ABUNDANCE, jnp.float32) * scale

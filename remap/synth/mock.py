@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from remap.config import record
+from remap.config import Section, record
 from remap.synth.library import make_library
 from remap.synth.survey import SurveySettings, make_survey
 
 logger = logging.getLogger(__name__)
 
 
-def make_mock_data(folder: str | Path, settings: Mapping[str, Any]) -> None:
+def make_mock_data(folder: str | Path, settings: Section) -> None:
     """Writes `library.npz` and `survey/` into a folder; what is there already with the same settings stays.
 
     Args:

@@ -30,7 +30,7 @@ from remap.train.state import TrainState, init_state
 logger = logging.getLogger(__name__)
 
 BatchFn = Callable[[Array, Array, Any], Batch]  # (key, step, data) -> batch; pure
-Terms = TypeVar("Terms", bound=NamedTuple)  # parts of a loss, of which `total` is made small
+Terms = TypeVar("Terms", bound=tuple)  # parts of a loss, of which `total` is made small
 OnEpoch = Callable[[int, TrainState], None]  # (epochs done, state)
 
 
