@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 import ml_collections
 
 Record = TypeVar("Record")
+Section = (
+    ml_collections.ConfigDict | Mapping[str, Any]
+)  # of a config, or a whole one; as it is or read from JSON
 
 
 class ConfigError(ValueError):
@@ -47,9 +50,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 _FREE = {"data": {"library": ("interpolate",)}, "autoencoder": {"autoencoder": ("members",)}}
 
 
-def deciding(
-    config: ml_collections.ConfigDict | Mapping[str, Any], what: str, also: Sequence[str] = ()
-) -> dict[str, Any]:
+def deciding(config: Section, what: str, also: Sequence[str] = ()) -> dict[str, Any]:
     """The sections of a config that decide `what`, as plain JSON values.
 
     Args:
@@ -66,7 +67,7 @@ def deciding(
 
 def record(
     cls: type[Record],
-    section: ml_collections.ConfigDict | Mapping[str, Any],
+    section: Section,
     name: str,
     *,
     part: bool = False,
@@ -124,7 +125,7 @@ def read_overrides(path: str | Path) -> dict[str, Any]:
 
 def apply_overrides(
     config: ml_collections.ConfigDict,
-    changes: Mapping[str, Any],
+    changes: Section,
     where: str,
     *,
     fixed: Collection[str] = (),
@@ -186,7 +187,7 @@ def config_to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def leaves(changes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(changes: Section, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every field of nested or dotted sections, with its path; a section without fields comes as it is."""
     for key, value in changes.items():
         here = (*path, *key.split("."))

@@ -39,7 +39,7 @@ class LabelBins:
         return np.linspace(self.low, self.high, self.bins + 1)
 
 
-def label_bins(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> tuple[LabelBins, ...]:
+def label_bins(names: Sequence[str], settings: Mapping[str, Any]) -> tuple[LabelBins, ...]:
     """The bins of each named label, in that order, from a config's `labels` section.
 
     Examples:
@@ -106,8 +106,8 @@ def check_labels(
 
 
 def soft_label(
-    mean: Float[Array, ...], sigma: Float[Array, ...], edges: Float[Array, " bins+1"]
-) -> Float[Array, "... bins"]:
+    mean: Float[Array, "*S"], sigma: Float[Array, "*S"], edges: Float[Array, " edges"]
+) -> Float[Array, "*S edges-1"]:
     """Probability of each bin for a Gaussian label.
 
     y_i = Φ((r_i - μ)/σ) - Φ((l_i - μ)/σ), divided by the sum over the range. This is eq. 4 of the paper with
@@ -143,18 +143,18 @@ def soft_label(
 def soft_labels(
     values: Float[Array, "stars labels"],
     errors: Float[Array, "stars labels"],
-    edges: Float[Array, "labels bins+1"],
-) -> Float[Array, "labels stars bins"]:
+    edges: Float[Array, "labels edges"],
+) -> Float[Array, "labels stars edges-1"]:
     """`soft_label` for all labels at once, with padded edges; the label axis leads, as in the network's heads."""
     return jax.vmap(soft_label, in_axes=(1, 1, 0))(values, errors, edges)
 
 
 def bin_index(
-    values: Float[Array, "stars labels"], edges: Float[Array, "labels bins+1"]
+    values: Float[Array, "stars labels"], edges: Float[Array, "labels edges"]
 ) -> Int[Array, "labels stars"]:
     """Index of the bin that holds each label (the class of the triplet loss); -1 where it is not finite."""
 
-    def one(value: Float[Array, " stars"], edge: Float[Array, " bins+1"]) -> Int[Array, " stars"]:
+    def one(value: Float[Array, " stars"], edge: Float[Array, " edges"]) -> Int[Array, " stars"]:
         count = jnp.sum(jnp.diff(edge) > 0)
         index = jnp.clip(jnp.searchsorted(edge[:-1], value, side="right") - 1, 0, count - 1)
         return jnp.where(jnp.isfinite(value), index, -1)

@@ -6,9 +6,10 @@ Wavelengths are in Å and velocities in km/s throughout the package; `True` in a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import constants
 
 SPEED_OF_LIGHT = constants.c / 1e3  # km/s, exact by definition
@@ -46,14 +47,14 @@ class Spectra:
 
 
 def make_spectra(
-    wave: np.ndarray,
-    flux: np.ndarray,
+    wave: ArrayLike,
+    flux: ArrayLike,
     *,
     medium: str,
-    valid: np.ndarray | None = None,
-    ivar: np.ndarray | None = None,
-    names: Sequence[str] | None = None,
-    labels: Mapping[str, np.ndarray] | None = None,
+    valid: ArrayLike | None = None,
+    ivar: ArrayLike | None = None,
+    names: Iterable[str] | None = None,
+    labels: Mapping[str, ArrayLike] | None = None,
 ) -> Spectra:
     """Checks arrays and puts them into a `Spectra`.
 
@@ -130,7 +131,7 @@ def make_spectra(
     return Spectra(wave, flux, valid, ivar, medium, names, labels)
 
 
-def vacuum_to_air(wave: np.ndarray) -> np.ndarray:
+def vacuum_to_air(wave: ArrayLike) -> np.ndarray | np.floating:
     """Vacuum to air wavelengths [Å], above 2000 Å.
 
     Ciddor 1996 (Applied Optics 35, 1566) for standard air (15 °C, 101325 Pa, 450 ppm CO2).
@@ -143,7 +144,7 @@ def vacuum_to_air(wave: np.ndarray) -> np.ndarray:
     return wave / _refractive_index(wave)
 
 
-def air_to_vacuum(wave: np.ndarray) -> np.ndarray:
+def air_to_vacuum(wave: ArrayLike) -> np.ndarray | np.floating:
     """Air to vacuum wavelengths [Å], the inverse of `vacuum_to_air` to rounding.
 
     The index depends on the vacuum wavelength, so this iterates; it varies so slowly that three rounds
@@ -160,7 +161,7 @@ def air_to_vacuum(wave: np.ndarray) -> np.ndarray:
     return vacuum
 
 
-def to_medium(wave: np.ndarray, *, source: str, target: str) -> np.ndarray:
+def to_medium(wave: ArrayLike, *, source: str, target: str) -> np.ndarray | np.floating:
     """Wavelengths [Å] given in medium `source`, expressed in medium `target`."""
     for medium in (source, target):
         if medium not in MEDIA:
@@ -170,7 +171,7 @@ def to_medium(wave: np.ndarray, *, source: str, target: str) -> np.ndarray:
     return vacuum_to_air(wave) if target == "air" else air_to_vacuum(wave)
 
 
-def doppler_shift(wave: np.ndarray, velocity: float) -> np.ndarray:
+def doppler_shift(wave: ArrayLike, velocity: ArrayLike) -> np.ndarray | np.floating:
     """Observed wavelengths [Å] of light emitted at `wave` by a star receding at `velocity` [km/s].
 
     Relativistic, for purely radial motion: λ' = λ sqrt((1 + β) / (1 - β)). With the opposite sign it
@@ -187,7 +188,7 @@ def doppler_shift(wave: np.ndarray, velocity: float) -> np.ndarray:
     return np.asarray(wave, dtype=np.float64) * np.sqrt((1 + beta) / (1 - beta))
 
 
-def _refractive_index(vacuum: np.ndarray) -> np.ndarray:
+def _refractive_index(vacuum: np.ndarray | np.floating) -> np.ndarray | np.floating:
     """Index of standard air at vacuum wavelengths [Å] (Ciddor 1996, eq. 1)."""
     s2 = (1e4 / vacuum) ** 2  # square of the wave number, µm^-2
     return 1 + 1e-8 * (5792105 / (238.0185 - s2) + 167917 / (57.362 - s2))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 from helpers import tiny
 
@@ -24,6 +25,14 @@ if "REMAP_DATA" not in os.environ and (beside := Path(__file__).parents[2] / "sh
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def unchecked():
+    """What users have: no check of annotations, so that the library's own messages are heard."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from remap.autoencoder.network import Pixels
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.continuum.common import NormalizeFn
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import add_noise
@@ -108,9 +108,7 @@ def load_surveys(workdir: Path, preprocessing: Preprocessing) -> tuple[tuple[Sta
     return tuple(s for s, _ in parts), np.stack([snr for _, snr in parts])
 
 
-def limit_cells(
-    library: Library, limits: Mapping[str, tuple[float, float]], names: Sequence[str]
-) -> tuple[np.ndarray, Ranges]:
+def limit_cells(library: Library, limits: Section, names: Sequence[str]) -> tuple[np.ndarray, Ranges]:
     """The cells, and the part of each, that lie within limits of labels.
 
     Args:

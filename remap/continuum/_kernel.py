@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float, Int
 
 FIRST = 11.0  # line 2: 10 + max(z), for spectra scaled to a maximum of 1
 POLYNOMIAL_BELOW = 5  # line 10: fewer bins than this share one polynomial
@@ -88,7 +89,7 @@ def final_matrix(count: int, v: int, degree: int, sigma: float) -> np.ndarray:
     Gaussian is cut; any other padding biases the edges by 1 to 26 %.
     """
     pixels = node_pixels(count, v)
-    matrix = _straighten(_polynomial(count, pixels, degree), pixels[0], pixels[-1])
+    matrix = _straighten(_polynomial(count, pixels, degree), int(pixels[0]), int(pixels[-1]))
     reach = int(np.ceil(4.0 * sigma))
     if reach == 0:
         return matrix
@@ -130,10 +131,10 @@ def stages(count: int, bins: tuple[int, ...]) -> tuple[Stage, ...]:
 def descend(
     z: jax.Array,
     *,
-    exceed: int,
+    exceed: int | Int[Array, ""],
     ratio: float,
     bins: tuple[int, ...],
-    relift: float,
+    relift: float | Float[Array, ""],
     max_steps: int,
     patience: int,
 ) -> Descent:
@@ -297,7 +298,7 @@ def _stage_matrix(count: int, v: int) -> np.ndarray:
     """float64[N, v], B: a polynomial of degree v - 1 below 5 bins, else straight lines from node to node."""
     pixels = node_pixels(count, v)
     if v < POLYNOMIAL_BELOW:
-        return _straighten(_polynomial(count, pixels, v - 1), pixels[0], pixels[-1])
+        return _straighten(_polynomial(count, pixels, v - 1), int(pixels[0]), int(pixels[-1]))
     x = np.arange(count)
     left = np.clip(np.searchsorted(pixels, x, side="right") - 1, 0, v - 2)
     right_share = (x - pixels[left]) / (pixels[left + 1] - pixels[left])

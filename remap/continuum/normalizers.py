@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from remap.continuum._kernel import dot
 from remap.continuum.algorithm1 import ContinuumSettings, normalize, normalize_batch
@@ -159,7 +159,7 @@ def normalize_chebyshev(
             normal + ridge * jnp.eye(terms, dtype=z.dtype), dot(series[:terms], jnp.where(kept, z, 0))
         )
 
-    def again(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def again(_: Int[Array, ""], state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         kept, coefficients, _, short = state
         residual = z - dot(curve_of, coefficients)
         spread = jnp.sqrt(jnp.sum(jnp.where(kept, residual**2, 0)) / jnp.maximum(jnp.sum(kept), 1))

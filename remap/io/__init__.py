@@ -12,10 +12,8 @@ ValueError that names the key.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.io import files
 from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
@@ -30,9 +28,7 @@ __all__ = ["FORMATS", "LabelTable", "find_data", "list_files", "read", "read_lab
 FORMATS = ("image", "phoenix_hires", "table", "bundle")
 
 
-def read(
-    path: str | os.PathLike, *, source: Mapping[str, Any], data_root: str | os.PathLike | None = None
-) -> Spectra:
+def read(path: str | os.PathLike, *, source: Section, data_root: str | os.PathLike | None = None) -> Spectra:
     """Reads one file, in the medium, unit and order in which its source declares it.
 
     Args:

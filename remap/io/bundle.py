@@ -8,13 +8,11 @@ with `continuum` [S, C], to be interpolated linearly. Nothing in it is pickled.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 
@@ -22,7 +20,7 @@ WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
 RENAMED = {"m_h": "feh"}  # the scaled-solar libraries' [M/H] is what the package calls feh
 
 
-def read_bundle(path: Path, source: Mapping[str, Any]) -> Spectra:
+def read_bundle(path: Path, source: Section) -> Spectra:
     """Reads all spectra of a bundle.
 
     Args:

@@ -15,7 +15,7 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.spectra import MEDIA, SpectrumError
 
 AXES = ("linear", "ln", "log10")
@@ -80,7 +80,7 @@ def list_files(path: str | os.PathLike, patterns: str | Iterable[str]) -> list[P
 
 
 def check_source(
-    source: Mapping[str, Any], *, kind: str, required: Iterable[str], optional: Mapping[str, Any]
+    source: Section, *, kind: str, required: Iterable[str], optional: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A declaration as a plain dict with every optional key filled in.
 
@@ -119,7 +119,7 @@ def check_source(
     return filled
 
 
-def check_choice(source: Mapping[str, Any], key: str, allowed: Iterable[Any], kind: str) -> None:
+def check_choice(source: Section, key: str, allowed: Iterable[Any], kind: str) -> None:
     """Raises ValueError unless `source[key]` is one of `allowed`."""
     allowed = tuple(allowed)
     if source[key] not in allowed:
@@ -171,7 +171,7 @@ def open_fits(path: Path) -> fits.HDUList:
     return fits.open(io.BytesIO(content))
 
 
-def pick_hdu(hdus: fits.HDUList, hdu: int | str, path: Path) -> fits.hdu.base.ExtensionHDU:
+def pick_hdu(hdus: fits.HDUList, hdu: int | str, path: Path) -> fits.hdu.base._BaseHDU:
     """The HDU with a number or a name, or a SpectrumError that tells which there are."""
     try:
         chosen = hdus[hdu]

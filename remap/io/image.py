@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from remap.config import Section
 from remap.io import files
 from remap.io.phoenix import phoenix_labels
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
 
-def read_image_spectrum(path: Path, source: Mapping[str, Any]) -> Spectra:
+def read_image_spectrum(path: Path, source: Section) -> Spectra:
     """Reads one spectrum from a FITS image of shape [N] or [1, N].
 
     The coordinate of pixel i (from 0) is CRVAL1 + CD1_1 · (i + 1 - CRPIX1), with CDELT1 where there is no

@@ -7,13 +7,12 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy import units
 from astropy.table import Column, MaskedColumn, Table
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.io import files
 from remap.spectra import SpectrumError
 
@@ -54,7 +53,7 @@ class LabelTable:
 
 
 def read_labels(
-    path: str | os.PathLike, *, source: Mapping[str, Any], data_root: str | os.PathLike | None = None
+    path: str | os.PathLike, *, source: Section, data_root: str | os.PathLike | None = None
 ) -> LabelTable:
     """Reads a label table.
 

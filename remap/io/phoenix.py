@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
 
+from remap.config import Section
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
 LABEL_KEYS = {"teff": "PHXTEFF", "logg": "PHXLOGG", "feh": "PHXM_H", "alpha": "PHXALPHA"}
 
 
-def read_phoenix_hires(
-    path: Path, source: Mapping[str, Any], data_root: str | os.PathLike | None = None
-) -> Spectra:
+def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike | None = None) -> Spectra:
     """Reads one HiRes spectrum and the WAVE file that goes with it, which is read once and kept.
 
     Args:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy import units
 from astropy.io import fits
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
@@ -24,7 +22,7 @@ OPTIONAL = {
 }
 
 
-def read_table_spectrum(path: Path, source: Mapping[str, Any]) -> Spectra:
+def read_table_spectrum(path: Path, source: Section) -> Spectra:
     """Reads one spectrum from a FITS binary table: one row per pixel, or one row with an array per column.
 
     Args:
@@ -125,7 +123,7 @@ def _numbers(column: np.ma.MaskedArray) -> np.ndarray:
     return column.astype(np.float64).filled(np.nan)
 
 
-def _check_unit(unit: str | None, source: Mapping[str, Any], path: Path) -> None:
+def _check_unit(unit: str | None, source: Section, path: Path) -> None:
     """Refuses a wavelength column whose own unit is a length other than the declared one."""
     found = units.Unit(unit, parse_strict="silent") if unit else None
     if source["axis"] == "linear" and found is not None and found.physical_type == "length":

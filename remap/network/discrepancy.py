@@ -118,7 +118,7 @@ class Scale(NamedTuple):
         return jnp.matmul(features - self.mean[None], self.whiten, precision="highest")
 
 
-def find_scale(features: Float[np.ndarray, "spectra features"], *, floor: float) -> Scale:
+def find_scale(features: Float[np.ndarray | Array, "spectra features"], *, floor: float) -> Scale:
     """The units of library features.
 
     Args:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.labels import LabelBins, bin_mask
 
 
@@ -218,13 +218,13 @@ def count_parameters(params: dict) -> int:
     return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
 
 
-def model_settings(section: Mapping[str, Any]) -> ModelSettings:
+def model_settings(section: Section) -> ModelSettings:
     """The config section `model` as a record."""
     # Networks on disk from before the switch existed have a temperature.
     section = {"temperature": True, **dict(section)}
     return ModelSettings(**{**section, "filters": tuple(section["filters"])})
 
 
-def build_model(section: Mapping[str, Any], labels: Sequence[LabelBins]) -> ResNet1D:
+def build_model(section: Section, labels: Sequence[LabelBins]) -> ResNet1D:
     """The network that a config section `model` describes, with a head for each of the labels."""
     return make_model(model_settings(section), bin_mask(labels))

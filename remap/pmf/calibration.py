@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.optimize import minimize
@@ -69,6 +69,7 @@ class Widening:
         return widen(pmf, power=self.power, outliers=self.outliers, breadth=self.breadth)
 
 
+@runtime_checkable
 class Calibrates(Protocol):
     """What `Predictor` asks of a calibration."""
 

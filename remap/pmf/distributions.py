@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 SUM_TOLERANCE = 1e-3  # float32 sums are good to 1e-6; more than this is no rounding but a mistake
@@ -20,7 +21,9 @@ PMF_FLOOR = 1e-12  # below float32 rounding of a PMF's largest bin, so only tail
 COMBINATIONS = ("conflation", "prior_corrected", "mean")
 
 
-def pmf_quantile(pmf: np.ndarray, edges: np.ndarray, q: float | Sequence[float]) -> np.ndarray:
+def pmf_quantile(
+    pmf: ArrayLike, edges: ArrayLike, q: float | Sequence[float] | np.ndarray
+) -> np.ndarray | np.floating:
     """Quantiles of PMFs, in the unit of `edges`: F^-1(q) by linear interpolation within bins.
 
     Where F is flat at exactly q (empty bins), the lowest value that reaches q is given; q = 0 gives the
@@ -51,7 +54,7 @@ def pmf_quantile(pmf: np.ndarray, edges: np.ndarray, q: float | Sequence[float])
     return np.stack(found, axis=-1) if probabilities.ndim else found[0]
 
 
-def pmf_summary(pmf: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
+def pmf_summary(pmf: ArrayLike, edges: ArrayLike) -> dict[str, np.ndarray | np.floating]:
     """Location, width and information of PMFs.
 
     Args:
@@ -90,7 +93,7 @@ def pmf_summary(pmf: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def conflate(
-    pmfs: np.ndarray, present: np.ndarray, *, prior: np.ndarray | None = None, floor: float = PMF_FLOOR
+    pmfs: ArrayLike, present: ArrayLike, *, prior: ArrayLike | None = None, floor: float = PMF_FLOOR
 ) -> np.ndarray:
     """Conflation of the arms' PMFs: y_i = Π_a y_ai / Σ_j Π_a y_aj (eq. 6; Hill & Miller 2011), by logs.
 
@@ -137,7 +140,7 @@ def conflate(
 
 
 def combine_arms(
-    pmfs: np.ndarray, present: np.ndarray, *, method: str, prior: np.ndarray | None = None
+    pmfs: ArrayLike, present: ArrayLike, *, method: str, prior: ArrayLike | None = None
 ) -> np.ndarray:
     """The arms' PMFs as one, by one of `COMBINATIONS`.
 
@@ -167,7 +170,7 @@ def combine_arms(
     raise ValueError(f"the combination of the arms must be one of {COMBINATIONS}, found {method!r}")
 
 
-def temper(pmf: np.ndarray, power: float) -> np.ndarray:
+def temper(pmf: ArrayLike, power: float) -> np.ndarray:
     """p_i^w / Σ_j p_j^w: wider for a power w < 1, narrower for w > 1; 1 / w is a temperature (§4.5).
 
     Args:
@@ -191,7 +194,7 @@ def temper(pmf: np.ndarray, power: float) -> np.ndarray:
     return weights / np.sum(weights, axis=-1, keepdims=True)
 
 
-def arm_disagreement(pmfs: np.ndarray, edges: np.ndarray, present: np.ndarray) -> np.ndarray:
+def arm_disagreement(pmfs: ArrayLike, edges: ArrayLike, present: ArrayLike) -> np.ndarray:
     """How far the arms' medians lie apart in units of their widths, the largest over all pairs of arms.
 
     |m_a - m_b| / sqrt(h_a² + h_b²) with h = (p84 - p16) / 2: about the number of standard deviations.
@@ -219,7 +222,7 @@ def arm_disagreement(pmfs: np.ndarray, edges: np.ndarray, present: np.ndarray) -
     return worst
 
 
-def is_edge(pmf: np.ndarray, *, bins: int, mass: float) -> np.ndarray:
+def is_edge(pmf: ArrayLike, *, bins: int, mass: float) -> np.ndarray:
     """True where the first or the last `bins` bins hold at least the probability `mass`.
 
     Args:
@@ -241,7 +244,7 @@ def is_edge(pmf: np.ndarray, *, bins: int, mass: float) -> np.ndarray:
     return np.fmax(pmf[..., :bins].sum(axis=-1), pmf[..., -bins:].sum(axis=-1)) >= mass
 
 
-def count_modes(pmf: np.ndarray, *, prominence: float) -> np.ndarray:
+def count_modes(pmf: ArrayLike, *, prominence: float) -> np.ndarray:
     """Number of peaks that stand out by at least `prominence` times the highest bin (bins of equal width).
 
     The prominence of a peak is its height above the higher of the two valleys that part it from higher
@@ -275,7 +278,7 @@ def count_modes(pmf: np.ndarray, *, prominence: float) -> np.ndarray:
     return count
 
 
-def dwarf_giant(teff: np.ndarray, logg: np.ndarray) -> np.ndarray:
+def dwarf_giant(teff: ArrayLike, logg: ArrayLike) -> np.ndarray:
     """Luminosity class by Ciardi et al. (2011, AJ 141, 108).
 
     A dwarf has log g >= 3.5 for Teff >= 6000 K, >= 4.0 for Teff <= 4250 K, and >= 5.2 - 2.8e-4 Teff between;
@@ -298,7 +301,7 @@ def dwarf_giant(teff: np.ndarray, logg: np.ndarray) -> np.ndarray:
     return np.select([~known, logg >= limit], ["", "dwarf"], "giant")
 
 
-def _normalised(pmf: np.ndarray) -> np.ndarray:
+def _normalised(pmf: ArrayLike) -> np.ndarray:
     """float64[..., K] with rows that sum to 1; missing rows all NaN."""
     pmf = np.asarray(pmf, np.float64)
     if pmf.ndim < 1 or pmf.shape[-1] < 1:
@@ -316,7 +319,7 @@ def _normalised(pmf: np.ndarray) -> np.ndarray:
     return pmf / total
 
 
-def checked(pmf: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(pmf: ArrayLike, edges: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """PMFs, normalised, and edges, both float64; ValueError for what is not one (see the module's docstring)."""
     pmf, edges = _normalised(pmf), np.asarray(edges, np.float64)
     if edges.shape != (pmf.shape[-1] + 1,):
@@ -328,7 +331,7 @@ def checked(pmf: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return pmf, edges
 
 
-def _checked_arms(pmfs: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked_arms(pmfs: ArrayLike, present: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """PMFs [A, S, K] with 1s (never NaN) for absent arms, and the mask [A, S]."""
     pmfs, present = np.asarray(pmfs, np.float64), np.asarray(present, bool)
     if pmfs.ndim != 3 or present.shape != pmfs.shape[:2]:
@@ -344,13 +347,13 @@ def cumulative(pmf: np.ndarray) -> np.ndarray:
     return cdf / cdf[..., -1:]
 
 
-def _quantile(cdf: np.ndarray, edges: np.ndarray, q: float) -> np.ndarray:
+def _quantile(cdf: np.ndarray, edges: np.ndarray, q: float) -> np.ndarray | np.floating:
     start, end = cdf[..., :-1], cdf[..., 1:]
     k = np.argmax((end >= q) & (end > start), axis=-1)
     start, end = take_along(start, k), take_along(end, k)
     return edges[k] + (edges[k + 1] - edges[k]) * ((q - start) / (end - start))
 
 
-def take_along(array: np.ndarray, k: np.ndarray) -> np.ndarray:
+def take_along(array: np.ndarray, k: np.ndarray | np.integer) -> np.ndarray | np.number:
     """array[..., k] for an index k int[...] of each row."""
     return np.take_along_axis(array, k[..., None], axis=-1)[..., 0]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from remap.pmf.distributions import checked, cumulative, take_along
@@ -16,7 +17,7 @@ from remap.pmf.distributions import checked, cumulative, take_along
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
 
-def residual_table(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def residual_table(predicted: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     """Bias and scatter of predicted - true for one label, in its unit (table 1).
 
     Args:
@@ -64,7 +65,7 @@ def decimals(scatter: float) -> int:
     return max(0, 1 - int(np.floor(np.log10(scatter)))) if np.isfinite(scatter) and scatter > 0 else 2
 
 
-def attainable_slope(truth: np.ndarray, errors: np.ndarray) -> float:
+def attainable_slope(truth: ArrayLike, errors: ArrayLike) -> float:
     """Slope against the known labels that exact predictions would have, given the errors of those labels.
 
     1 - mean(error²) / variance(label): errors spread the known labels and so flatten every line through them
@@ -89,7 +90,7 @@ def attainable_slope(truth: np.ndarray, errors: np.ndarray) -> float:
     return float(max(0.0, 1 - np.mean(errors[good] ** 2) / np.var(truth[good], ddof=1)))
 
 
-def pit(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def pit(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.floating:
     """Probability integral transform F(truth): uniform on [0, 1] for calibrated PMFs.
 
     Args:
@@ -114,7 +115,7 @@ def pit(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return start + fraction * (end - start)
 
 
-def uniform_distance(values: np.ndarray) -> float:
+def uniform_distance(values: ArrayLike) -> float:
     """Kolmogorov-Smirnov distance of values from the uniform distribution on [0, 1]: sup_u |F_n(u) - u|.
 
     Of the PIT it says in one number how far PMFs are from calibrated: 0 is ideal; for calibrated PMFs of n
@@ -135,7 +136,7 @@ def uniform_distance(values: np.ndarray) -> float:
 
 
 def binomial_band(
-    probabilities: Sequence[float], count: int, *, confidence: float
+    probabilities: float | Sequence[float] | np.ndarray, count: int, *, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the fraction of `count` independent stars lies by chance, if each counts with that probability.
 
@@ -162,7 +163,9 @@ def binomial_band(
     return ends[0], ends[1]
 
 
-def coverage(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+def coverage(
+    pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike, levels: float | Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Fraction of stars whose truth lies in the central interval of each probability: `levels` if calibrated.
 
     The central interval of level p runs from quantile (1 - p)/2 to (1 + p)/2; truths outside the range of the
@@ -199,7 +202,7 @@ def coverage(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray, levels: Sequ
     return np.mean(covered & inside[:, None], axis=0)
 
 
-def crps(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def crps(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.floating:
     """Continuous ranked probability score ∫ (F(x) - 1{x >= truth})² dx, in the unit of `edges`; 0 is best.
 
     Exact for the piecewise-linear F: over a stretch of length d on which the integrand's root runs
@@ -232,7 +235,7 @@ def crps(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.sum(width * (below + above), axis=1) / 3 + outside
 
 
-def nll(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def nll(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.floating:
     """Negative log likelihood -ln(p_k / w_k) of the bin k with the truth, w_k its width; nats.
 
     It is that of a density per unit of `edges`, so it depends on this unit. Bins are [l, r), the last [l, r].
@@ -261,14 +264,14 @@ def nll(pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray) -> np.ndarray:
         return np.where(np.isnan(truth), np.nan, -np.log(density))
 
 
-def nan_mean(values: np.ndarray) -> np.ndarray:
+def nan_mean(values: ArrayLike) -> np.ndarray | np.floating:
     """Mean along the last axis of float[..., S], NaN = absent; NaN without any."""
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.sum(values, axis=-1, where=present) / np.sum(present, axis=-1)
 
 
-def nan_std(values: np.ndarray) -> np.ndarray:
+def nan_std(values: ArrayLike) -> np.ndarray | np.floating:
     """Standard deviation (over n - 1) along the last axis of float[..., S], NaN = absent; NaN for n < 2."""
     offset = values - nan_mean(values)[..., None]
     present = ~np.isnan(values)
@@ -277,7 +280,7 @@ def nan_std(values: np.ndarray) -> np.ndarray:
     return np.where(count > 1, np.sqrt(square), np.nan)
 
 
-def nan_robust(values: np.ndarray) -> np.ndarray:
+def nan_robust(values: ArrayLike) -> np.ndarray | np.floating:
     """1.4826·MAD about the median along the last axis of float[..., S], NaN = absent; NaN without any."""
     return MAD_TO_SIGMA * _nan_median(np.abs(values - _nan_median(values)[..., None]))
 
@@ -300,9 +303,9 @@ class Interval(NamedTuple):
 
 
 def paired_interval(
-    first: np.ndarray,
-    second: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
+    first: ArrayLike,
+    second: ArrayLike,
+    statistic: Callable[[np.ndarray], np.ndarray | np.floating],
     *,
     stars: Sequence[str] | np.ndarray,
     compare: str,
@@ -347,7 +350,7 @@ def paired_interval(
     both = np.where(absent, np.nan, np.stack([first, second]))
     runs = both.shape[1]
 
-    def combined(per_run: np.ndarray) -> np.ndarray:
+    def combined(per_run: np.ndarray) -> np.ndarray | np.floating:
         one, two = np.mean(per_run, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return one / two if compare == "ratio" else one - two
@@ -385,7 +388,7 @@ def _rows_of(star: np.ndarray, count: int) -> np.ndarray:
     return np.where(place < start[1:, None], order[np.minimum(place, len(star) - 1)], -1)
 
 
-def _nan_median(values: np.ndarray) -> np.ndarray:
+def _nan_median(values: np.ndarray) -> np.ndarray | np.floating:
     """Median along the last axis, NaN = absent; without NumPy's warnings and much faster than its own."""
     ordered = np.sort(values, axis=-1)  # NaN last
     count = np.sum(~np.isnan(values), axis=-1)
@@ -397,7 +400,7 @@ def _nan_median(values: np.ndarray) -> np.ndarray:
 
 
 def _checked_truth(
-    pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray
+    pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pmf, edges = checked(pmf, edges)
     truth = np.asarray(truth, np.float64)

@@ -239,7 +239,7 @@ class Predictor:
         self,
         spectra: Spectra | Sequence[Spectra],
         *,
-        velocities: Sequence[float] | None = None,
+        velocities: Sequence[float] | np.ndarray | None = None,
         date: str | None = None,
     ) -> Catalogue:
         """Stellar parameters of spectra in memory.

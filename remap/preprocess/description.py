@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from remap import _version
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.continuum.common import NormalizeFn
 from remap.continuum.normalizers import NORMALIZERS, get_normalizer
 from remap.labels import LabelBins, label_bins
@@ -113,7 +113,7 @@ class Preprocessing:
         )
 
 
-def make_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+def make_preprocessing(config: Section) -> Preprocessing:
     """The description that a config asks for.
 
     Raises:
@@ -159,7 +159,7 @@ def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
         medium=config["grid_medium"],
         spreads=(config["lsf"]["kind"], tuple(float(v) for v in config["lsf"]["values"])),
         continuum=continuum,
-        labels=label_bins(config["label_names"], config["labels"]),
+        labels=label_bins(config["label_names"], dict(config["labels"])),
         version=PREPROCESSING_VERSION,
     )
 
@@ -168,6 +168,6 @@ def _fields(record: type) -> set[str]:
     return {f.name for f in dataclasses.fields(record)}
 
 
-def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(section: Section) -> dict[str, Any]:
     """A config section with lists for tuples, as JSON gives it back."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in section.items()}

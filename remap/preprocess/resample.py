@@ -6,8 +6,10 @@ NumPy and SciPy in float64: this is done once per library or survey, before anyt
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import interpolate, sparse
 
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
@@ -32,10 +34,10 @@ class LineSpread:
       fwhm: float or float[N], Å.
     """
 
-    resolution: float | np.ndarray | None = None
-    fwhm: float | np.ndarray | None = None
+    resolution: float | Sequence[float] | np.ndarray | None = None
+    fwhm: float | Sequence[float] | np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.resolution is None) == (self.fwhm is None):
             raise ValueError(
                 f"LineSpread: give either resolution or fwhm, found {self.resolution!r} and {self.fwhm!r}"
@@ -60,7 +62,7 @@ def line_fwhm(lsf: LineSpread, wave: np.ndarray) -> np.ndarray:
 
 
 def degrade(
-    wave: np.ndarray, flux: np.ndarray, *, lsf: LineSpread, native: LineSpread | None = None
+    wave: ArrayLike, flux: ArrayLike, *, lsf: LineSpread, native: LineSpread | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Convolves spectra with the Gaussian that takes them from their own line spread to `lsf`.
 
@@ -100,7 +102,7 @@ def degrade(
     return out.reshape(flux.shape), _reach_ok(wave, sigma)
 
 
-def resample(spectra: Spectra, new_wave: np.ndarray, *, medium: str) -> Spectra:
+def resample(spectra: Spectra, new_wave: ArrayLike, *, medium: str) -> Spectra:
     """Interpolates spectra onto a new grid with a cubic spline (not-a-knot).
 
     Invalid pixels are bridged linearly before the spline, so that they do not ring, and an output pixel is
@@ -167,7 +169,7 @@ def resample(spectra: Spectra, new_wave: np.ndarray, *, medium: str) -> Spectra:
 
 def degrade_and_resample(
     spectra: Spectra,
-    new_wave: np.ndarray,
+    new_wave: ArrayLike,
     *,
     medium: str,
     lsf: LineSpread | None,
@@ -241,7 +243,7 @@ def _line_spread_on(lsf: LineSpread, wave: np.ndarray, new_wave: np.ndarray) -> 
     return LineSpread(fwhm=value) if lsf.resolution is None else LineSpread(resolution=value)
 
 
-def _check_grid(wave: np.ndarray, name: str) -> np.ndarray:
+def _check_grid(wave: ArrayLike, name: str) -> np.ndarray:
     wave = np.asarray(wave, np.float64)
     if wave.ndim != 1 or wave.size < 2 or not np.all(np.isfinite(wave)) or np.any(np.diff(wave) <= 0):
         raise ValueError(

@@ -25,7 +25,7 @@ def one_to_one(
     *,
     labels: Sequence[str],
     units: Mapping[str, str],
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] | np.ndarray | None = None,
     title: str = "",
 ) -> None:
     """Predictions against known labels (fig. 4), residuals below, with bias and scatter (table 1).

@@ -60,7 +60,7 @@ def calibration_curves(
             for j, label in enumerate(labels):
                 histogram, curve = axes[2 * i : 2 * i + 2, j]
                 curves = by_label.get(label, {})
-                count = max((np.count_nonzero(~np.isnan(c.pit)) for c in curves.values()), default=0)
+                count = max((int(np.count_nonzero(~np.isnan(c.pit))) for c in curves.values()), default=0)
                 histogram.set_title(f"{group}: {SYMBOLS.get(label, label)} ({count})".lstrip(": "))
                 histogram.set_xlabel("PIT, F(known label)")
                 curve.set_xlabel("probability of the interval")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.pmf.metrics import attainable_slope, decimals, residual_table
 
 MINUS = "\N{MINUS SIGN}"
@@ -73,7 +73,7 @@ def table1(
     rows: Iterable[Mapping[str, Any]],
     *,
     units: Mapping[str, str],
-    quoted: Mapping[str, tuple[float, float]],
+    quoted: Section,
     source: str,
 ) -> str:
     """The paper's table 1 in Markdown, one for each stage and group.

@@ -161,7 +161,7 @@ def paper_set_size(library: Library, settings: AugmentSettings) -> int:
     return library.cells.shape[0] * library.log_flux.shape[0] * settings.levels * settings.draws
 
 
-def finish(draw: Stars, normalize: NormalizeFn, edges: Float[Array, "labels bins+1"]) -> Batch:
+def finish(draw: Stars, normalize: NormalizeFn, edges: Float[Array, "labels edges"]) -> Batch:
     """Normalises drawn spectra, after they were varied, and makes the targets of their labels."""
     return Batch(
         normalize(draw.flux, draw.valid),
@@ -234,7 +234,7 @@ def survey_draw(
     *,
     batch: int,
     settings: AugmentSettings,
-    edges: Float[Array, "labels bins+1"] | None = None,
+    edges: Float[Array, "labels edges"] | None = None,
     rows: Int[Array, " rows"] | None = None,
     count: int | Int[Array, ""] | None = None,
 ) -> Stars:

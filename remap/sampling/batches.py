@@ -103,7 +103,7 @@ class StarSource:
     rows: Int[Array, " stars"]
     count: Int[Array, ""]
     wave: Float[Array, " pixels"]
-    edges: Float[Array, "labels bins+1"] | None
+    edges: Float[Array, "labels edges"] | None
     batch: int = static()
     settings: AugmentSettings = static()
 
@@ -164,7 +164,7 @@ class FinishedSource:
     """
 
     spectra: Any
-    edges: Float[Array, "labels bins+1"]
+    edges: Float[Array, "labels edges"]
     normalize: NormalizeFn = static()
 
     def draw(self, key: Array, step: Array) -> Batch:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from remap.config import ConfigError
 
 
-def assign_folds(star_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
+def assign_folds(star_ids: ArrayLike, folds: int, seed: int) -> np.ndarray:
     """int[S]: the fold of every spectrum; all spectra of a star share one fold.
 
     The folds depend on the set of star ids and the seed, not on the order of the spectra.
@@ -23,9 +22,7 @@ def assign_folds(star_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
     return fold[inverse]
 
 
-def split_stars(
-    star_ids: Sequence[str], *, folds: int, fold: int, validation: float, seed: int
-) -> np.ndarray:
+def split_stars(star_ids: ArrayLike, *, folds: int, fold: int, validation: float, seed: int) -> np.ndarray:
     """str[S]: "train", "val" or "test" for every spectrum, by star.
 
     Args:

@@ -221,7 +221,7 @@ class AlignSource:
     library: LibrarySource
     matched: LibrarySource
     stars: FixedSource
-    edges: Float[Array, "labels bins+1"]
+    edges: Float[Array, "labels edges"]
     normalize: NormalizeFn = static()
 
     def draw(self, key: Array, step: Array) -> AlignBatch:

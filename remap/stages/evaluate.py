@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
+from remap.config import Section
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import SurveyPrediction, predict_survey
@@ -136,7 +137,7 @@ def summarize(
     catalogue: Catalogue,
     stars: Table,
     tested: np.ndarray,
-    groups: Mapping[str, Mapping[str, Any]],
+    groups: Section,
     stage: str,
 ) -> list[dict[str, Any]]:
     """Rows of the report, one per group and label."""
@@ -166,7 +167,7 @@ def _by_snr(
     catalogue: Catalogue,
     stars: Table,
     tested: np.ndarray,
-    groups: Mapping[str, Mapping[str, Any]],
+    groups: Section,
     edges: Sequence[float],
     stage: str,
 ) -> list[dict[str, Any]]:
@@ -188,7 +189,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _plot(
-    out: Path, stage: str, catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Mapping[str, Any]
+    out: Path, stage: str, catalogue: Catalogue, stars: Table, tested: np.ndarray, groups: Section
 ) -> None:
     member = {g: tested & within(stars, limits) for g, limits in groups.items()}
     groups_one_to_one(
@@ -207,7 +208,7 @@ def _plot_calibration(
     catalogues: Mapping[str, Catalogue],
     stars: Table,
     tested: np.ndarray,
-    groups: Mapping[str, Any],
+    groups: Section,
 ) -> None:
     """One figure; where there is a calibration, the PMFs before it beside those after it."""
     names = {stage: "calibrated"} if len(catalogues) > 1 else {}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 import numpy as np
 from astropy.table import Table
 
 from remap import io
-from remap.config import ConfigError, record
+from remap.config import ConfigError, Section, record
 from remap.labels import check_labels, in_range
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import crop, library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
@@ -26,7 +24,7 @@ from remap.store.workdir import write_config
 logger = logging.getLogger(__name__)
 
 
-def find_path(path: str, config: Mapping[str, Any]) -> Path:
+def find_path(path: str, config: Section) -> Path:
     """A data file or folder: as it is, or under the config's data root or $REMAP_DATA."""
     return io.find_data(path, root=config["data_root"] or None)
 

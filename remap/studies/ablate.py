@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import SECTIONS, ConfigError, apply_overrides, deciding, leaves, record
+from remap.config import SECTIONS, ConfigError, Section, apply_overrides, deciding, leaves, record
 from remap.pmf.metrics import crps, nll
 from remap.predict.held_out import predict_held_out
 from remap.stages.align import align
@@ -56,10 +56,10 @@ class AblateSettings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     run: tuple[str, ...] = ()
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overrides: Section = dataclasses.field(default_factory=dict)
     resamples: int = 2000
     level: float = 0.95
-    variants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variants: Section = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -288,6 +288,6 @@ def _one_label(config: ml_collections.ConfigDict, label: str) -> ml_collections.
     return out
 
 
-def _named(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> tuple[str, ...]:
+def _named(config: ml_collections.ConfigDict, changes: Section) -> tuple[str, ...]:
     """The fields that `changes` names with the value that the config has anyway."""
     return tuple(f"{'.'.join(path)}: {value}" for path, value in leaves(changes))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from remap.config import ConfigError
+from remap.config import ConfigError, Section
 from remap.pmf.metrics import Interval, nan_mean, nan_robust, nan_std, paired_interval
 from remap.store.stars import within
 
@@ -28,7 +28,7 @@ def compare(
     stars: Table,
     *,
     labels: Sequence[str],
-    groups: Mapping[str, Mapping[str, tuple[float, float]]],
+    groups: Section,
     resamples: int,
     level: float,
 ) -> Table:

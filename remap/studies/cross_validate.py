@@ -20,7 +20,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Int
 
-from remap.config import ConfigError, apply_overrides, config_to_json, deciding, leaves, record
+from remap.config import ConfigError, Section, apply_overrides, config_to_json, deciding, leaves, record
 from remap.network.resnet import count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
 from remap.sampling.folds import assign_folds
@@ -74,8 +74,8 @@ class CrossValidationSettings:
     epochs_per_cycle: int = 5
     choose: str = "best"
     search: str = "candidates"
-    candidates: Sequence[Mapping[str, Any]] = ()
-    optuna: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    candidates: Sequence[Section] = ()
+    optuna: Section = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = {"stage": STAGES, "choose": ("best", "smallest"), "search": ("candidates", "optuna")}
@@ -85,7 +85,7 @@ class CrossValidationSettings:
                 raise ConfigError(f"cross_validate.{field} must be one of {values}, found {found!r}")
 
 
-def read_candidates(entries: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+def read_candidates(entries: Sequence[Section]) -> list[Candidate]:
     """The candidates of a config.
 
     Raises:

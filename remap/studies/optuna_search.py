@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from remap.config import ConfigError, tuples
+from remap.config import ConfigError, Section, tuples
 from remap.studies.comparison import Candidate, FoldLoss, Result, mean_and_error
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class SearchSettings:
     startup: int = 10
     stop_folds: int = 3
     stop_errors: float = 3.0
-    space: Sequence[Mapping[str, Any]]
+    space: Sequence[Section]
 
     def __post_init__(self) -> None:
         if self.trials < 1 or self.startup < 1 or self.stop_folds < 2 or not self.stop_errors > 0:
@@ -61,7 +61,7 @@ class SearchSettings:
         return Candidate("of the space of cross_validate.optuna", values)
 
 
-def _check(entry: Mapping[str, Any]) -> None:
+def _check(entry: Section) -> None:
     ranges, choice = {"field", "kind", "low", "high", "log"}, {"field", "kind", "values"}
     expected = {"int": ranges, "float": ranges, "choice": choice}.get(entry.get("kind"))
     if expected is None or set(entry) != expected:
@@ -160,7 +160,7 @@ def _optuna() -> ModuleType:
     return optuna
 
 
-def _distribution(optuna: ModuleType, entry: Mapping[str, Any]) -> Any:
+def _distribution(optuna: ModuleType, entry: Section) -> Any:
     kinds = optuna.distributions
     if entry["kind"] == "choice":  # as JSON, because a database keeps no tuples
         return kinds.CategoricalDistribution([json.dumps(value) for value in entry["values"]])
@@ -168,7 +168,7 @@ def _distribution(optuna: ModuleType, entry: Mapping[str, Any]) -> Any:
     return kind(entry["low"], entry["high"], log=entry["log"])
 
 
-def _candidate(number: int, params: Mapping[str, Any], space: Sequence[Mapping[str, Any]]) -> Candidate:
+def _candidate(number: int, params: Mapping[str, Any], space: Sequence[Section]) -> Candidate:
     choices = {entry["field"] for entry in space if entry["kind"] == "choice"}
     values = {k: tuples(json.loads(v)) if k in choices else v for k, v in params.items()}
     return Candidate(f"trial {number}", values)

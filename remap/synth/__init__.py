@@ -5,10 +5,11 @@ from remap.synth.blanketing import add_weak_lines, default_lines
 from remap.synth.library import make_library, write_library
 from remap.synth.lines import load_lines
 from remap.synth.model import synthesize, synthesize_batch
-from remap.synth.survey import make_survey
+from remap.synth.survey import SurveySettings, make_survey
 
 __all__ = [
     "ELEMENTS",
+    "SurveySettings",
     "add_weak_lines",
     "check_labels",
     "check_offsets",

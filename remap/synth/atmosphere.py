@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from remap.synth.atoms import (
     BOLTZMANN,
@@ -30,17 +32,17 @@ _BISECTIONS = 32  # electron density: 30 e-foldings / 2^32 is below float32 reso
 
 
 class Atmosphere(NamedTuple):
-    """Model atmosphere; arrays of shape [D], top first: optical depth at 5000 Å, K, dyn/cm², cm⁻³, cm⁻³."""
+    """Model atmosphere of D layers, top first."""
 
-    tau: jax.Array
-    temperature: jax.Array
-    pressure: jax.Array
-    electron_density: jax.Array
-    hydrogen_density: jax.Array  # all H nuclei
+    tau: Float[Array, " D"]  # optical depth at 5000 Å
+    temperature: Float[Array, " D"]  # K
+    pressure: Float[Array, " D"]  # dyn/cm²
+    electron_density: Float[Array, " D"]  # cm⁻³
+    hydrogen_density: Float[Array, " D"]  # all H nuclei, cm⁻³
 
 
 @jax.jit
-def model_atmosphere(labels: jax.Array, offsets: jax.Array | None = None) -> Atmosphere:
+def model_atmosphere(labels: Float[Array, " 4"], offsets: Float[Array, " E"] | None = None) -> Atmosphere:
     """Layers of a star with the given labels, float[4] (`LABELS`; vmic is not used), and [X/M], float[E].
 
     T⁴ = ¾ Teff⁴ (τ + q(τ)) with q fitted to the solar atmosphere (Vernazza et al. 1981, in the form of MESA's
@@ -55,7 +57,7 @@ def model_atmosphere(labels: jax.Array, offsets: jax.Array | None = None) -> Atm
     gravity = 10.0**logg
     width = np.log(10.0) * (LOG_TAU[1] - LOG_TAU[0])
 
-    def sweep(_, log_pressure):
+    def sweep(_: Int[Array, ""], log_pressure: Float[Array, " D"]) -> Float[Array, " D"]:
         pressure = jnp.exp(log_pressure)
         electrons, hydrogen = _electron_density(temperature, pressure, share)
         opacity = continuum_opacity(
@@ -73,8 +75,10 @@ def model_atmosphere(labels: jax.Array, offsets: jax.Array | None = None) -> Atm
     return Atmosphere(tau, temperature, pressure, electrons, hydrogen)
 
 
-def _electron_density(temperature, pressure, share):
-    """Electrons and hydrogen nuclei [cm⁻³], float[D] each, from charge and particle conservation.
+def _electron_density(
+    temperature: Float[Array, " D"], pressure: Float[Array, " D"], share: Float[Array, " E"]
+) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+    """Electrons and hydrogen nuclei, cm⁻³, from charge and particle conservation.
 
     Bisection in ln n_e for n_e = n_tot q / (1 + q), q = electrons per nucleus (Gray, eq. 9.16, solved for
     n_e); a last Newton step from there makes the result differentiable (implicit function theorem).
@@ -84,13 +88,21 @@ def _electron_density(temperature, pressure, share):
     total = pressure / (BOLTZMANN * temperature)
     saha = log_saha(temperature)
 
-    def residual(x, total, saha, share, nuclei):
+    def residual(
+        x: Float[Array, " D"],
+        total: Float[Array, " D"],
+        saha: Float[Array, "D E"],
+        share: Float[Array, "1 E"],
+        nuclei: Float[Array, ""],
+    ) -> Float[Array, " D"]:
         q = jnp.sum(share * jax.nn.sigmoid(saha - x[:, None]), axis=1) / nuclei
         return x - jnp.log(total * q / (1.0 + q))
 
     frozen = jax.lax.stop_gradient((total, saha, share, nuclei))
 
-    def halve(_, bounds):
+    def halve(
+        _: Int[Array, ""], bounds: tuple[Float[Array, " D"], Float[Array, " D"]]
+    ) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
         low, high = bounds
         middle = 0.5 * (low + high)
         above = residual(middle, *frozen) > 0
@@ -104,8 +116,13 @@ def _electron_density(temperature, pressure, share):
     return electrons, (total - electrons) / nuclei
 
 
-def continuum_opacity(wave, temperature, electrons, hydrogen):
-    """Continuous absorption in cm⁻¹, float[D, C], at `wave` [Å], float[C].
+def continuum_opacity(
+    wave: Float[Array, " C"],
+    temperature: Float[Array, " D"],
+    electrons: Float[Array, " D"],
+    hydrogen: Float[Array, " D"],
+) -> Float[Array, "D C"]:
+    """Continuous absorption in cm⁻¹ at `wave`, Å, from temperature, K, and particles, cm⁻³.
 
     H⁻ bound-free and free-free (Gray, eqs. 8.11-8.13), H bound-free from n >= 3 and free-free (8.8, Gaunt
     factors 1), Rayleigh scattering on H (Dalgarno 1962) and electron scattering, both as if they absorbed.
@@ -143,6 +160,6 @@ def continuum_opacity(wave, temperature, electrons, hydrogen):
     )
 
 
-def _polynomial(x, coefficients):
+def _polynomial(x: Float[Array, "*S"], coefficients: Sequence[float]) -> Float[Array, "*S"]:
     """Polynomial with rising powers."""
     return functools.reduce(lambda s, c: s * x + c, reversed(coefficients[:-1]), coefficients[-1])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 LABELS = ("teff", "logg", "m_h", "vmic")
 
@@ -70,11 +71,11 @@ _IS_METAL = np.arange(len(ELEMENTS)) != HYDROGEN
 HELIUM = 10.0 ** (10.93 - 12)  # by number; neutral everywhere here
 
 
-def check_labels(labels: np.ndarray) -> np.ndarray:
+def check_labels(labels: Float[np.ndarray, "*stars labels"]) -> Float[np.ndarray, "*stars labels"]:
     """Checks labels [K, dex, dex, km/s] against `LABEL_RANGES`; call it outside jit.
 
     Args:
-      labels: float[..., 4] in the order of `LABELS`.
+      labels: in the order of `LABELS`, of which there are 4.
 
     Returns:
       The same as float64.
@@ -97,11 +98,11 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def check_offsets(offsets: np.ndarray) -> np.ndarray:
+def check_offsets(offsets: Float[np.ndarray, "*stars E"]) -> Float[np.ndarray, "*stars E"]:
     """Checks abundance offsets [X/M] in dex against `OFFSET_RANGE`; call it outside jit.
 
     Args:
-      offsets: float[..., E] in the order of `ELEMENTS`; that of H must be 0.
+      offsets: in the order of `ELEMENTS`; that of H must be 0.
 
     Returns:
       The same as float64.
@@ -123,8 +124,8 @@ def check_offsets(offsets: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def element_offsets(**dex: float) -> np.ndarray:
-    """Offsets float64[E] from single values, as in `element_offsets(Mg=0.3)`; the others are 0 dex.
+def element_offsets(**dex: float) -> Float[np.ndarray, " E"]:
+    """Offsets from single values, as in `element_offsets(Mg=0.3)`; the others are 0 dex.
 
     Raises:
       ValueError: an element that the model does not have.
@@ -135,8 +136,8 @@ def element_offsets(**dex: float) -> np.ndarray:
     return np.array([dex.get(element, 0.0) for element in ELEMENTS], np.float64)
 
 
-def log_saha(temperature: jax.Array) -> jax.Array:
-    """ln(n_e n_II / n_I), n_e in cm⁻³, of all elements, float[D, E], from T in K, float[D] (Gray, eq. 1.20).
+def log_saha(temperature: Float[Array, " D"]) -> Float[Array, "D E"]:
+    """ln(n_e n_II / n_I), n_e in cm⁻³, of all elements, from T in K (Gray, eq. 1.20).
 
     A logarithm, because in the deep layers the squares that derivatives need overflow float32.
     """
@@ -147,46 +148,50 @@ def log_saha(temperature: jax.Array) -> jax.Array:
     return thermal + partition[..., 1] - partition[..., 0] - energy
 
 
-def absorbers(temperature: jax.Array, electrons: jax.Array, share: jax.Array) -> jax.Array:
-    """Atoms and ions per H nucleus over their partition function, float[D, E, 2].
+def absorbers(
+    temperature: Float[Array, " D"], electrons: Float[Array, " D"], share: Float[Array, " E"]
+) -> Float[Array, "D E 2"]:
+    """Atoms and ions per H nucleus over their partition function.
 
     Args:
-      temperature: float[D], K.
-      electrons: float[D], cm⁻³.
-      share: float[E], abundances N(element)/N(H).
+      temperature: K.
+      electrons: cm⁻³.
+      share: abundances N(element)/N(H).
     """
     balance = log_saha(temperature) - jnp.log(electrons)[:, None]
     fraction = jnp.stack([jax.nn.sigmoid(-balance), jax.nn.sigmoid(balance)], axis=-1)
     return fraction / _partition_functions(temperature) * share[None, :, None]
 
 
-def solar_abundances() -> np.ndarray:
-    """N(element)/N(H) of the Sun, float64[E] (Asplund et al. 2009)."""
+def solar_abundances() -> Float[np.ndarray, " E"]:
+    """N(element)/N(H) of the Sun (Asplund et al. 2009)."""
     return _ABUNDANCE.copy()
 
 
-def planck(wave: jax.Array, temperature: jax.Array) -> jax.Array:
+def planck(wave: Float[Array, "*#S"], temperature: Float[Array, "*#S"]) -> Float[Array, "*S"]:
     """B_λ in erg/s/cm²/Å/sr; wave [Å] and temperature [K] must broadcast."""
     return 1.191043e27 / wave**5 / jnp.expm1(HC_OVER_K / (wave * temperature))
 
 
-def mix_layers(left, right):
+def mix_layers(
+    left: Float[Array | np.ndarray, "rows inner"], right: Float[Array | np.ndarray, "inner columns"]
+) -> Float[Array, "rows columns"]:
     """Matrix product in full float32, on accelerators too."""
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _partition_functions(temperature):
-    """U of both stages: [D, E, 2]."""
+def _partition_functions(temperature: Float[Array, " D"]) -> Float[Array, "D E 2"]:
+    """U of both stages, from T in K."""
     scaled = (temperature / 5000.0)[:, None, None]
     return jnp.asarray(_PARTITION, jnp.float32)[None] * scaled ** jnp.asarray(_SLOPE, jnp.float32)[None]
 
 
-def filled_offsets(offsets):
-    """[X/M] as float32[E]."""
+def filled_offsets(offsets: Float[Array | np.ndarray, " E"] | None) -> Float[Array, " E"]:
+    """[X/M] in dex as float32; None is 0 for all."""
     return jnp.zeros(len(ELEMENTS), jnp.float32) if offsets is None else jnp.asarray(offsets, jnp.float32)
 
 
-def scaled_abundances(m_h, offsets):
-    """N(element)/N(H), float[E]: solar, metals scaled by 10^([M/H] + [X/M])."""
+def scaled_abundances(m_h: float | Float[Array, ""], offsets: Float[Array, " E"]) -> Float[Array, " E"]:
+    """N(element)/N(H): solar, metals scaled by 10^([M/H] + [X/M])."""
     scale = jnp.where(_IS_METAL, 10.0 ** (m_h + offsets), 1.0)
     return jnp.asarray(_ABUNDANCE, jnp.float32) * scale

@@ -14,6 +14,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from remap.synth import atoms
 from remap.synth.atoms import BOLTZMANN, ELEMENTS, solar_abundances
@@ -25,8 +26,8 @@ _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)  # steps of a sequence that fills an interv
 _STRIDE = 89  # through the table, so that neighbours in strength are not neighbours in wavelength
 
 
-def line_strength(lines: LineList) -> np.ndarray:
-    """log10 of gf times absorbers per H nucleus and weight in the Sun's photosphere, float64[L], dimensionless."""
+def line_strength(lines: LineList) -> Float[np.ndarray, " L"]:
+    """log10 of gf times absorbers per H nucleus and weight in the Sun's photosphere, dimensionless."""
     electrons = _ELECTRON_PRESSURE / (BOLTZMANN * _TEMPERATURE)
     absorbers = np.asarray(
         atoms.absorbers(

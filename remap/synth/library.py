@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from remap.spectra import air_to_vacuum
 from remap.synth.atoms import ALPHA_ELEMENTS, ELEMENTS, LABELS
@@ -26,7 +27,7 @@ def grid_nodes(
     vmic: tuple[float, float],
     logg_floor: Sequence[tuple[float, float]],
     alpha: Sequence[float] | None = None,
-) -> np.ndarray:
+) -> Float[np.ndarray, "nodes labels"]:
     """Labels of all nodes where stars exist.
 
     Args:
@@ -39,7 +40,7 @@ def grid_nodes(
       alpha: [α/M], dex; None = no such axis.
 
     Returns:
-      float64[S, 4], columns teff, logg, m_h, vmic, and alpha as a fifth if given; teff varies slowest.
+      Columns teff, logg, m_h, vmic, and alpha as a fifth if given; teff varies slowest.
 
     Raises:
       ValueError: no node is left.
@@ -116,7 +117,7 @@ def make_library(
     }
 
 
-def check_output(path: str | os.PathLike) -> None:
+def check_output(path: str | os.PathLike[str]) -> None:
     """Refuses a path that `write_library` would refuse, before the work is done.
 
     Raises:
@@ -133,7 +134,7 @@ def check_output(path: str | os.PathLike) -> None:
         raise FileNotFoundError(f"{path.parent}: no such folder for {path.name}")
 
 
-def write_library(path: str | os.PathLike, library: Mapping[str, np.ndarray]) -> None:
+def write_library(path: str | os.PathLike[str], library: Mapping[str, np.ndarray]) -> None:
     """Writes what `make_library` returns as an `.npz` bundle, whole or not at all; reads as any library.
 
     Raises:
@@ -150,8 +151,8 @@ def write_library(path: str | os.PathLike, library: Mapping[str, np.ndarray]) ->
         partial.unlink(missing_ok=True)
 
 
-def pixel_grid(wave_range: tuple[float, float], wave_step: float) -> np.ndarray:
-    """Evenly spaced pixel centres [Å] from the first to the last wavelength, inclusive."""
+def pixel_grid(wave_range: tuple[float, float], wave_step: float) -> Float[np.ndarray, " N"]:
+    """Evenly spaced pixel centres, Å, from the first to the last wavelength, inclusive."""
     low, high = wave_range
     if not (wave_step > 0 and high - low >= wave_step):
         raise ValueError(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.resources
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from astropy.table import Table
+from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
-from remap.synth.atmosphere import LOG_TAU
+from remap.synth.atmosphere import LOG_TAU, Atmosphere
 from remap.synth.atoms import (
     ATOMIC_MASS,
     BOLTZMANN,
@@ -48,10 +50,10 @@ _VOIGT_LOW += (457.334478783897737, 352.730625110963558, 122.607931773875350)
 
 
 class LineList(NamedTuple):
-    """Spectral lines, all arrays of shape [L]; made by `load_lines`. Change one with `_replace`.
+    """L spectral lines; made by `load_lines`. Change one with `_replace`.
 
     Attributes:
-      wave: air wavelength, Å, float64.
+      wave: air wavelength, Å.
       element: index of the element in the module's table; `stage` 1 = neutral, 2 = singly ionised.
       excitation: energy of the lower level, eV.
       log_gf: log10 of weight times oscillator strength. May be a traced array.
@@ -60,14 +62,14 @@ class LineList(NamedTuple):
       haze: bool, a line whose place means nothing (`remap.synth.blanketing`): its light is taken out evenly.
     """
 
-    wave: np.ndarray
-    element: np.ndarray
-    stage: np.ndarray
-    excitation: np.ndarray
-    log_gf: np.ndarray
-    log_vdw: np.ndarray
-    reach: np.ndarray
-    haze: np.ndarray
+    wave: Float[np.ndarray, " L"]
+    element: Int[np.ndarray, " L"]
+    stage: Int[np.ndarray, " L"]
+    excitation: Float[np.ndarray, " L"]
+    log_gf: Float[np.ndarray | Array, " L"]
+    log_vdw: Float[np.ndarray, " L"]
+    reach: Float[np.ndarray, " L"]
+    haze: Bool[np.ndarray, " L"]
 
 
 @functools.partial(
@@ -76,12 +78,12 @@ class LineList(NamedTuple):
     meta_fields=["reach", "hydrogen"],
 )
 @dataclasses.dataclass(frozen=True)
-class _Window:
-    """Lines of one reach on one wavelength grid: line numbers [n], first pixels [n], λ - λ0 in Å [n, W]."""
+class Window:
+    """Lines of one reach on one wavelength grid, n of them on W pixels each."""
 
-    index: np.ndarray
-    start: np.ndarray
-    offset: np.ndarray
+    index: Int[np.ndarray | Array, " n"]  # in the line list
+    start: Int[np.ndarray | Array, " n"]  # first pixel
+    offset: Float[np.ndarray | Array, "n W"]  # λ - λ0, Å
     reach: float  # Å
     hydrogen: bool  # Stark profile in place of Voigt's
 
@@ -103,7 +105,7 @@ def load_lines() -> LineList:
     )
 
 
-def voigt(a: jax.Array, u: jax.Array) -> jax.Array:
+def voigt(a: Float[Array, "*#S"], u: Float[Array, "*#S"]) -> Float[Array, "*S"]:
     """Voigt function H(a, u), with H(0, 0) = 1, for a > 0.
 
     Rational approximation of Hui, Armstrong & Wray 1978 (JQSRT 19, 509; p = 6), good to 1e-5 of the
@@ -120,23 +122,22 @@ def voigt(a: jax.Array, u: jax.Array) -> jax.Array:
 
 
 class Geometry(NamedTuple):
-    """What the wavelengths fix: coarse nodes [C] in Å, weights to pixels [C, N] and lines [C, L].
+    """What the wavelengths fix: C coarse nodes, and weights of them for N pixels and L lines.
 
-    The haze has pixels of its own, [C, B·P] in B bins with their middles [B] in Å from the first wavelength;
-    None without haze.
+    The haze has H pixels of its own, in B bins; None without haze.
     """
 
-    coarse: np.ndarray
-    to_pixels: np.ndarray
-    to_lines: np.ndarray
-    windows: tuple[_Window, ...]
-    distance: np.ndarray
-    to_haze: np.ndarray | None
-    haze_windows: tuple[_Window, ...]
-    haze_middles: np.ndarray | None
+    coarse: Float[np.ndarray | Array, " C"]  # Å
+    to_pixels: Float[np.ndarray | Array, "C N"]
+    to_lines: Float[np.ndarray | Array, "C L"]
+    windows: tuple[Window, ...]
+    distance: Float[np.ndarray | Array, " N"]  # of the pixels from the first wavelength, Å
+    to_haze: Float[np.ndarray | Array, "C H"] | None
+    haze_windows: tuple[Window, ...]
+    haze_middles: Float[np.ndarray | Array, " B"] | None  # of the bins, from the first wavelength, Å
 
 
-def line_geometry(lines: LineList, wave: np.ndarray) -> Geometry:
+def line_geometry(lines: LineList, wave: Float[np.ndarray, " N"]) -> Geometry:
     """Checks the wavelengths and places the lines on them, in float64 on the host."""
     wave = np.asarray(wave, np.float64)
     low, high = WAVE_RANGE
@@ -147,7 +148,8 @@ def line_geometry(lines: LineList, wave: np.ndarray) -> Geometry:
     middle, half = 0.5 * (wave[0] + wave[-1]), 0.5 * (wave[-1] - wave[0])
     nodes = np.polynomial.chebyshev.chebpts1(_COARSE_NODES)
 
-    def basis(at):  # Lagrange polynomials of the nodes: nothing is extrapolated, lines outside use the edge
+    # Lagrange polynomials of the nodes: nothing is extrapolated, lines outside use the edge.
+    def basis(at: Float[np.ndarray, " M"]) -> Float[np.ndarray, "C M"]:
         x = np.clip((at - middle) / half, -1, 1)
         transform = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, _COARSE_NODES - 1))
         return (np.polynomial.chebyshev.chebvander(x, _COARSE_NODES - 1) @ transform).T.astype(np.float32)
@@ -166,8 +168,10 @@ def line_geometry(lines: LineList, wave: np.ndarray) -> Geometry:
     )
 
 
-def _haze_bins(lines, wave):
-    """Wavelengths [B·P] at which the haze is computed, and its bins' middles [B] from wave[0], both in Å, or None.
+def _haze_bins(
+    lines: LineList, wave: Float[np.ndarray, " N"]
+) -> tuple[Float[np.ndarray, " H"], Float[np.ndarray, " B"]] | tuple[None, None]:
+    """Wavelengths at which the haze is computed, and its bins' middles from wave[0], both in Å, or None.
 
     Bins lie where the made-up lines do; beyond them the last one stands for what would follow.
     """
@@ -183,7 +187,9 @@ def _haze_bins(lines, wave):
     return at, (at.reshape(bins, -1).mean(axis=1) - wave[0]).astype(np.float32)
 
 
-def _windows(lines, chosen, wave):
+def _windows(
+    lines: LineList, chosen: Bool[np.ndarray, " L"], wave: Float[np.ndarray, " N"]
+) -> tuple[Window, ...]:
     """The pixels that each of the chosen lines touches, grouped by reach."""
     windows = []
     inside = chosen & (lines.wave + lines.reach > wave[0]) & (lines.wave - lines.reach < wave[-1])
@@ -198,12 +204,21 @@ def _windows(lines, chosen, wave):
         start = np.minimum(first, wave.size - width)
         pixels = start[:, None] + np.arange(width)
         offset = (wave[pixels] - lines.wave[index, None]).astype(np.float32)
-        windows.append(_Window(index.astype(np.int32), start.astype(np.int32), offset, reach, hydrogen))
+        windows.append(Window(index.astype(np.int32), start.astype(np.int32), offset, reach, hydrogen))
     return tuple(windows)
 
 
-def line_opacity(lines, windows, to_pixels, geometry, atmosphere, continuum, share, vmic):
-    """Sum over lines of line absorption divided by continuous absorption, float[D, N].
+def line_opacity(
+    lines: LineList,
+    windows: Sequence[Window],
+    to_pixels: Float[Array, "C N"],
+    geometry: Geometry,
+    atmosphere: Atmosphere,
+    continuum: Float[Array, "D C"],
+    share: Float[Array, " E"],
+    vmic: Float[Array, ""],
+) -> Float[Array, "D N"]:
+    """Sum over lines of line absorption divided by continuous absorption.
 
     l = (π e²/m c) (λ²/c) gf (n/U) e^(-χ/kT) (1 - e^(-hc/λkT)) H(a, u) / (√π Δλ_D) (Gray, eqs. 11.13, 11.45).
     """
@@ -230,7 +245,12 @@ def line_opacity(lines, windows, to_pixels, geometry, atmosphere, continuum, sha
         field = (1.25e-9 * electrons ** (2.0 / 3.0)) * jnp.ones_like(centre)
         own = _self_broadening(temperature, atmosphere.hydrogen_density[:, None], centre)
 
-        def add(total, line, reach=window.reach, hydrogen=window.hydrogen):
+        def add(
+            total: Float[Array, "D N"],
+            line: tuple[Array, ...],
+            reach: float = window.reach,
+            hydrogen: bool = window.hydrogen,
+        ) -> tuple[Float[Array, "D N"], None]:
             start, offset, strength, doppler, damping, field, own = line
             width = offset.shape[0]
             offset = offset[None, :]
@@ -249,8 +269,17 @@ def line_opacity(lines, windows, to_pixels, geometry, atmosphere, continuum, sha
     return total
 
 
-def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppler):
-    """Voigt parameter a, float[D, n]: classical natural width plus van der Waals broadening by H.
+def _damping(
+    lines: LineList,
+    index: Int[Array, " n"],
+    centre: Float[Array, "1 n"],
+    element: Int[Array, " n"],
+    stage: Int[Array, " n"],
+    excitation: Float[Array, "1 n"],
+    atmosphere: Atmosphere,
+    doppler: Float[Array, "D n"],
+) -> Float[Array, "D n"]:
+    """Voigt parameter a: classical natural width plus van der Waals broadening by H.
 
     Natural: γ = 0.2223/λ² with λ in cm (Gray, eq. 11.13). Van der Waals: the line's own width, growing as
     T^0.3, or Unsöld's formula, γ = 17 C6^0.4 v^0.6 N (Gray, eq. 11.29-11.30, whose constant of 20 holds an
@@ -270,8 +299,10 @@ def _damping(lines, index, centre, element, stage, excitation, atmosphere, doppl
     return gamma * centre**2 * 1e-8 / (4 * np.pi * LIGHT * doppler)
 
 
-def _self_broadening(temperature, hydrogen, wave):
-    """Half width of Hβ by collisions with neutral H in Å, float[D, n].
+def _self_broadening(
+    temperature: Float[Array, "D 1"], hydrogen: Float[Array, "D 1"], wave: Float[Array, "1 n"]
+) -> Float[Array, "D n"]:
+    """Half width of Hβ by collisions with neutral H, Å.
 
     w = (4/π)^(α/2) Γ(2 - α/2) v0 σ (v/v0)^(1-α) N with σ = 2320 a0², α = 0.455, v0 = 10⁶ cm/s and v the mean
     relative velocity (Barklem, Piskunov & O'Mara 2000, A&A 363, 1091). All H counts as neutral.
@@ -283,8 +314,13 @@ def _self_broadening(temperature, hydrogen, wave):
     return half * wave**2 * 1e-8 / (2 * np.pi * LIGHT)
 
 
-def _stark_profile(offset, doppler, field, own):
-    """Hβ profile times its Doppler width, float[D, W]: quasi-static wings and a Gaussian core of unit area.
+def _stark_profile(
+    offset: Float[Array, "1 W"],
+    doppler: Float[Array, "D 1"],
+    field: Float[Array, "D 1"],
+    own: Float[Array, "D 1"],
+) -> Float[Array, "D W"]:
+    """Hβ profile times its Doppler width: quasi-static wings and a Gaussian core of unit area.
 
     Holtsmark's S(α) = C α^(-5/2), α = |Δλ|/F0 [Å per cgs], F0 = 1.25e-9 n_e^(2/3), C = 3.57e-3 for Hβ
     (Underhill & Waddell 1959), twice that for ions and electrons together (Griem 1960); flat inside the α
@@ -303,7 +339,9 @@ def _stark_profile(offset, doppler, field, own):
     return ((1.0 - own / jnp.sqrt(inside2)) * (wings + core) + lorentz) * doppler
 
 
-def _real_polynomial(a, u, coefficients):
+def _real_polynomial(
+    a: Float[Array, "*S"], u: Float[Array, "*S"], coefficients: Sequence[float]
+) -> tuple[Float[Array, "*S"], Float[Array, "*S"]]:
     """Real and imaginary part (the latter with its sign turned) of a polynomial at z = a - iu.
 
     Falling powers, real coefficients: Knuth's recurrence (TAOCP 2, sec. 4.6.4), half the products of complex

@@ -13,13 +13,21 @@ al. 2009, ARA&A 47, 481 (abundances); NIST ASD (ionisation energies); others at 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from scipy import special
 
-from remap.synth.atmosphere import LOG_TAU, REFERENCE_WAVE, continuum_opacity, model_atmosphere
+from remap.synth.atmosphere import (
+    LOG_TAU,
+    REFERENCE_WAVE,
+    Atmosphere,
+    continuum_opacity,
+    model_atmosphere,
+)
 from remap.synth.atoms import (
     ELEMENTS,
     check_labels,
@@ -29,28 +37,32 @@ from remap.synth.atoms import (
     planck,
     scaled_abundances,
 )
-from remap.synth.lines import LineList, line_geometry, line_opacity
+from remap.synth.lines import Geometry, LineList, Window, line_geometry, line_opacity
 
 
 def synthesize(
-    labels: jax.Array, *, lines: LineList, wave: np.ndarray, offsets: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+    labels: Float[Array | np.ndarray, " 4"],
+    *,
+    lines: LineList,
+    wave: Float[np.ndarray, " N"],
+    offsets: Float[Array | np.ndarray, " E"] | None = None,
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """Emergent LTE spectrum of one star; jitted, differentiable in labels, offsets and log gf; vmap-able.
 
     Values are monochromatic, at the wavelengths asked for: lines are 0.05 Å wide, so a coarser grid must be
     averaged over sub-pixels by the caller, as `make_library` does.
 
     Args:
-      labels: float[4]: Teff [K], log g [cm/s²], [M/H] in dex, microturbulence [km/s]. Unchecked, because
+      labels: Teff [K], log g [cm/s²], [M/H] in dex, microturbulence [km/s]. Unchecked, because
         they may be traced: see `check_labels`.
       lines: the line list; its arrays other than `log_gf` must be concrete.
-      wave: float[N], air wavelengths in Å, strictly increasing, concrete.
-      offsets: float[E], abundances [X/M] in dex in the order of `ELEMENTS`, in the lines and the electron
+      wave: air wavelengths in Å, strictly increasing, concrete.
+      offsets: abundances [X/M] in dex in the order of `ELEMENTS`, in the lines and the electron
         donors; None = all 0. Unchecked too: see `check_offsets`.
 
     Returns:
-      flux: float32[N], divided by the true continuum.
-      continuum: float32[N], true continuum at the surface, erg/s/cm²/Å.
+      flux: divided by the true continuum, float32.
+      continuum: true continuum at the surface, erg/s/cm²/Å.
 
     Raises:
       ValueError: `wave` is not 1-D, increasing and within `WAVE_RANGE`.
@@ -60,28 +72,28 @@ def synthesize(
 
 
 def synthesize_batch(
-    labels: np.ndarray,
+    labels: Float[np.ndarray, "stars labels"],
     *,
     lines: LineList,
-    wave: np.ndarray,
+    wave: Float[np.ndarray, " N"],
     oversample: int,
     chunk: int,
-    offsets: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    offsets: Float[np.ndarray, "stars_of_offsets E"] | None = None,
+) -> tuple[Float[np.ndarray, "stars N"], Float[np.ndarray, "stars N"]]:
     """Spectra of many stars as means over pixels; memory is bounded by `chunk`.
 
     Args:
-      labels: float[S, 4] in the order of `LABELS`.
+      labels: in the order of `LABELS`.
       lines: the line list.
-      wave: float[N], pixel centres in Å (air), evenly spaced.
+      wave: pixel centres in Å (air), evenly spaced.
       oversample: monochromatic points per pixel; their spacing should not exceed about 0.03 Å.
       chunk: stars handed to the device before their results are fetched; at most about 1 kB per star and
         point of N·oversample.
-      offsets: float[S, E], abundances [X/M] in dex in the order of `ELEMENTS`; None = all 0.
+      offsets: abundances [X/M] in dex in the order of `ELEMENTS`; None = all 0.
 
     Returns:
-      flux: float32[S, N], normalised by the true continuum.
-      continuum: float32[S, N], erg/s/cm²/Å.
+      flux: normalised by the true continuum, float32.
+      continuum: float32, erg/s/cm²/Å.
 
     Raises:
       ValueError: labels or offsets out of range or unequal in number, `wave` not evenly spaced,
@@ -113,7 +125,13 @@ def synthesize_batch(
     return flux, continuum
 
 
-def _synthesize(labels, offsets, lines, geometry, oversample):
+def _synthesize(
+    labels: Float[Array, " 4"],
+    offsets: Float[Array, " E"],
+    lines: LineList,
+    geometry: Geometry,
+    oversample: int,
+) -> tuple[Float[Array, " pixels"], Float[Array, " pixels"]]:
     """`synthesize` on a prepared geometry, with means over groups of `oversample` pixels.
 
     Two compiled parts, so that another wavelength grid does not compile the atmosphere again.
@@ -122,8 +140,15 @@ def _synthesize(labels, offsets, lines, geometry, oversample):
 
 
 @functools.partial(jax.jit, static_argnames="oversample")
-def _spectrum(atmosphere, labels, offsets, lines, geometry, oversample):
-    """Transfer through an atmosphere: flux over continuum, and continuum, float[N / oversample] each."""
+def _spectrum(
+    atmosphere: Atmosphere,
+    labels: Float[Array, " 4"],
+    offsets: Float[Array, " E"],
+    lines: LineList,
+    geometry: Geometry,
+    oversample: int,
+) -> tuple[Float[Array, " pixels"], Float[Array, " pixels"]]:
+    """Transfer through an atmosphere: flux over continuum, and continuum, means over `oversample` points."""
     tau, temperature = atmosphere.tau, atmosphere.temperature
     density = (atmosphere.electron_density, atmosphere.hydrogen_density)
     coarse = jnp.asarray(geometry.coarse)
@@ -134,7 +159,7 @@ def _spectrum(atmosphere, labels, offsets, lines, geometry, oversample):
     continuum = jnp.pi * mix_layers(_emergent(source, _depths(ratio, tau))[None, :], geometry.to_pixels)[0]
     share = scaled_abundances(labels[2], offsets)
 
-    def absorbed(to_pixels, windows):
+    def absorbed(to_pixels: Float[Array, "C N"], windows: Sequence[Window]) -> Float[Array, " N"]:
         added = line_opacity(lines, windows, to_pixels, geometry, atmosphere, opacity, share, labels[3])
         return _emergent(
             mix_layers(source, to_pixels), _depths(mix_layers(ratio, to_pixels) * (1.0 + added), tau)
@@ -153,13 +178,13 @@ def _spectrum(atmosphere, labels, offsets, lines, geometry, oversample):
     return (flux / continuum).reshape(pixels).mean(axis=1), continuum.reshape(pixels).mean(axis=1)
 
 
-def _depths(opacity, tau):
-    """Monochromatic optical depths [D, N] from opacities relative to 5000 Å, by trapezoids in ln τ."""
+def _depths(opacity: Float[Array, "D N"], tau: Float[Array, " D"]) -> Float[Array, "D N"]:
+    """Monochromatic optical depths from opacities relative to 5000 Å, by trapezoids in ln τ."""
     return mix_layers(_TRAPEZOIDS, opacity * tau[:, None])
 
 
-def _emergent(source, depth):
-    """Emergent flux over π, float[N], of sources [D, N] at optical depths [D, N].
+def _emergent(source: Float[Array, "D N"], depth: Float[Array, "D N"]) -> Float[Array, " N"]:
+    """Emergent flux over π of sources at optical depths.
 
     F/π = S(0) + ∫ 2 E3(t) dS (Gray, eq. 7.9 integrated by parts), trapezoids in S; 2 E3(t) = ∫ 2µ e^(-t/µ) dµ
     by a three-point Gauss rule with weight 2µ.
@@ -170,14 +195,14 @@ def _emergent(source, depth):
     return source[0] + 0.5 * jnp.sum(steps * (escape[1:] + escape[:-1]), axis=0)
 
 
-def _angle_rule():
+def _angle_rule() -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Three nodes and weights on (0, 1) for the weight 2µ."""
     nodes, weights = special.roots_sh_jacobi(3, 2.0, 2.0)
     return tuple(nodes.tolist()), tuple((weights / weights.sum()).tolist())
 
 
-def _trapezoids():
-    """[D, D] that turns dt/d ln τ at the layers into t there, with t = dt/d ln τ at the top."""
+def _trapezoids() -> Float[np.ndarray, "D D"]:
+    """A matrix that turns dt/d ln τ at the layers into t there, with t = dt/d ln τ at the top."""
     step = np.log(10.0) * (LOG_TAU[1] - LOG_TAU[0])
     matrix = step * (np.tri(len(LOG_TAU)) - 0.5 * np.eye(len(LOG_TAU)))
     matrix[:, 0] = 1.0 + 0.5 * step

@@ -1,5 +1,6 @@
 """Every experiment's config: it loads, is locked, refuses what it does not know, and agrees with the design."""
 
+import dataclasses
 import inspect
 import json
 from importlib import import_module
@@ -32,7 +33,7 @@ from remap.studies.ablate import AblateSettings, plan
 from remap.studies.cross_validate import CrossValidationSettings, candidate_config, read_candidates
 from remap.studies.optuna_search import SearchSettings
 from remap.synth.library import grid_nodes, make_library
-from remap.synth.survey import make_survey
+from remap.synth.survey import SurveySettings
 from remap.train.embeddings import EmbeddingSettings
 from remap.train.optim import layer_rules
 
@@ -242,7 +243,8 @@ def test_default_library_covers_the_grid_of_the_design():
 @pytest.mark.parametrize("arg", [None, "short"])
 def test_every_choice_of_the_mock_survey_is_a_field(arg):
     settings = get("quickstart", arg).synthetic
-    assert inspect.signature(make_survey).parameters.keys() - settings.survey.keys() == {"folder", "lines"}
+    assert {field.name for field in dataclasses.fields(SurveySettings)} == set(settings.survey)
+    record(SurveySettings, settings.survey, "synthetic.survey")
     assert inspect.signature(make_library).parameters.keys() - settings.library.keys() == {"lines", "alpha"}
 
 

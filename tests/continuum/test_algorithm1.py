@@ -384,10 +384,12 @@ class TestSettings:
             {"pixel": 0.0},
         ],
     )
+    @pytest.mark.usefixtures("unchecked")
     def test_refused(self, wrong):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ContinuumSettings(**wrong)
 
+    @pytest.mark.usefixtures("unchecked")
     def test_shapes_refused(self):
         with pytest.raises(ValueError, match="44"):
             normalize(jnp.ones(43), jnp.ones(43, bool))

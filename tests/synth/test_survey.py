@@ -6,9 +6,10 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 
+from remap.config import ConfigError
 from remap.preprocess.rotation import broaden
-from remap.synth import ELEMENTS, make_survey
-from remap.synth.survey import blaze_function, line_spread
+from remap.synth import ELEMENTS, SurveySettings, make_survey
+from remap.synth.mock import make_mock_data
 
 SURVEY = {
     "seed": 5,
@@ -54,10 +55,14 @@ SURVEY = {
 }
 
 
+def settings(**changes):
+    return SurveySettings(**SURVEY | changes)
+
+
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory):
     folder = tmp_path_factory.mktemp("survey")
-    make_survey(folder, **SURVEY)
+    make_survey(folder, settings())
     return folder
 
 
@@ -115,8 +120,8 @@ def test_dead_pixels_are_stationary_and_marked(survey):
 
 
 def test_repeats_from_its_seed(survey, tmp_path):
-    make_survey(tmp_path / "same", **SURVEY)
-    make_survey(tmp_path / "other", **SURVEY | {"seed": 6})
+    make_survey(tmp_path / "same", settings())
+    make_survey(tmp_path / "other", settings(seed=6))
     for name in ["labels.ecsv", "truth.ecsv", "spectra/star_0000.fits", "spectra/star_0008.fits"]:
         original = (survey / name).read_bytes()
         assert (tmp_path / "same" / name).read_bytes() == original
@@ -127,10 +132,10 @@ def test_line_errors_make_a_domain_gap(tmp_path):
     quiet = {"cosmic_rays": 0.0, "dead_pixels": 0, "snr": (1e4, 1e4), "dwarfs": 1, "giants": 0}
     quiet |= {"labelled_dwarfs": 0, "labelled_giants": 0, "calibration_dwarfs": 0, "bright_features": 0}
     quiet |= {"loggf_scatter": 0.0, "abundance_scatter": 0.0}
-    make_survey(tmp_path / "right", **SURVEY | quiet)
+    make_survey(tmp_path / "right", settings(**quiet))
     right = np.asarray(spectrum(tmp_path / "right", "star_0000.fits")["flux"], float)
     for change in ({"loggf_scatter": 0.2}, {"abundance_scatter": 0.2}):
-        make_survey(tmp_path / next(iter(change)), **SURVEY | quiet | change)
+        make_survey(tmp_path / next(iter(change)), settings(**quiet | change))
         wrong = np.asarray(spectrum(tmp_path / next(iter(change)), "star_0000.fits")["flux"], float)
         gap = np.std(wrong / right)
         assert 0.003 < gap < 0.1  # far above the noise of 1e-4, far below the lines
@@ -148,7 +153,7 @@ def test_abundances_scatter_but_for_iron(survey):
 
 def test_one_label_of_some_stars_is_missing(tmp_path):
     counts = {"labelled_dwarfs": 6, "labelled_giants": 3, "missing_labels": 1.0}
-    make_survey(tmp_path, **SURVEY | counts)
+    make_survey(tmp_path, settings(**counts))
     labels = Table.read(tmp_path / "labels.ecsv")
     missing = np.isnan([labels[n] for n in ("teff", "logg", "feh")])
     errors = np.isnan([labels[f"{n}_err"] for n in ("teff", "logg", "feh")])
@@ -158,8 +163,8 @@ def test_one_label_of_some_stars_is_missing(tmp_path):
 
 def test_bright_features_stay_on_their_pixels(tmp_path):
     quiet = {"cosmic_rays": 0.0, "dead_pixels": 0, "snr": (1e4, 1e4), "calibration_snr": (1e4, 1e4)}
-    make_survey(tmp_path / "with", **SURVEY | quiet)
-    make_survey(tmp_path / "without", **SURVEY | quiet | {"bright_height": (0.0, 0.0)})
+    make_survey(tmp_path / "with", settings(**quiet))
+    make_survey(tmp_path / "without", settings(**quiet, bright_height=(0.0, 0.0)))
     truth = Table.read(tmp_path / "with" / "truth.ecsv")
     (place,) = truth.meta["bright_pixels"]
     for name in truth["file"]:
@@ -168,13 +173,6 @@ def test_bright_features_stay_on_their_pixels(tmp_path):
         assert abs(np.argmax(excess) - place) <= 1
         assert 0.25 < excess.max() < 0.55  # sampling and the place within a pixel take up to a tenth
         assert abs(excess[np.abs(np.arange(excess.size) - place) > 10]).max() < 1e-3
-
-
-def test_blaze_is_a_sinc_of_the_stated_loss():
-    x = np.linspace(-1, 1, 101)
-    np.testing.assert_allclose(blaze_function(x, 0.4)[[0, 50, 100]], [0.6, 1.0, 0.6], atol=1e-9)
-    np.testing.assert_allclose(blaze_function(x, 0.0), 1.0)
-    assert np.all(np.diff(blaze_function(x, 0.4)[50:]) < 0)
 
 
 def test_broadening_conserves_area_and_has_the_right_width():
@@ -192,19 +190,6 @@ def test_broadening_conserves_area_and_has_the_right_width():
     assert variance == pytest.approx(3.0**2 + 4.0**2 + rotation, rel=0.01)
 
 
-def test_line_spread_has_its_fwhm():
-    fine = np.arange(4990.0, 5010.0, 0.02)
-    spike = np.zeros(fine.size)
-    spike[500] = 1.0
-    wave = np.arange(4995.0, 5005.0, 0.02)
-    seen = line_spread(fine, spike, wave=wave, fwhm=np.full(wave.size, 0.5))
-    above = wave[seen > 0.5 * seen.max()]
-    assert above[-1] - above[0] == pytest.approx(0.5, abs=0.04)
-    assert seen.sum() == pytest.approx(1.0, rel=1e-3)
-    with pytest.raises(ValueError, match="too little"):
-        line_spread(fine, spike, wave=fine, fwhm=np.full(fine.size, 0.5))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -216,15 +201,37 @@ def test_line_spread_has_its_fwhm():
         ({"calibration_dwarfs": 5}, "cannot take 5 calibration stars from 4 labelled dwarfs"),
         ({"missing_labels": 1.5}, "missing_labels must be in"),
         ({"blaze": 1.0}, "blaze must be in"),
+        ({"lsf_fwhm": 0.0}, "lsf_fwhm must be positive"),
+        ({"rv_scatter": -1.0}, "rv_scatter must not be negative"),
+        ({"cosmic_rays": -1.0}, "cosmic_rays must not be negative"),
+        ({"snr": (200.0, 50.0)}, "snr must be a positive range"),
+        ({"dead_pixels": 402}, "dead_pixels must be 0 to 401"),
+        ({"wave_step": 0.0}, "at least two pixels"),
+        ({"oversample": 0}, "oversample must be at least 1"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"loggf_scatter": -0.1}, "seed and loggf_scatter must not be negative"),
         ({"dwarf_teff": (9000.0, 9500.0)}, "teff = .* outside"),
     ],
 )
 def test_survey_refuses(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        make_survey(tmp_path, **SURVEY | change)
+        make_survey(tmp_path, settings(**change))
     assert not (tmp_path / "spectra").exists()
 
 
 def test_survey_does_not_overwrite(survey):
     with pytest.raises(FileExistsError, match="already has files"):
-        make_survey(survey, **SURVEY)
+        make_survey(survey, settings())
+
+
+@pytest.mark.parametrize(
+    ("survey", "message"),
+    [
+        (SURVEY | {"blaze": 1.0}, "synthetic.survey: blaze must be in"),
+        (SURVEY | {"glare": 1.0}, r"synthetic.survey: unknown fields \['glare'\]"),
+    ],
+)
+def test_mock_data_refuse_a_survey_before_any_work(tmp_path, survey, message):
+    with pytest.raises(ConfigError, match=message):
+        make_mock_data(tmp_path / "mock", {"library": {}, "survey": survey})
+    assert not (tmp_path / "mock").exists()

@@ -166,6 +166,7 @@ def test_without_held_out_spectra_there_is_one_part(tiny_data, start, tmp_path):
         ({"perplexity": 0.0}, "a positive perplexity"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         EmbeddingSettings(**{"epochs": (0,), "size": 10, "perplexity": 5.0} | settings)
