@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array
@@ -19,6 +19,7 @@ from remap.network.resnet import Outputs, ResNet1D
 from remap.sampling.augment import Batch
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where batches come from: a tree of arrays whose static parts are equal if they say the same."""
 
@@ -26,6 +27,7 @@ class Source(Protocol):
         """The batch of a step, a pure function of both."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The loss of a model, hashable."""
 
