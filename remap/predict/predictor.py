@@ -186,7 +186,8 @@ class Predictor:
         limits = self.config["predict"]
         used = np.stack([a.used for a in arms.values()])
         reasons = np.array([""] * len(names) if messages is None else list(messages), dtype=object)
-        flags = np.zeros(len(names), np.int32)
+        snr = _mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
+        flags = self._arm_flags(arms, used, snr)
         pmfs: dict[Any, np.ndarray] = {}
         edges, units = {}, {}
         for j, b in enumerate(self.preprocessing.labels):
@@ -201,18 +202,7 @@ class Predictor:
                 joint = self.calibration.apply(b.name, joint, used, tuple(arms))
             pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
             pmfs |= {(b.name, arm): single[i] for i, arm in enumerate(arms)}
-            flags[is_edge(joint, bins=2, mass=limits["edge_mass"])] |= Flag.EDGE
-            flags[count_modes(joint, prominence=limits["mode_prominence"]) > 1] |= Flag.MULTIMODAL
-            with np.errstate(invalid="ignore"):
-                apart = arm_disagreement(single, b.edges, used) > limits["disagreement"]
-            flags[apart] |= Flag.ARMS_DISAGREE
-        coverage = np.stack([a.coverage for a in arms.values()])
-        snr = _mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
-        with np.errstate(invalid="ignore"):
-            flags[snr < limits["min_snr"]] |= Flag.LOW_SNR
-        flags[np.any(used & (coverage < limits["full_coverage"]), axis=0)] |= Flag.BAD_PIXELS
-        flags[np.any(used & np.stack([a.trouble for a in arms.values()]), axis=0)] |= Flag.CONTINUUM
-        flags[~used.all(axis=0)] |= Flag.MISSING_ARM
+            flags |= self._pmf_flags(joint, single, b.edges, used)
         unusable = ~used.any(axis=0)
         flags[unusable] = Flag.UNREADABLE
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
@@ -234,6 +224,29 @@ class Predictor:
             inputs=len(names),
         )
         return Catalogue(table, pmfs, edges, meta)
+
+    def _arm_flags(self, arms: Mapping[str, ArmPrediction], used: np.ndarray, snr: np.ndarray) -> np.ndarray:
+        """int32[S]: what the spectra themselves give reason to note."""
+        limits, flags = self.config["predict"], np.zeros(len(snr), np.int32)
+        coverage = np.stack([a.coverage for a in arms.values()])
+        with np.errstate(invalid="ignore"):
+            flags[snr < limits["min_snr"]] |= Flag.LOW_SNR
+        flags[np.any(used & (coverage < limits["full_coverage"]), axis=0)] |= Flag.BAD_PIXELS
+        flags[np.any(used & np.stack([a.trouble for a in arms.values()]), axis=0)] |= Flag.CONTINUUM
+        flags[~used.all(axis=0)] |= Flag.MISSING_ARM
+        return flags
+
+    def _pmf_flags(
+        self, joint: np.ndarray, single: np.ndarray, edges: np.ndarray, used: np.ndarray
+    ) -> np.ndarray:
+        """int32[S]: what the PMFs of one label, combined and per arm, give reason to note."""
+        limits, flags = self.config["predict"], np.zeros(len(joint), np.int32)
+        flags[is_edge(joint, bins=2, mass=limits["edge_mass"])] |= Flag.EDGE
+        flags[count_modes(joint, prominence=limits["mode_prominence"]) > 1] |= Flag.MULTIMODAL
+        with np.errstate(invalid="ignore"):
+            apart = arm_disagreement(single, edges, used) > limits["disagreement"]
+        flags[apart] |= Flag.ARMS_DISAGREE
+        return flags
 
     def predict(
         self,
