@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from remap.autoencoder.members import (
 )
 from remap.autoencoder.network import AdaptBatch, AdaptObjective, Pixels, adapt_rules
 from remap.autoencoder.sources import Source, noise_settings, open_sky, open_source, training_pool
-from remap.config import ConfigError, record
+from remap.config import ConfigError, Section, record
 from remap.network.discrepancy import AlignSettings, find_scale, squared_distances
 from remap.preprocess.description import Preprocessing
 from remap.sampling.batches import FixedSource, fixed_rows, source_tree
@@ -117,7 +116,7 @@ class AdaptSettings(FitSettings):
     batch_size: int = 128
     rehearsal: float = 0.0
     validation: float = 0.2
-    align: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    align: Section = dataclasses.field(default_factory=dict)
     neighbours: int = 8
     matched: int = 8192
     align_floor: float = 1e-3

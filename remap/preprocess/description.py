@@ -132,7 +132,7 @@ def make_preprocessing(config: Section) -> Preprocessing:
         raise ConfigError(str(error)) from error
 
 
-def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+def _preprocessing(config: Section) -> Preprocessing:
     if config["grid_medium"] not in MEDIA:
         raise ConfigError(f"grid_medium must be one of {MEDIA}, found {config['grid_medium']!r}")
     continuum = _plain(config["continuum"])

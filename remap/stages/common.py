@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from remap.config import ConfigError, config_to_json, deciding, record
+from remap.config import ConfigError, Section, config_to_json, deciding, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import padded_edges, soft_labels
 from remap.network.losses import LossSettings
@@ -91,7 +91,7 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
     )
 
 
-def start_stage(config: Mapping[str, Any]) -> str:
+def start_stage(config: Section) -> str:
     """The stage that fine-tuning starts from: the last of those that no label of a star has a part in."""
     return "pretrain" if config["align"]["kind"] == "none" else "align"
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from remap.config import ConfigError, config_to_json, record
+from remap.config import ConfigError, Section, config_to_json, record
 from remap.labels import label_prior, soft_labels
 from remap.network.resnet import init_variables
 from remap.preprocess.description import Preprocessing
@@ -107,10 +107,10 @@ class FinetuneSettings(FitSettings):
     freeze_stats: bool = True
     noise_low: float = 0.0
     noise_high: float = 0.0
-    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    select: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    augment: Section = dataclasses.field(default_factory=dict)
+    select: Section = dataclasses.field(default_factory=dict)
     rehearsal: float = 0.0
-    rehearsal_augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rehearsal_augment: Section = dataclasses.field(default_factory=dict)
     correction: str = "none"
     correction_ridge: float = 10.0
     residual_weight: tuple[float, float] = (0.0, 0.0)
@@ -211,7 +211,7 @@ def finetuning(
     if settings.anchored:
         names = [b.name for b in preprocessing.labels]
         anchors = _anchors(arm, settings, variables, survey.others, names)
-    train = jax.tree.map(lambda a: a[survey.train], survey.stars)
+    train = jax.tree.map(lambda a: jnp.asarray(a[survey.train]), survey.stars)
     parts = [(settings.observed, soft_labels(train.labels, train.errors, arm.edges))]
     if rehearsal is not None:
         library = rehearsal.spectra.library

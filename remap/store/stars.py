@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import ConfigError, config_to_json
+from remap.config import ConfigError, Section, config_to_json
 from remap.sampling.folds import split_stars
 from remap.store.atomic import write_json
 from remap.store.checkpoint import check_equal, has_state
@@ -27,7 +27,7 @@ def readable_stars(workdir: Path) -> Table:
     return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
 
 
-def within(stars: Table, limits: Mapping[str, tuple[float, float]]) -> np.ndarray:
+def within(stars: Table, limits: Section) -> np.ndarray:
     """bool[S]: stars with labels inside the bins, and those of `limits` (label -> low, high) within the limits.
 
     Both ends belong to the limits; a label that is not known lies within none.
@@ -162,7 +162,9 @@ def _check_stars(found: Mapping[str, Any], stars: Table, path: Path) -> None:
             )
 
 
-def _check_parts(found: Sequence[str], expected: Sequence[str], where: str) -> None:
+def _check_parts(
+    found: Sequence[str] | np.ndarray, expected: Sequence[str] | np.ndarray, where: str
+) -> None:
     """Raises ConfigError if stars are on different sides."""
     other = [(i, *pair) for i, pair in enumerate(zip(expected, found, strict=True)) if len({*pair}) > 1]
     if other:
