@@ -204,6 +204,19 @@ def read_image(path: Path, hdu: int | str) -> tuple[fits.Header, np.ndarray]:
     return header, values.reshape(-1)
 
 
+def card(header: fits.Header, key: str, path: Path, default: Any = None) -> Any:
+    """Value of a header card, or the default; a SpectrumError where the card breaks the rules of FITS.
+
+    Cards are parsed when they are asked for, so that a broken one that nobody needs does no harm.
+    """
+    try:
+        return header.get(key, default)
+    except fits.VerifyError as error:
+        raise SpectrumError(
+            f"{path}: expected a value of {key} in the header, found a broken card"
+        ) from error
+
+
 def wavelengths(values: np.ndarray, path: Path, *, axis: str, wave_unit: str) -> np.ndarray:
     """Coordinates along a declared axis, in Å.
 

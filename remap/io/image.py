@@ -35,8 +35,12 @@ def read_image_spectrum(path: Path, source: Section) -> Spectra:
         source, kind="image", required=("format", "medium", "axis", "wave_unit"), optional={"hdu": 0}
     )
     header, flux = files.read_image(path, source["hdu"])
-    step = header.get("CD1_1", header.get("CDELT1"))
-    axis = {"CRVAL1": header.get("CRVAL1"), "CDELT1 or CD1_1": step, "CRPIX1": header.get("CRPIX1", 1.0)}
+    step = files.card(header, "CD1_1", path)
+    axis = {
+        "CRVAL1": files.card(header, "CRVAL1", path),
+        "CDELT1 or CD1_1": files.card(header, "CDELT1", path) if step is None else step,
+        "CRPIX1": files.card(header, "CRPIX1", path, 1.0),
+    }
     for key, value in axis.items():
         if not isinstance(value, int | float):
             raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")

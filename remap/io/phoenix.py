@@ -61,11 +61,10 @@ def phoenix_labels(header: fits.Header, path: Path) -> dict[str, np.ndarray]:
     labels = {}
     for label, key in LABEL_KEYS.items():
         if key in header:
-            if not isinstance(header[key], int | float):
-                raise SpectrumError(
-                    f"{path}: expected a number for {key} in the header, found {header[key]!r}"
-                )
-            labels[label] = np.array([header[key]], np.float64)
+            value = files.card(header, key, path)
+            if not isinstance(value, int | float):
+                raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
+            labels[label] = np.array([value], np.float64)
     return labels
 
 

@@ -202,6 +202,18 @@ def test_image_integers_nan_and_labels(tmp_path):
         io.read(image(tmp_path / "c.fits", PHXTEFF="hot"), source=IMAGE)
 
 
+def test_a_broken_card_is_told_only_if_it_is_needed(tmp_path):
+    """Astropy parses a card when it is asked for, so that its complaint comes after the file has been read."""
+    path = image(tmp_path / "a.fits", PHXTEFF=5800.0, AIRMASS=1.5)
+    whole = path.read_bytes()
+    for key, value in (("CRVAL1", b"5000.0"), ("PHXTEFF", b"5800.0")):
+        path.write_bytes(whole.replace(value, b"5(00.0"))
+        with pytest.raises(SpectrumError, match=rf"a\.fits: expected a value of {key} .* broken card"):
+            io.read(path, source=IMAGE)
+    path.write_bytes(whole.replace(b" 1.5 ", b" 1(5 "))
+    assert len(io.read(path, source=IMAGE)) == 1
+
+
 @pytest.mark.parametrize(
     ("cards", "source", "message"),
     [
