@@ -72,9 +72,9 @@ class RehearsalSource:
         """The library."""
         return self.spectra.library
 
-    def draw(self, key: tuple[Array, Array], step: Array) -> Stars:
-        """The spectra of a step, from two keys: of the spectra, and of the residuals."""
-        library_key, residual_key = key
+    def draw(self, key: Array, step: Array) -> Stars:
+        """The spectra of a step."""
+        library_key, residual_key = jax.random.split(key)
         draw = self.spectra.draw(library_key, step)
         if self.residuals is None:
             return draw
@@ -188,12 +188,12 @@ class MixedSource:
 
     def draw(self, key: Array, step: Array) -> Batch:
         """The batch of a step."""
-        star_key, library_key, residual_key, anchor_key = jax.random.split(key, 4)
+        star_key, rehearsal_key, anchor_key = jax.random.split(key, 3)
         batch = self.stars.draw(star_key, step)
         if self.anchors is not None:
             batch = join(batch, self.anchors.draw(anchor_key, step))
         if self.rehearsal is not None:
-            batch = join(batch, self.rehearsal.draw((library_key, residual_key), step))
+            batch = join(batch, self.rehearsal.draw(rehearsal_key, step))
         return batch
 
 

@@ -162,9 +162,7 @@ def _check_stars(found: Mapping[str, Any], stars: Table, path: Path) -> None:
             )
 
 
-def _check_parts(
-    found: Sequence[str] | np.ndarray, expected: Sequence[str] | np.ndarray, where: str
-) -> None:
+def _check_parts(found: Sequence[str] | np.ndarray, expected: Sequence[str] | np.ndarray, where: str) -> None:
     """Raises ConfigError if stars are on different sides."""
     other = [(i, *pair) for i, pair in enumerate(zip(expected, found, strict=True)) if len({*pair}) > 1]
     if other:

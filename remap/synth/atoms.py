@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from remap.config import ConfigError
+
 LABELS = ("teff", "logg", "m_h", "vmic")
 
 LABEL_RANGES = {  # K, dex (cgs), dex, km/s: where the physics above is defensible
@@ -86,7 +88,7 @@ def check_labels(labels: Float[np.ndarray, "*stars labels"]) -> Float[np.ndarray
     """
     labels = np.asarray(labels, np.float64)
     if labels.ndim == 0 or labels.shape[-1] != len(LABELS):
-        raise ValueError(
+        raise ConfigError(
             f"labels must have shape [..., {len(LABELS)}] ({', '.join(LABELS)}), found {labels.shape}"
         )
     for i, name in enumerate(LABELS):
@@ -94,7 +96,7 @@ def check_labels(labels: Float[np.ndarray, "*stars labels"]) -> Float[np.ndarray
         bad = ~((labels[..., i] >= low) & (labels[..., i] <= high))
         if np.any(bad):
             value = labels[..., i][bad].flat[0]
-            raise ValueError(f"{name} = {value:g} is outside the model's range [{low:g}, {high:g}]")
+            raise ConfigError(f"{name} = {value:g} is outside the model's range [{low:g}, {high:g}]")
     return labels
 
 
@@ -112,7 +114,7 @@ def check_offsets(offsets: Float[np.ndarray, "*stars E"]) -> Float[np.ndarray, "
     """
     offsets = np.asarray(offsets, np.float64)
     if offsets.ndim == 0 or offsets.shape[-1] != len(ELEMENTS):
-        raise ValueError(
+        raise ConfigError(
             f"offsets must have shape [..., {len(ELEMENTS)}] ({', '.join(ELEMENTS)}), found {offsets.shape}"
         )
     for i, element in enumerate(ELEMENTS):
@@ -120,7 +122,7 @@ def check_offsets(offsets: Float[np.ndarray, "*stars E"]) -> Float[np.ndarray, "
         bad = ~((offsets[..., i] >= low) & (offsets[..., i] <= high))
         if np.any(bad):
             value = offsets[..., i][bad].flat[0]
-            raise ValueError(f"[{element}/M] = {value:g} is outside the model's range [{low:g}, {high:g}]")
+            raise ConfigError(f"[{element}/M] = {value:g} is outside the model's range [{low:g}, {high:g}]")
     return offsets
 
 
@@ -132,7 +134,7 @@ def element_offsets(**dex: float) -> Float[np.ndarray, " E"]:
     """
     unknown = sorted(set(dex) - set(ELEMENTS))
     if unknown:
-        raise ValueError(f"expected elements among {', '.join(ELEMENTS)}, found {unknown[0]}")
+        raise ConfigError(f"expected elements among {', '.join(ELEMENTS)}, found {unknown[0]}")
     return np.array([dex.get(element, 0.0) for element in ELEMENTS], np.float64)
 
 

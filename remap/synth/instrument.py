@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import optimize
 
+from remap.config import ConfigError
 from remap.synth.library import pixel_grid
 
 _SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
@@ -58,23 +59,23 @@ class InstrumentSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.blaze < 1:
-            raise ValueError(f"blaze must be in [0, 1), found {self.blaze}")
+            raise ConfigError(f"blaze must be in [0, 1), found {self.blaze}")
         if self.oversample < 1:
-            raise ValueError(f"oversample must be at least 1, found {self.oversample}")
+            raise ConfigError(f"oversample must be at least 1, found {self.oversample}")
         for name in ("lsf_fwhm", "bright_fwhm"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+                raise ConfigError(f"{name} must be positive, found {getattr(self, name)}")
         for name in ("lsf_drift", "bright_jitter", "cosmic_rays"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
         for name in ("snr", "calibration_snr"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} must be a positive range, found {low} to {high}")
+                raise ConfigError(f"{name} must be a positive range, found {low} to {high}")
         pixels = pixel_grid(self.wave_range, self.wave_step).size
         for name in ("bright_features", "dead_pixels"):
             if not 0 <= getattr(self, name) <= pixels:
-                raise ValueError(f"{name} must be 0 to {pixels}, found {getattr(self, name)}")
+                raise ConfigError(f"{name} must be 0 to {pixels}, found {getattr(self, name)}")
 
 
 class Detector(NamedTuple):
@@ -192,7 +193,7 @@ def line_spread(
     half = int(np.ceil(4 * np.max(sigma) / step))
     centre = np.rint((wave - fine[0]) / step).astype(int)
     if centre[0] < half or centre[-1] + half >= fine.size:
-        raise ValueError(
+        raise ConfigError(
             f"the model covers {fine[0]:g}-{fine[-1]:g} Å, too little for pixels at {wave[0]:g}-{wave[-1]:g} "
             f"Å with a line-spread function of {np.max(fwhm):g} Å"
         )

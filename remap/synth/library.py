@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from remap.config import ConfigError
 from remap.spectra import air_to_vacuum
 from remap.synth.atoms import ALPHA_ELEMENTS, ELEMENTS, LABELS
 from remap.synth.blanketing import default_lines
@@ -51,7 +52,7 @@ def grid_nodes(
         if all(g >= floor for start, floor in logg_floor if t >= start)
     ]
     if not kept:
-        raise ValueError(
+        raise ConfigError(
             f"no node is left of {len(teff)} teff x {len(logg)} logg x {len(m_h)} m_h above {logg_floor}"
         )
     return np.array(kept, np.float64)
@@ -127,7 +128,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: expected a name ending in .npz for the library")
+        raise ConfigError(f"{path}: expected a name ending in .npz for the library")
     if path.exists():
         raise FileExistsError(f"{path}: exists already; a library is never overwritten")
     if not path.parent.is_dir():
@@ -155,7 +156,7 @@ def pixel_grid(wave_range: tuple[float, float], wave_step: float) -> Float[np.nd
     """Evenly spaced pixel centres, Å, from the first to the last wavelength, inclusive."""
     low, high = wave_range
     if not (wave_step > 0 and high - low >= wave_step):
-        raise ValueError(
+        raise ConfigError(
             f"expected at least two pixels, found the range {low:g}-{high:g} Å in steps of {wave_step:g} Å"
         )
     return low + wave_step * np.arange(round((high - low) / wave_step) + 1)

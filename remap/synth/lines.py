@@ -15,6 +15,7 @@ from astropy.table import Table
 from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
+from remap.config import ConfigError
 from remap.synth.atmosphere import LOG_TAU, Atmosphere
 from remap.synth.atoms import (
     ATOMIC_MASS,
@@ -142,9 +143,9 @@ def line_geometry(lines: LineList, wave: Float[np.ndarray, " N"]) -> Geometry:
     wave = np.asarray(wave, np.float64)
     low, high = WAVE_RANGE
     if wave.ndim != 1 or wave.size < 2 or not np.all(np.diff(wave) > 0):
-        raise ValueError("wave must be one strictly increasing axis of at least 2 pixels")
+        raise ConfigError("wave must be one strictly increasing axis of at least 2 pixels")
     if wave[0] < low or wave[-1] > high:
-        raise ValueError(f"wave covers {wave[0]:g}-{wave[-1]:g} Å, outside the model's {low:g}-{high:g} Å")
+        raise ConfigError(f"wave covers {wave[0]:g}-{wave[-1]:g} Å, outside the model's {low:g}-{high:g} Å")
     middle, half = 0.5 * (wave[0] + wave[-1]), 0.5 * (wave[-1] - wave[0])
     nodes = np.polynomial.chebyshev.chebpts1(_COARSE_NODES)
 

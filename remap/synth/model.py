@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
+from remap.config import ConfigError
 from remap.synth.atmosphere import (
     LOG_TAU,
     REFERENCE_WAVE,
@@ -102,13 +103,13 @@ def synthesize_batch(
     labels = check_labels(np.atleast_2d(labels))
     offsets = np.zeros((len(labels), len(ELEMENTS))) if offsets is None else check_offsets(offsets)
     if offsets.shape != (len(labels), len(ELEMENTS)):
-        raise ValueError(f"expected offsets of {len(labels)} stars, found an array of shape {offsets.shape}")
+        raise ConfigError(f"expected offsets of {len(labels)} stars, found an array of shape {offsets.shape}")
     wave = np.asarray(wave, np.float64)
     if oversample < 1 or chunk < 1:
-        raise ValueError(f"oversample and chunk must be at least 1, found {oversample} and {chunk}")
+        raise ConfigError(f"oversample and chunk must be at least 1, found {oversample} and {chunk}")
     steps = np.diff(wave)
     if wave.ndim != 1 or wave.size < 2 or np.ptp(steps) > 1e-6 * abs(steps[0]) + 1e-9 or steps[0] <= 0:
-        raise ValueError("wave must be one increasing, evenly spaced axis of at least 2 pixels")
+        raise ConfigError("wave must be one increasing, evenly spaced axis of at least 2 pixels")
     fine = wave[:, None] + steps[0] * ((np.arange(oversample) + 0.5) / oversample - 0.5)
     geometry = jax.device_put(line_geometry(lines, fine.ravel()))
     flux = np.empty((len(labels), wave.size), np.float32)

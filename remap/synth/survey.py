@@ -13,6 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 from jaxtyping import Bool, Float
 
+from remap.config import ConfigError
 from remap.preprocess.rotation import broaden
 from remap.synth.atoms import ELEMENTS, LABEL_RANGES, OFFSET_RANGE
 from remap.synth.blanketing import default_lines
@@ -79,16 +80,16 @@ class SampleSettings:
             ("giants", self.giants, self.labelled_giants, self.calibration_giants),
         ):
             if not 0 <= labelled <= count:
-                raise ValueError(f"cannot label {labelled} of {count} {kind}")
+                raise ConfigError(f"cannot label {labelled} of {count} {kind}")
             if not 0 <= best <= labelled:
-                raise ValueError(f"cannot take {best} calibration stars from {labelled} labelled {kind}")
+                raise ConfigError(f"cannot take {best} calibration stars from {labelled} labelled {kind}")
         if not 0 <= self.missing_labels <= 1:
-            raise ValueError(f"missing_labels must be in [0, 1], found {self.missing_labels}")
+            raise ConfigError(f"missing_labels must be in [0, 1], found {self.missing_labels}")
         for name in ("logg_scatter", "abundance_scatter", "rv_scatter"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
         if self.stars == 0:
-            raise ValueError("the survey has no stars")
+            raise ConfigError("the survey has no stars")
 
     @property
     def stars(self) -> int:
@@ -123,11 +124,11 @@ class SurveySettings(SampleSettings, InstrumentSettings):
         SampleSettings.__post_init__(self)
         InstrumentSettings.__post_init__(self)
         if self.seed < 0 or not self.loggf_scatter >= 0:
-            raise ValueError(
+            raise ConfigError(
                 f"seed and loggf_scatter must not be negative, found {self.seed} and {self.loggf_scatter}"
             )
         if self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1, found {self.chunk}")
+            raise ConfigError(f"chunk must be at least 1, found {self.chunk}")
 
 
 def make_survey(
