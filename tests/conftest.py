@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -22,6 +23,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A checkout may have the real spectra beside it; the library itself looks only where it is told to.
 if "REMAP_DATA" not in os.environ and (beside := Path(__file__).parents[2] / "shared" / "data").is_dir():
     os.environ["REMAP_DATA"] = str(beside)
+
+# No example depends on chance, and none is late, since the first one may compile.
+hypothesis.settings.register_profile("remap", deadline=None, derandomize=True, database=None, max_examples=40)
+hypothesis.settings.load_profile("remap")
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
