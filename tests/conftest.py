@@ -24,11 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if "REMAP_DATA" not in os.environ and (beside := Path(__file__).parents[2] / "shared" / "data").is_dir():
     os.environ["REMAP_DATA"] = str(beside)
 
-<<<<<<< HEAD
-# The same examples at every run; none is late, since the first one may compile.
-=======
 # No example depends on chance, and none is late, since the first one may compile.
->>>>>>> work-G
 hypothesis.settings.register_profile("remap", deadline=None, derandomize=True, database=None, max_examples=40)
 hypothesis.settings.load_profile("remap")
 
