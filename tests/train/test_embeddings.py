@@ -16,7 +16,7 @@ from remap.stages import pretrain as stage
 from remap.stages.pretrain import _embedding_recorder, _pretrain_arm, pretrain, pretraining
 from remap.store import checkpoint
 from remap.store.records import read_records
-from remap.store.workdir import check_prepared
+from remap.store.workdir import check_prepared, stage_folder
 from remap.train import embeddings
 from remap.train.embeddings import EmbeddingSettings, read_embeddings
 from remap.train.loop import Run, draw_batch, run_keys
@@ -119,7 +119,10 @@ def test_saving_nothing_is_the_default_and_trains_the_same_network(
     with monkeypatch.context() as patch:
         for name in ("fixed_spectra", "embedding_recorder"):
             patch.setattr(stage, name, lambda *_: pytest.fail("spectra were made for nothing"))
-        _pretrain_arm(config, tmp_path / "work", check_prepared(config, tmp_path / "work"), "A")
+        preprocessing = check_prepared(config, tmp_path / "work")
+        settings = EmbeddingSettings(**config.embeddings)
+        start = pretraining(config, tmp_path / "work", preprocessing, "A")
+        _pretrain_arm(start, settings, stage_folder(tmp_path / "work", "pretrain", "A"))
     folders = [w / "pretrain" / "A" for w in (tmp_path / "work", tiny_workdir)]
     assert not list(folders[0].glob("*.npz"))
     records = [
