@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from remap.config import apply_overrides, read_overrides
+from remap.config import apply_overrides, read_overrides, record
 from remap.network import resnet
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
@@ -137,7 +137,7 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
     apply = jax.jit(
         lambda v: trained[0].objective.model.apply(v, batch.flux, batch.valid, train=False, running=True)
     )
-    expected = batch_loss(apply(variables), batch, LossSettings(**config.loss)).total
+    expected = batch_loss(apply(variables), batch, record(LossSettings, config.loss, "loss")).total
     assert records(workdir)["a"][0][1]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
