@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from remap.preprocess.grid import model_inputs
-from remap.store.stars import fold_split
+from remap.store.stars import fold_split, split_settings
 from remap.store.workdir import load_survey, read_preprocessing
 
 Fit = Callable[
@@ -121,7 +121,7 @@ def held_out_predictions(config, workdir: Path, stars, method: Fit) -> dict[str,
     y = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
     total, count = np.zeros(y.shape), np.zeros(len(stars))
     for fold in config.split.run:
-        split = fold_split(stars, config, fold)
+        split = fold_split(stars, split_settings(config), fold)
         train, test = np.isin(split, ("train", "val")), np.isin(split, ("test", "other"))
         train &= np.isfinite(y).all(axis=1)
         with warnings.catch_warnings():

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from launch import cli
+from remap.config import record
 from remap.pmf.calibration import KINDS, CalibrationSettings, fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll
@@ -43,7 +44,7 @@ def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.nda
     config = importlib.import_module("configs.miles").get_config()
     with config.unlocked():
         config.seed = seed
-    settings = CalibrationSettings(**{k: v for k, v in config.calibrate.items() if k != "select"})
+    settings = record(CalibrationSettings, config.calibrate, "calibrate", part=True)
     stars = readable_stars(workdir)
     dwarfs = within(stars, config.evaluate.groups["dwarfs"])
     ids = np.asarray(stars["star_id"])

@@ -21,7 +21,7 @@ from absl import flags
 
 from launch import cli
 from remap.stages import common, finetune, pretrain
-from remap.store.stars import fold_split, readable_stars
+from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import check_prepared
 from remap.train.loop import FitSettings, Run, draw_batch, train_step
 from remap.train.objectives import Source
@@ -63,7 +63,7 @@ def main() -> None:
     finetuning, steps = {}, {}
     for name, change in FINETUNE.items():
         changed = _changed(config, "finetune", change)
-        split = fold_split(stars, changed, 0)
+        split = fold_split(stars, split_settings(changed), 0)
         start = finetune.finetuning(changed, workdir, preprocessing, arm, 0, split)
         finetuning[name] = _batches(start.source)
     report("fine-tuning, a batch of 32", finetuning)

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap.config import ConfigError, config_to_json
+from remap.config import ConfigError
 from remap.continuum.normalizers import Normalizer
 from remap.network.resnet import ResNet1D, build_model
 from remap.preprocess.description import Preprocessing
@@ -107,18 +106,18 @@ def describe_training(meta: Mapping[str, Any]) -> dict[str, Any]:
     return out | (network_description(meta) if "split" in meta else {})
 
 
-def check_config(description: Mapping[str, Any], config: ml_collections.ConfigDict, where: str) -> None:
+def check_config(description: Mapping[str, Any], config: Mapping[str, Any], where: str) -> None:
     """Refuses a config that contradicts the networks. Fields that only one of both knows are of another version.
 
     Args:
       description: of an `Ensemble`.
+      config: as plain JSON values.
 
     Raises:
       ConfigError: names `where` and both values of every difference.
     """
-    plain = config_to_json(config)
     trained = {**description["config"], **({"split": description["split"]} if "split" in description else {})}
-    check_common(trained, plain, f"{where}: networks of other settings than those of the config")
+    check_common(trained, config, f"{where}: networks of other settings than those of the config")
 
 
 def check_common(

@@ -16,7 +16,7 @@ from remap.pmf.calibration import Calibration, FoldCalibration
 from remap.predict.catalogue import Catalogue
 from remap.predict.ensemble import check_common, check_config, mean_pmf
 from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
-from remap.store.stars import read_split
+from remap.store.stars import read_split, split_settings
 from remap.store.workdir import check_prepared, load_survey, read_calibration
 
 _SIZES = ("batch_size", "small_batch_size")  # of `predict`: they change the speed alone
@@ -121,12 +121,13 @@ def predict_survey(
     folds = list(config.split.run) if stage == "finetune" else None
     predictor = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
     check_prepared(config, workdir)
-    recorded, own = ({"predict": c["predict"]} for c in (predictor.config, config_to_json(config)))
+    own, recorded = config_to_json(config), {"predict": predictor.config["predict"]}
     check_common(recorded, own, f"{workdir / 'config.json'}: other settings than the config's", free=_SIZES)
     splits, calibrations = {}, {}
     if stage == "finetune":
-        check_config(predictor.description, config, f"{workdir / stage}")
-        splits = {fold: read_split(workdir, stars, config, tuple(predictor.networks), fold) for fold in folds}
+        check_config(predictor.description, own, f"{workdir / stage}")
+        how, arms = split_settings(config), tuple(predictor.networks)
+        splits = {fold: read_split(workdir, stars, how, arms, fold) for fold in folds}
         if predictor.calibration is not None:
             calibrations = _fold_calibrations(workdir, folds)
     if inputs is None:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from astropy.table import Table
 from jaxtyping import Array, Bool, Float
 
 from remap.config import ConfigError, record
@@ -48,7 +49,7 @@ from remap.sampling.batches import (
     static,
 )
 from remap.sampling.folds import split_stars
-from remap.sampling.sources import Stars, locate, matched_cells
+from remap.sampling.sources import locate, matched_cells
 from remap.stages.common import (
     Arm,
     first_network,
@@ -109,17 +110,32 @@ def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     if settings.kind == "none":
         logger.info("align: nothing to do, align.kind is 'none'")
         return
-    for arm in preprocessing.arms:
-        _align_arm(config, workdir, preprocessing, settings, arm)
+    min_coverage = config.predict.min_coverage
+    for name in preprocessing.arms:
+        folder = stage_folder(workdir, "align", name)
+        arm = open_arm(config, preprocessing, name, "align")
+        arm = dataclasses.replace(arm, meta=arm.meta | {"min_coverage": min_coverage})
+        if checkpoint.is_finished(folder, arm.meta):
+            continue
+        variables = first_network(workdir, preprocessing, arm, "pretrain", ("seed", "pretrain"))
+        pre = pretraining(config, workdir, preprocessing, name)
+        stars, aside = _survey_parts(workdir, arm, settings, min_coverage=min_coverage, seed=config.seed)
+        source = _source(arm, preprocessing, settings, pre, variables, stars)
+        key = root_key(config.seed, "align", name)
+        _align_arm(arm, settings, pre, variables, source, aside, key=key, folder=folder)
     write_config(workdir, config)
 
 
-def held_stars(config: ml_collections.ConfigDict, workdir: Path) -> np.ndarray:
-    """bool[S]: spectra that have no part in the alignment, by star (`align.validation`)."""
-    ids = np.asarray(readable_stars(workdir)["star_id"])
-    split = split_stars(
-        ids, folds=2, fold=-1, validation=config.align.validation, seed=config.seed
-    )  # fold -1: no test stars
+def held_stars(stars: Table, *, validation: float, seed: int) -> np.ndarray:
+    """bool[S]: spectra that have no part in the alignment, by star.
+
+    Args:
+      stars: S rows of `store.stars.readable_stars`.
+      validation: fraction of the stars (`align.validation`).
+      seed: of the config.
+    """
+    ids = np.asarray(stars["star_id"])
+    split = split_stars(ids, folds=2, fold=-1, validation=validation, seed=seed)  # fold -1: no test stars
     return split == "val"
 
 
@@ -162,26 +178,18 @@ class AlignStageSettings(FitSettings):
 
 
 def _align_arm(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    preprocessing: Preprocessing,
+    arm: Arm,
     settings: AlignStageSettings,
-    name: str,
+    pre: Pretraining,
+    variables: dict,
+    source: AlignSource,
+    aside: Observed | None,
+    *,
+    key: Array,
+    folder: Path,
 ) -> None:
-    folder = stage_folder(workdir, "align", name)
-    arm = open_arm(config, preprocessing, name, "align")
-    meta = arm.meta | {"min_coverage": config.predict.min_coverage}
-    if checkpoint.is_finished(folder, meta):
-        return
-    variables = first_network(config, workdir, preprocessing, arm, "pretrain", ("seed", "pretrain"))
-    pre = pretraining(config, workdir, preprocessing, name)
-    survey, _ = load_survey(workdir, name)
-    seen = usable(survey.flux, survey.valid, min_coverage=config.predict.min_coverage)
-    held = held_stars(config, workdir)
-    order_key = root_key(config.seed, "align", name, "stars")
-    stars, aside = _survey_parts(survey, seen, held, arm, settings, key=order_key)
-    source = _source(arm, preprocessing, settings, pre, variables, stars)
-    scale_key, decoder_key, fit_key = jax.random.split(root_key(config.seed, "align", name), 3)
+    """Trains the pre-trained network of an arm on; `aside` are the stars that judge it."""
+    scale_key, decoder_key, fit_key = jax.random.split(key, 3)
     first = [draw_batch(source, scale_key, jnp.asarray(i, jnp.int32)) for i in range(settings.scale_batches)]
     features = np.concatenate(
         [np.asarray(_features(arm.model, variables, b.library)[settings.batch_size :]) for b in first]
@@ -189,7 +197,7 @@ def _align_arm(
     params: dict[str, Any] = {"network": variables["params"]}
     decoder = None
     if settings.kind == "autoencoder":
-        decoder = Decoder(settings.decoder, stars.flux.shape[1])
+        decoder = Decoder(settings.decoder, len(arm.wave))
         params["decoder"] = decoder.init(decoder_key, jnp.asarray(features[:1]))["params"]
     task = Task(
         AlignObjective(arm.model, decoder, arm.loss, settings.alignment),
@@ -198,13 +206,13 @@ def _align_arm(
         source,
         None if aside is None else _validation(pre, first, aside),
     )
-    run = Run(settings, pre.steps, fit_key, folder, meta, f"align {name}")
+    run = Run(settings, pre.steps, fit_key, folder, arm.meta, f"align {arm.name}")
     aligned = fit(task, run.optimizer(), run).params["network"]
     # With the distribution of the labels, for `predict.combine`.
     libraries = (source.library.library, source.matched.library)
     prior = label_prior([(1.0, arm.library_targets(fit_key, library)) for library in libraries])
     out = {"params": aligned, "batch_stats": variables["batch_stats"], "prior": prior}
-    checkpoint.save_final(folder / "final", out, meta | {"step": run.total})
+    checkpoint.save_final(folder / "final", out, arm.meta | {"step": run.total})
 
 
 @source_tree
@@ -322,17 +330,21 @@ def network_outputs(model: ResNet1D, variables: Any, batch: Batch | Observed) ->
 
 
 def _survey_parts(
-    survey: Stars, seen: np.ndarray, held: np.ndarray, arm: Arm, settings: AlignStageSettings, *, key: Array
+    workdir: Path, arm: Arm, settings: AlignStageSettings, *, min_coverage: float, seed: int
 ) -> tuple[Observed, Observed | None]:
     """The survey's normalised spectra: up to `stars` to align with, and up to half as many kept aside.
 
     Args:
-      seen, held: bool[S], spectra that the arm covers, and those that are kept aside.
+      min_coverage: valid fraction of the arm below which a spectrum has no part.
+      seed: of the config.
 
     Raises:
       ValueError: fewer than two are left to align with.
     """
-    order = np.asarray(jax.random.permutation(key, len(seen)))
+    survey, _ = load_survey(workdir, arm.name)
+    seen = usable(survey.flux, survey.valid, min_coverage=min_coverage)
+    held = held_stars(readable_stars(workdir), validation=settings.validation, seed=seed)
+    order = np.asarray(jax.random.permutation(root_key(seed, "align", arm.name, "stars"), len(seen)))
     chosen = order[(seen & ~held)[order]][: settings.stars]
     kept = order[(seen & held)[order]][: settings.stars // 2]
     if len(chosen) < 2:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from remap.config import ConfigError, Section, config_to_json, deciding, record
+from remap.config import ConfigError, Section, deciding, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import padded_edges, soft_labels
 from remap.network.losses import LossSettings
@@ -114,27 +114,19 @@ def check_single(found: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where}: expected one network to train on, found pretrain.average 'snapshots'")
 
 
-def check_sections(
-    found: Mapping[str, Any], config: ml_collections.ConfigDict, names: Sequence[str], where: str
-) -> None:
-    """Raises ValueError if config sections that a network was trained with are not those of `config`."""
-    own = checkpoint.plain(config_to_json(config))
-    for name in names:
-        checkpoint.check_equal({name: found["config"][name]}, {name: own[name]}, where)
+def check_sections(found: Mapping[str, Any], sections: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError if config sections that a network was trained with are not `sections` (plain JSON)."""
+    for name, own in sections.items():
+        checkpoint.check_equal({name: found["config"][name]}, {name: own}, where)
 
 
 def first_network(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    preprocessing: Preprocessing,
-    arm: Arm,
-    stage: str,
-    sections: Sequence[str],
+    workdir: Path, preprocessing: Preprocessing, arm: Arm, stage: str, sections: Sequence[str]
 ) -> dict:
     """The network of an earlier stage that a training goes on from, checked.
 
     Args:
-      sections: of the config that it must have been trained with.
+      sections: of the arm's config that it must have been trained with.
 
     Raises:
       FileNotFoundError: that stage has not finished.
@@ -147,7 +139,8 @@ def first_network(
     check_network(found, arm, str(start))
     check_single(found, str(start))
     how = {"pretrain": "trained", "align": "aligned"}[stage]
-    check_sections(found, config, sections, f"{start}: {how} with other settings")
+    own = {name: arm.meta["config"][name] for name in sections}
+    check_sections(found, own, f"{start}: {how} with other settings")
     return jax.tree.map(jnp.asarray, variables)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import Section
+from remap.config import Section, record
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import SurveyPrediction, predict_survey
@@ -44,6 +45,30 @@ PIT_BINS = 10
 BAND = 0.95  # probability of the bands of chance in the figures
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Of the report (config section `evaluate`).
+
+    Attributes:
+      groups: limits of the known labels of each group of stars, both ends included.
+      snr_edges: between the bins of by_snr.ecsv.
+      quoted: per label, a bias and a scatter to be shown beside ours in table1.md.
+      quoted_source: where they are from.
+    """
+
+    groups: Section = dataclasses.field(
+        default_factory=lambda: {
+            "dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 1.0)},
+            "giants": {"logg": (1.0, 3.4999)},
+        }
+    )
+    snr_edges: Sequence[float] = (30.0, 60.0, 100.0)
+    quoted: Section = dataclasses.field(
+        default_factory=lambda: {"teff": (-10.0, 75.0), "logg": (0.02, 0.12), "feh": (-0.01, 0.08)}
+    )
+    quoted_source: str = "the paper's table 1, 30 MARVELS calibration stars"
+
+
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     """Predicts the survey's labelled stars and writes tables and, where matplotlib is there, plots.
 
@@ -68,6 +93,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       ConfigError, ValueError: what `predict_survey` refuses, such as a config that contradicts the networks.
     """
     workdir = Path(workdir)
+    settings = record(EvaluateSettings, config.evaluate, "evaluate")
     stars = readable_stars(workdir)
     out = workdir / "evaluate"
     rows, snr_rows, inputs = [], [], None
@@ -78,7 +104,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue
         inputs = survey.inputs
-        found, found_by_snr = _report_stage(config, out, survey, stage)
+        found, found_by_snr = _report_stage(
+            settings, out, survey, stage, validated=config.split.validation > 0
+        )
         rows, snr_rows = rows + found, snr_rows + found_by_snr
     if not rows:
         raise FileNotFoundError(f"{workdir}: expected a finished pretrain or finetune stage, found neither")
@@ -91,8 +119,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     text = table1(
         [r for r in rows if r["stage"] in STAGES],
         units={name: config.labels[name].unit for name in config.label_names},
-        quoted=config.evaluate.quoted,
-        source=config.evaluate.quoted_source,
+        quoted=settings.quoted,
+        source=settings.quoted_source,
     )
     (out / "table1.md").write_text(text)
     try:
@@ -103,10 +131,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
 
 def _report_stage(
-    config: ml_collections.ConfigDict, out: Path, survey: SurveyPrediction, stage: str
+    settings: EvaluateSettings, out: Path, survey: SurveyPrediction, stage: str, *, validated: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Writes the catalogue and the figures of a stage; its rows of the summary and of the table by SNR."""
-    stars, groups = survey.stars, config.evaluate.groups
+    """Writes the catalogue and the figures of a stage; its rows of the summary and of the table by SNR.
+
+    Args:
+      validated: stars were kept for validation in fine-tuning, which has rows of its own for them.
+    """
+    stars, groups = survey.stars, settings.groups
     found = survey.held_out()
     catalogue, tested = found.catalogue(stars), found.tested
     catalogue.write(out / f"{stage}.fits", overwrite=True)
@@ -116,7 +148,7 @@ def _report_stage(
     rows = []
     for name, each in catalogues.items():
         rows += summarize(each, stars, tested, groups, name)
-    if stage == "finetune" and config.split.validation > 0:
+    if stage == "finetune" and validated:
         held = survey.held_out("val", calibrated=False)
         selected = {g: v for g, v in groups.items() if (held.tested & within(stars, v)).any()}
         rows += summarize(held.catalogue(stars), stars, held.tested, selected, "validation")
@@ -125,7 +157,7 @@ def _report_stage(
         _plot_calibration(out, stage, catalogues, stars, tested, groups)
     except ImportError as error:
         logger.warning("evaluate: no plot: %s", error)
-    return rows, _by_snr(catalogue, stars, tested, groups, config.evaluate.snr_edges, stage)
+    return rows, _by_snr(catalogue, stars, tested, groups, settings.snr_edges, stage)
 
 
 def brief(summary: Table) -> str:

@@ -31,7 +31,7 @@ from remap.sampling.batches import (
     padded_rows,
 )
 from remap.sampling.correction import CHUNK, apply_correction, fit_correction
-from remap.sampling.sources import Stars, node_cells
+from remap.sampling.sources import Library, Stars, node_cells
 from remap.stages.common import (
     Arm,
     Training,
@@ -42,7 +42,7 @@ from remap.stages.common import (
     train_network,
 )
 from remap.store import checkpoint
-from remap.store.stars import fold_split, readable_stars, save_split, within
+from remap.store.stars import fold_split, readable_stars, save_split, split_settings, within
 from remap.store.workdir import (
     check_prepared,
     load_library,
@@ -67,10 +67,22 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     stars = readable_stars(workdir)
     chosen = within(stars, config.finetune.select)
     logger.info("finetune: %d of %d spectra may be trained on", np.count_nonzero(chosen), len(stars))
+    how = split_settings(config)
     for fold in config.split.run:
-        split = fold_split(stars, config, fold)
-        for arm in preprocessing.arms:
-            _finetune_arm(config, workdir, preprocessing, arm, fold, stars, split)
+        split = fold_split(stars, how, fold)
+        for name in preprocessing.arms:
+            folder = stage_folder(workdir, "finetune", name, fold)
+            arm = open_arm(config, preprocessing, name, "finetune")
+            meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
+            if checkpoint.is_finished(folder, meta):
+                continue
+            start = finetuning(config, workdir, preprocessing, name, fold, split)
+            # Before the first step, but not of a run that is refused.
+            save_split(folder, stars, split, how, fold)
+            averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
+            # With the distribution of the labels, for `predict.combine`.
+            averaged |= {"prior": start.prior}
+            checkpoint.save_final(folder / "final", averaged, meta | {"step": start.total})
     write_config(workdir, config)
 
 
@@ -157,28 +169,6 @@ class FinetuneSettings(FitSettings):
         return self.batch_size - self.replayed - self.anchored
 
 
-def _finetune_arm(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    preprocessing: Preprocessing,
-    name: str,
-    fold: int,
-    stars: Table,
-    split: np.ndarray,
-) -> None:
-    folder = stage_folder(workdir, "finetune", name, fold)
-    arm = open_arm(config, preprocessing, name, "finetune")
-    meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
-    if checkpoint.is_finished(folder, meta):
-        return
-    start = finetuning(config, workdir, preprocessing, name, fold, split)
-    save_split(folder, stars, split, config, fold)  # before the first step, but not of a run that is refused
-    averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
-    # With the distribution of the labels, for `predict.combine`.
-    averaged |= {"prior": start.prior}
-    checkpoint.save_final(folder / "final", averaged, meta | {"step": start.total})
-
-
 def finetuning(
     config: ml_collections.ConfigDict,
     workdir: Path,
@@ -204,10 +194,14 @@ def finetuning(
     else:
         stage = start_stage(config)
         sections = ("align",) if stage == "align" else ()
-        variables = first_network(config, workdir, preprocessing, arm, stage, sections)
+        variables = first_network(workdir, preprocessing, arm, stage, sections)
     rehearsal, anchors = None, None
     if settings.replayed:
-        rehearsal = _rehearsal(config, workdir, preprocessing, arm, settings, survey)
+        # A correction is fitted between the nodes, even where nodes alone are rehearsed.
+        nodes = not config.library.interpolate
+        between = settings.correction != "none" or not nodes
+        library = load_library(workdir, preprocessing, name, interpolate=between)
+        rehearsal = _rehearsal(library, arm, settings, survey, nodes=nodes)
     if settings.anchored:
         names = [b.name for b in preprocessing.labels]
         anchors = _anchors(arm, settings, variables, survey.others, names)
@@ -273,17 +267,13 @@ def _stars(arm: Arm, settings: FinetuneSettings, survey: _Survey) -> FinishedSou
 
 
 def _rehearsal(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    preprocessing: Preprocessing,
-    arm: Arm,
-    settings: FinetuneSettings,
-    survey: _Survey,
+    library: Library, arm: Arm, settings: FinetuneSettings, survey: _Survey, *, nodes: bool
 ) -> RehearsalSource:
-    """The library that is rehearsed, made to look like the stars if the settings ask for it."""
-    # A correction is fitted between the nodes, even where nodes alone are rehearsed.
-    between = config.library.interpolate or settings.correction != "none"
-    library = load_library(workdir, preprocessing, arm.name, interpolate=between)
+    """The library that is rehearsed, made to look like the stars if the settings ask for it.
+
+    Args:
+      nodes: True draws its nodes alone.
+    """
     residuals, count = None, 0
     if settings.correction != "none":
         found = fit_correction(
@@ -305,7 +295,7 @@ def _rehearsal(
         if max(settings.residual_weight) > 0:  # padded to one shape for all folds
             residuals = np.zeros_like(survey.stars.flux)
             residuals[:count] = found.residuals
-    if not config.library.interpolate:
+    if nodes:
         library = library._replace(cells=node_cells(len(library.labels)))
     augment = record(
         AugmentSettings, {**vars(arm.augment), **settings.rehearsal_augment}, "finetune.rehearsal_augment"

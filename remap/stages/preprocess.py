@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -11,7 +13,7 @@ from astropy.table import Table
 
 from remap import io
 from remap.config import ConfigError, Section, record
-from remap.labels import check_labels, in_range
+from remap.labels import LabelBins, check_labels, in_range
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import crop, library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
 from remap.preprocess.resample import LineSpread
@@ -24,9 +26,48 @@ from remap.store.workdir import write_config
 logger = logging.getLogger(__name__)
 
 
-def find_path(path: str, config: Section) -> Path:
-    """A data file or folder: as it is, or under the config's data root or $REMAP_DATA."""
-    return io.find_data(path, root=config["data_root"] or None)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LibraryFiles:
+    """Where the library is and how it is read (config section `library`).
+
+    Attributes:
+      path: a file, or a folder in which the names of the files match `patterns`.
+      source: how a file is read, see `remap.io.read`.
+      native: line spread of the spectra: "kind" is "sharp", or a field of `LineSpread` whose value is "value".
+      interpolate: draw spectra between the nodes too, which is for the stages after this one.
+      select: limits of labels, any that the library has.
+    """
+
+    path: str
+    patterns: Sequence[str]
+    source: Section
+    native: Section
+    interpolate: bool = True
+    select: Section = dataclasses.field(default_factory=dict)
+
+    @property
+    def line_spread(self) -> LineSpread | None:
+        """The same as `native`, None for sharp lines."""
+        kind, value = self.native["kind"], self.native["value"]
+        return None if kind == "sharp" else record(LineSpread, {kind: value}, "library.native")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SurveyFiles:
+    """Where the survey is and how it is read (config section `survey`).
+
+    Attributes:
+      path: a file, or a folder in which the names of the files match `patterns`.
+      source: how a file is read, see `remap.io.read`.
+      labels_path: the table of its stars.
+      labels: how that is read, see `remap.io.read_labels`.
+    """
+
+    path: str
+    patterns: Sequence[str]
+    source: Section
+    labels_path: str
+    labels: Section
 
 
 def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -39,20 +80,21 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     preprocessing = make_preprocessing(config)
-    data = workdir / "data"
-    spectra = _read_library(config, preprocessing)
+    data, root = workdir / "data", config.data_root or None
+    library = record(LibraryFiles, config.library, "library")
+    survey = record(SurveyFiles, config.survey, "survey")
+    vsini = config.labels.vsini.get("library_values", ()) if "vsini" in config.label_names else ()
+    spectra = _read_library(library, preprocessing, vsini, root)
     sigma = np.array([config.labels[b.name].library_sigma for b in preprocessing.labels], np.float32)
     labels = np.stack([spectra.labels[b.name] for b in preprocessing.labels], axis=1)
-    native = config.library.native
-    native = (
-        None if native.kind == "sharp" else record(LineSpread, {native.kind: native.value}, "library.native")
-    )
+    native = library.line_spread
     for arm in preprocessing.arms:
         log_flux, valid = library_on_grid(spectra, preprocessing, arm, native=native)
         save_arrays(data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma)
         logger.info("preprocess: library, arm %s: %d nodes, %d pixels", arm, len(labels), valid.size)
 
-    stars, readable = _read_survey(config, preprocessing)
+    known = {b.name: config.labels[b.name].error for b in preprocessing.labels}
+    stars, readable = _read_survey(survey, preprocessing, known, root)
     usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])
     values = np.stack([np.asarray(stars[b.name], float) for b in preprocessing.labels], axis=1)
     errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
@@ -71,15 +113,21 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     write_config(workdir, config)
 
 
-def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Spectra:
-    """All library spectra whose labels lie inside bins and `library.select`, as one container."""
-    library, bins = config.library, preprocessing.labels
-    files = io.list_files(find_path(library.path, config), tuple(library.patterns))
-    root = config.data_root or None
+def _read_library(
+    library: LibraryFiles, preprocessing: Preprocessing, vsini: Sequence[float], root: str | None
+) -> Spectra:
+    """All library spectra whose labels lie inside bins and `library.select`, as one container.
+
+    Args:
+      vsini: velocities [km/s] that a library without this label is rotated to, if it is one of the bins'.
+      root: folder of the data, None = $REMAP_DATA.
+    """
+    bins = preprocessing.labels
+    files = io.list_files(io.find_data(library.path, root=root), library.patterns)
     # Cropped file by file: a PHOENIX spectrum has 1.5 million pixels, of which an arm needs a few thousand.
     parts = [crop(io.read(f, source=library.source, data_root=root), preprocessing) for f in files]
     if any(b.name == "vsini" for b in bins):  # few libraries have it, and none needs to
-        parts = [p if "vsini" in p.labels else rotate(p, config.labels.vsini.library_values) for p in parts]
+        parts = [p if "vsini" in p.labels else rotate(p, vsini) for p in parts]
     for part in parts:
         missing = [b.name for b in bins if b.name not in part.labels]
         if missing:
@@ -118,12 +166,17 @@ def _read_library(config: ml_collections.ConfigDict, preprocessing: Preprocessin
 
 
 def _read_survey(
-    config: ml_collections.ConfigDict, preprocessing: Preprocessing
+    survey: SurveyFiles, preprocessing: Preprocessing, errors: Mapping[str, float], root: str | None
 ) -> tuple[Table, list[dict[str, tuple[np.ndarray, np.ndarray, float]]]]:
-    """The table of survey spectra, and per readable one and arm its flux, mask and signal-to-noise."""
-    survey, bins = config.survey, preprocessing.labels
-    files = io.list_files(find_path(survey.path, config), tuple(survey.patterns))
-    table = io.read_labels(find_path(survey.labels_path, config), source=survey.labels)
+    """The table of survey spectra, and per readable one and arm its flux, mask and signal-to-noise.
+
+    Args:
+      errors: of labels that come without one.
+      root: folder of the data, None = $REMAP_DATA.
+    """
+    bins = preprocessing.labels
+    files = io.list_files(io.find_data(survey.path, root=root), survey.patterns)
+    table = io.read_labels(io.find_data(survey.labels_path, root=root), source=survey.labels)
     row = {name: i for i, name in enumerate(table.files)}
     absent = sorted(set(table.files) - {f.name for f in files})
     if absent:
@@ -138,18 +191,13 @@ def _read_survey(
             value = np.nan if i is None or b.name not in table.values else table.values[b.name][i]
             error = np.nan if i is None or b.name not in table.errors else table.errors[b.name][i]
             entry[b.name] = value
-            entry[f"{b.name}_err"] = config.labels[b.name].error if not np.isfinite(error) else error
+            entry[f"{b.name}_err"] = errors[b.name] if not np.isfinite(error) else error
         velocity = 0.0 if i is None or table.rv is None else table.rv[i]
-        values = np.array([[entry[b.name] for b in bins]])
-        entry["status"], entry["reason"] = STATUS_OK, ""
-        if not np.isfinite(values).any():
-            entry["status"] = STATUS_UNLABELLED
-        elif not in_range(values, bins)[0]:
-            entry["status"], entry["reason"] = STATUS_OUTSIDE, "labels outside the bins"
+        entry["status"], entry["reason"] = _label_status(np.array([entry[b.name] for b in bins]), bins)
         try:
             if not abs(velocity) < SPEED_OF_LIGHT:
                 raise SpectrumError(f"{file.name}: expected a radial velocity [km/s], found {velocity}")
-            spectra = io.read(file, source=survey.source, data_root=config.data_root or None)
+            spectra = io.read(file, source=survey.source, data_root=root)
             if len(spectra) != 1:
                 raise SpectrumError(f"{file}: expected one spectrum per file, found {len(spectra)}")
             readable.append(
@@ -176,6 +224,15 @@ def _read_survey(
     counts = {str(s): int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
     logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
     return stars, readable
+
+
+def _label_status(values: np.ndarray, bins: Sequence[LabelBins]) -> tuple[str, str]:
+    """Status of a star by its labels, and the reason if it cannot be trained on for one."""
+    if not np.isfinite(values).any():
+        return STATUS_UNLABELLED, ""
+    if not in_range(values[None], bins)[0]:
+        return STATUS_OUTSIDE, "labels outside the bins"
+    return STATUS_OK, ""
 
 
 def _survey_arm(

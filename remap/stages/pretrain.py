@@ -35,8 +35,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Trains one network per arm on the library; a finished arm is left as it is."""
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
-    for arm in preprocessing.arms:
-        _pretrain_arm(config, workdir, preprocessing, arm)
+    embeddings = record(EmbeddingSettings, config.embeddings, "embeddings")
+    for name in preprocessing.arms:
+        folder = stage_folder(workdir, "pretrain", name)
+        if checkpoint.is_finished(folder, open_arm(config, preprocessing, name, "pretrain").meta):
+            continue
+        _pretrain_arm(pretraining(config, workdir, preprocessing, name), embeddings, folder)
     # Only now: prediction reads it, and it must be that of the networks in the folder.
     write_config(workdir, config)
 
@@ -143,33 +147,27 @@ def held_out_batch(start: Pretraining) -> Batch:
     return functools.reduce(join, parts)
 
 
-def _pretrain_arm(
-    config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing, name: str
-) -> None:
-    folder = stage_folder(workdir, "pretrain", name)
-    arm = open_arm(config, preprocessing, name, "pretrain")
-    if checkpoint.is_finished(folder, arm.meta):
-        return
-    start = pretraining(config, workdir, preprocessing, name)
+def _pretrain_arm(start: Pretraining, embeddings: EmbeddingSettings, folder: Path) -> None:
+    """Trains the network of an arm."""
+    name, meta = f"pretrain {start.arm.name}", start.arm.meta
     logger.info(
-        "pretrain %s: %d parameters, %d steps of %d spectra per epoch",
+        "%s: %d parameters, %d steps of %d spectra per epoch",
         name,
         count_parameters(start.variables["params"]),
         start.steps,
         start.settings.batch_size,
     )
     training = start.training(held_out_batch(start) if len(start.held_out) else None)
-    embeddings = record(EmbeddingSettings, config.embeddings, "embeddings")
     averaged = train_network(
         training,
         folder=folder,
-        meta=arm.meta,
-        name=f"pretrain {name}",
-        on_epoch=_embedding_recorder(embeddings, start, folder, f"pretrain {name}"),
+        meta=meta,
+        name=name,
+        on_epoch=_embedding_recorder(embeddings, start, folder, name),
     )
     # With the distribution of the labels, for `predict.combine`.
     averaged |= {"prior": start.prior}
-    checkpoint.save_final(folder / "final", averaged, arm.meta | {"step": training.total})
+    checkpoint.save_final(folder / "final", averaged, meta | {"step": training.total})
 
 
 def _held_source(start: Pretraining) -> FinishedSource:

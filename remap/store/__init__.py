@@ -16,7 +16,15 @@ from remap.store.checkpoint import (
     unstack,
 )
 from remap.store.records import RecordWriter, open_records, read_records
-from remap.store.stars import fold_split, read_split, readable_stars, save_split, within
+from remap.store.stars import (
+    SplitSettings,
+    fold_split,
+    read_split,
+    readable_stars,
+    save_split,
+    split_settings,
+    within,
+)
 from remap.store.workdir import (
     check_prepared,
     check_preprocessing,
@@ -35,6 +43,7 @@ from remap.store.workdir import (
 
 __all__ = [
     "RecordWriter",
+    "SplitSettings",
     "check_equal",
     "check_prepared",
     "check_preprocessing",
@@ -63,6 +72,7 @@ __all__ = [
     "save_split",
     "save_state",
     "share",
+    "split_settings",
     "stack",
     "stage_folder",
     "unstack",

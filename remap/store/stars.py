@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import ConfigError, Section, config_to_json
+from remap.config import ConfigError, Section, record
 from remap.sampling.folds import split_stars
 from remap.store.atomic import write_json
-from remap.store.checkpoint import check_equal, has_state
+from remap.store.checkpoint import check_equal, has_state, plain
 from remap.store.workdir import read_stars, stage_folder
 
 # Status of a survey spectrum in `data/stars.ecsv`.
@@ -40,29 +40,58 @@ def within(stars: Table, limits: Section) -> np.ndarray:
     return keep
 
 
-def fold_split(stars: Table, config: ml_collections.ConfigDict, fold: int) -> np.ndarray:
-    """str[S]: "train", "val", "test" for the stars within `finetune.select`, "other" for the rest.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """What decides the splits into folds, besides the stars.
+
+    Attributes:
+      seed: of the config.
+      folds, validation: how many folds, and the fraction of the other stars that validate (section `split`).
+      select: limits of the labels of stars that have a part (`finetune.select`).
+    """
+
+    seed: int = 0
+    folds: int = 5
+    validation: float = 0.1
+    select: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"logg": (3.5, 5.5)})
+
+    def to_json(self, fold: int) -> dict[str, Any]:
+        """What decides the split of one fold, by the names of the config's fields, as plain JSON values."""
+        names = {"seed": self.seed, "fold": fold, "finetune.select": self.select}
+        return plain(names | {"split.folds": self.folds, "split.validation": self.validation})
+
+
+def split_settings(config: Section) -> SplitSettings:
+    """The settings of the splits, from a whole config.
+
+    Raises:
+      ConfigError: a field that is missing.
+    """
+    own = {"seed": config["seed"], "select": dict(config["finetune"]["select"])}
+    return record(SplitSettings, {**config["split"], **own}, "split", part=True)
+
+
+def fold_split(stars: Table, settings: SplitSettings, fold: int) -> np.ndarray:
+    """str[S]: "train", "val", "test" for the stars within `settings.select`, "other" for the rest.
 
     This is the split that a fine-tuning would use. The one that networks have been fine-tuned with is read by
     `read_split`.
     """
-    chosen = within(stars, config.finetune.select)
+    chosen = within(stars, settings.select)
     if not chosen.any():
-        raise ConfigError(f"finetune.select {dict(config.finetune.select)} leaves none of {len(stars)} stars")
+        raise ConfigError(f"finetune.select {dict(settings.select)} leaves none of {len(stars)} stars")
     out = np.full(len(stars), "other", dtype="<U5")
     out[chosen] = split_stars(
         np.asarray(stars["star_id"][chosen]),
-        folds=config.split.folds,
+        folds=settings.folds,
         fold=fold,
-        validation=config.split.validation,
-        seed=config.seed,
+        validation=settings.validation,
+        seed=settings.seed,
     )
     return out
 
 
-def save_split(
-    folder: Path, stars: Table, split: np.ndarray, config: ml_collections.ConfigDict, fold: int
-) -> None:
+def save_split(folder: Path, stars: Table, split: np.ndarray, settings: SplitSettings, fold: int) -> None:
     """Writes beside a network, before it is trained, who trains it: `folder`/split.json, whole or not at all.
 
     Args:
@@ -74,28 +103,28 @@ def save_split(
       ConfigError: a training with another split has begun in `folder`; names what differs.
     """
     path = _split_path(folder)
-    record = {"settings": _split_settings(config, fold), **_identity(stars), "part": split.tolist()}
+    own = {"settings": settings.to_json(fold), **_identity(stars), "part": split.tolist()}
     if path.exists():
         found = json.loads(path.read_text())
-        if found == record:
+        if found == own:
             return
         if has_state(folder / "checkpoints"):
             check_equal(
                 found["settings"],
-                record["settings"],
+                own["settings"],
                 f"{folder}: this run was started with other settings of the split",
             )
             _check_stars(found, stars, path)
-            _check_parts(found["part"], record["part"], f"{path}: the split that this run was started with")
-    write_json(path, record)
+            _check_parts(found["part"], own["part"], f"{path}: the split that this run was started with")
+    write_json(path, own)
 
 
 def read_split(
-    workdir: Path, stars: Table, config: ml_collections.ConfigDict, arms: Sequence[str], fold: int
+    workdir: Path, stars: Table, settings: SplitSettings, arms: Sequence[str], fold: int
 ) -> np.ndarray:
     """The split that the networks of a fold were fine-tuned with.
 
-    For networks of before it was saved, it is made again from the config, which must be known to be theirs.
+    For networks of before it was saved, it is made again from the settings, which must be known to be theirs.
 
     Args:
       stars: S rows of `readable_stars`.
@@ -105,7 +134,7 @@ def read_split(
       str[S]: "train", "val", "test", or "other" for stars that no fold trains or tests on.
 
     Raises:
-      ConfigError: a config with another seed, `split` or `finetune.select`, or arms with different splits.
+      ConfigError: other settings than those of the networks, or arms with different splits.
       ValueError: the survey table is not that of the split.
     """
     first, expected = None, None
@@ -115,13 +144,13 @@ def read_split(
             found = json.loads(path.read_text())
             check_equal(
                 found["settings"],
-                _split_settings(config, fold),
+                settings.to_json(fold),
                 f"{path}: split with other settings than those of the config",
             )
             _check_stars(found, stars, path)
             split = np.array(found["part"], dtype="<U5")
         else:
-            split = fold_split(stars, config, fold)
+            split = fold_split(stars, settings, fold)
         if expected is None:
             first, expected = path, split
         _check_parts(split, expected, f"{path}: the split of {first}")
@@ -130,13 +159,6 @@ def read_split(
 
 def _split_path(folder: Path) -> Path:
     return folder / "split.json"
-
-
-def _split_settings(config: ml_collections.ConfigDict, fold: int) -> dict[str, Any]:
-    """What decides a split, besides the stars."""
-    plain = config_to_json(config)
-    chosen = {"seed": plain["seed"], "fold": fold, "finetune.select": plain["finetune"]["select"]}
-    return chosen | {f"split.{key}": plain["split"][key] for key in ("folds", "validation")}
 
 
 def _identity(stars: Table) -> dict[str, list[str]]:

@@ -39,7 +39,7 @@ from remap.stages.finetune import finetuning
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.atomic import write_json
-from remap.store.stars import fold_split, readable_stars
+from remap.store.stars import SplitSettings, fold_split, readable_stars, split_settings
 from remap.store.workdir import check_prepared, stage_folder
 from remap.studies.comparison import Candidate, FoldLoss, Result, compare
 from remap.studies.optuna_search import FoldLosses, SearchSettings, search
@@ -241,14 +241,12 @@ def cell_folds(cells: Int[np.ndarray, "cells corners"], folds: int, seed: int) -
     return assign_folds([str(node) for node in cells[:, 0]], folds, seed)
 
 
-def star_folds(
-    stars: Table, config: ml_collections.ConfigDict, *, folds: int, fold: int
-) -> Int[np.ndarray, " stars"]:
+def star_folds(stars: Table, settings: SplitSettings, *, folds: int, fold: int) -> Int[np.ndarray, " stars"]:
     """The fold of every spectrum, by star; -1 for stars that are not selected and for test stars of `fold`."""
-    split = fold_split(stars, config, fold)
+    split = fold_split(stars, settings, fold)
     used = (split == "train") | (split == "val")
     out = np.full(len(stars), -1)
-    out[used] = assign_folds(np.asarray(stars["star_id"][used]), folds, config.seed)
+    out[used] = assign_folds(np.asarray(stars["star_id"][used]), folds, settings.seed)
     return out
 
 
@@ -291,7 +289,8 @@ def _star_folds(
     preprocessing: Preprocessing,
     settings: CrossValidationSettings,
 ) -> Callable[[ml_collections.ConfigDict], FoldTraining]:
-    folds = star_folds(readable_stars(workdir), base, folds=settings.folds, fold=settings.fold)
+    stars, how = readable_stars(workdir), split_settings(base)
+    folds = star_folds(stars, how, folds=settings.folds, fold=settings.fold)
 
     def open_folds(config: ml_collections.ConfigDict) -> FoldTraining:
         def training(arm: str, fold: int) -> Training:

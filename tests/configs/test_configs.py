@@ -29,6 +29,9 @@ from remap.network.resnet import build_model
 from remap.preprocess.description import make_preprocessing
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
+from remap.stages.evaluate import EvaluateSettings
+from remap.stages.preprocess import LibraryFiles, SurveyFiles
+from remap.store.stars import SplitSettings, split_settings
 from remap.studies.ablate import AblateSettings, plan
 from remap.studies.cross_validate import CrossValidationSettings, candidate_config, read_candidates
 from remap.studies.optuna_search import SearchSettings
@@ -77,23 +80,25 @@ def test_config_describes_a_whole_experiment(name):
         preprocessing.continuum_settings(arm)
     assert preprocessing.line_spreads()
     assert len(build_model(c.model, preprocessing.labels).bin_mask) == len(c.label_names)
-    LossSettings(**c.loss)
-    augment = AugmentSettings(**c.augment)
-    stars = AugmentSettings(**{**c.augment, **c.finetune.augment})
+    record(LossSettings, c.loss, "loss")
+    augment = record(AugmentSettings, c.augment, "augment")
+    stars = record(AugmentSettings, {**c.augment, **c.finetune.augment}, "finetune.augment")
     # Off, so that batches are those of the results that are quoted; for stars every field but noise is given.
     assert augment.effects == stars.effects == {}
     assert set(c.augment) - set(c.finetune.augment) == {"kind", "noise_low", "noise_high", "levels", "draws"}
-    epochs = EmbeddingSettings(**c.embeddings).epochs
+    epochs = record(EmbeddingSettings, c.embeddings, "embeddings").epochs
     assert max(epochs, default=0) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
-    assert by_snr(*np.zeros((4, 1)), c.evaluate.snr_edges)
-    assert set(c.evaluate.quoted) <= set(c.label_names)
+    report = record(EvaluateSettings, c.evaluate, "evaluate")
+    assert by_snr(*np.zeros((4, 1)), report.snr_edges)
+    assert set(report.quoted) <= set(c.label_names)
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
-    compared = CrossValidationSettings(**c.cross_validate)
-    for candidate in (*read_candidates(compared.candidates), SearchSettings(**compared.optuna).corner):
+    compared = record(CrossValidationSettings, c.cross_validate, "cross_validate")
+    space = record(SearchSettings, compared.optuna, "cross_validate.optuna")
+    for candidate in (*read_candidates(compared.candidates), space.corner):
         build_model(candidate_config(c, candidate, compared.stage).model, preprocessing.labels)
-    assert c.library.source.format in FORMATS
-    assert c.survey.source.format in FORMATS
-    assert set(c.survey.labels["columns"]) <= set(c.label_names)
+    library, survey = record(LibraryFiles, c.library, "library"), record(SurveyFiles, c.survey, "survey")
+    assert {library.source.format, survey.source.format} <= set(FORMATS)
+    assert set(survey.labels["columns"]) <= set(c.label_names)
     assert all(0 <= fold < c.split.folds for fold in c.split.run)
     models = {v.name: v for v in plan(c)}
     assert models.keys() == {"full", *c.ablate.variants}
@@ -260,6 +265,12 @@ def test_defaults_of_the_studies_records_are_the_shared_values():
     assert space == SearchSettings(space=space.space)
     variants = record(AblateSettings, c.ablate, "ablate")
     assert variants == AblateSettings(overrides=variants.overrides, variants=variants.variants)
+
+
+def test_defaults_of_splits_and_report_are_the_shared_values():
+    c = common.get_config()
+    assert split_settings(c) == SplitSettings()
+    assert vars(EvaluateSettings()) == c.evaluate.to_dict()
 
 
 def test_shared_values_are_those_of_the_design():

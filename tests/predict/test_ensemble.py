@@ -2,7 +2,6 @@
 
 import shutil
 
-import ml_collections
 import numpy as np
 import pytest
 from helpers import tiny
@@ -126,7 +125,7 @@ def test_config_is_compared_in_the_fields_that_both_know():
 
     def check(**config):
         found = {"seed": 1, "model": {"depth": 2, "new": 4}, "split": {"folds": 5, "run": [0]}} | config
-        ensemble.check_config(trained, ml_collections.ConfigDict(found), "work/finetune")
+        ensemble.check_config(trained, found, "work/finetune")
 
     check()
     with pytest.raises(ConfigError, match=r"work/finetune: .*seed: expected 2, found 1"):

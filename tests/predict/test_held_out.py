@@ -15,7 +15,7 @@ from remap.stages.calibrate import calibrate
 from remap.stages.evaluate import evaluate
 from remap.stages.finetune import finetune
 from remap.store.atomic import write_json
-from remap.store.stars import fold_split, readable_stars
+from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import read_calibration
 from remap.train.loop import Fitted
 
@@ -48,7 +48,7 @@ def calls(monkeypatch):
 def test_training_stars_of_another_seed_would_have_been_tested(tiny_data, tiny_workdir):
     """Why the config must be that of the networks."""
     stars = readable_stars(tiny_workdir)
-    own, other = (fold_split(stars, tiny.config(tiny_data, seed=s), 0) for s in (0, 1))
+    own, other = (fold_split(stars, split_settings(tiny.config(tiny_data, seed=s)), 0) for s in (0, 1))
     assert np.any((other == "test") & (own == "train"))
 
 
@@ -96,7 +96,7 @@ def test_fine_tuning_writes_the_split_of_every_network_before_it_trains(tiny_dat
     finetune(config, workdir)
     assert [s["settings"]["fold"] for s in seen] == [0, 0, 1, 1]
     for found in seen:
-        assert found["part"] == fold_split(stars, config, found["settings"]["fold"]).tolist()
+        assert found["part"] == fold_split(stars, split_settings(config), found["settings"]["fold"]).tolist()
         assert found["star_id"] == list(stars["star_id"])
 
 

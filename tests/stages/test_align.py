@@ -19,7 +19,7 @@ from remap.stages.preprocess import preprocess
 from remap.store import checkpoint
 from remap.store.atomic import save_arrays
 from remap.store.records import read_records
-from remap.store.stars import fold_split, readable_stars
+from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import read_config, read_preprocessing
 
 
@@ -148,7 +148,7 @@ def test_labels_of_stars_have_no_part(tiny_data, pretrained, aligned, tmp_path):
 def test_finetuning_starts_from_the_aligned_network(tiny_data, pretrained, aligned):
     config = settings(tiny_data)
     preprocessing = read_preprocessing(aligned)
-    split = fold_split(readable_stars(aligned), config, 0)
+    split = fold_split(readable_stars(aligned), split_settings(config), 0)
     start = finetuning(config, aligned, preprocessing, "A", 0, split)
     assert same(start.variables["params"], final(aligned)["params"])
     plain = finetuning(settings(tiny_data, "none"), aligned, preprocessing, "A", 0, split)
@@ -186,7 +186,8 @@ def test_networks_that_alignment_cannot_start_from_are_refused(tiny_data, pretra
 def test_stars_kept_aside_have_no_part(tiny_data, pretrained, aligned, tmp_path):
     workdir = tmp_path / "work"
     shutil.copytree(pretrained, workdir)
-    held = held_stars(settings(tiny_data), workdir)
+    config = settings(tiny_data)
+    held = held_stars(readable_stars(workdir), validation=config.align.validation, seed=config.seed)
     assert 0 < held.sum() < len(held) / 2
     path = workdir / "data" / "survey_A.npz"
     with np.load(path) as old:

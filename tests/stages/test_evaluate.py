@@ -13,7 +13,7 @@ from remap.predict.catalogue import read_catalogue
 from remap.predict.held_out import predict_held_out
 from remap.predict.predictor import ArmInputs
 from remap.stages import evaluate
-from remap.store.stars import STATUS_UNREADABLE, fold_split, within
+from remap.store.stars import STATUS_UNREADABLE, fold_split, split_settings, within
 from remap.store.workdir import load_survey, read_stars
 
 
@@ -53,7 +53,7 @@ def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_da
     catalogue, tested = held_out(tiny_data, tiny_workdir)
     assert tested.all()
     folds = [single_fold(tiny_workdir, k)[0][:, :50] for k in (0, 1)]  # teff
-    splits = [fold_split(stars, config, k) for k in (0, 1)]
+    splits = [fold_split(stars, split_settings(config), k) for k in (0, 1)]
     found = catalogue.pmfs["teff", "A"]
     assert list(catalogue.table["star_id"]) == list(stars["star_id"])
     for i in range(len(stars)):
@@ -68,7 +68,7 @@ def test_every_star_is_predicted_by_the_network_that_did_not_train_on_it(tiny_da
 def test_stars_of_folds_that_were_not_run_are_not_tested(tiny_data, tiny_workdir):
     stars = stars_of(tiny_workdir)
     _, tested = held_out(tiny_data, tiny_workdir, split__run=(1,))
-    split = fold_split(stars, tiny.config(tiny_data), 1)
+    split = fold_split(stars, split_settings(tiny.config(tiny_data)), 1)
     np.testing.assert_array_equal(tested, (split == "test") | (split == "other"))
     assert (~tested).sum() == 9
 
@@ -81,7 +81,7 @@ def test_pretrained_network_saw_no_star(tiny_data, tiny_workdir):
 
 def test_validation_stars_are_predicted_by_a_fold_that_watched_them(tiny_data, tiny_workdir):
     stars, config = stars_of(tiny_workdir), tiny.config(tiny_data)
-    splits = [fold_split(stars, config, k) for k in (0, 1)]
+    splits = [fold_split(stars, split_settings(config), k) for k in (0, 1)]
     catalogue, tuned = predict_held_out(config, tiny_workdir, stars, "finetune", "val")
     np.testing.assert_array_equal(tuned, (splits[0] == "val") | (splits[1] == "val"))
     assert 0 < tuned.sum() < (splits[0] != "other").sum()
@@ -103,7 +103,7 @@ def test_another_spectrum_of_a_training_star_is_held_out_with_it(tiny_data, tiny
     for path in workdir.glob("finetune/*/*/split.json"):
         path.unlink()  # made again from the labels, as for networks of before it was written
     catalogue, tested = held_out(tiny_data, workdir)
-    split = fold_split(stars_of(workdir), tiny.config(tiny_data), 0)
+    split = fold_split(stars_of(workdir), split_settings(tiny.config(tiny_data)), 0)
     assert split[second] == "other"
     fold = 0 if split[0] == "test" else 1
     expected = single_fold(workdir, fold)[0][second, :50]

@@ -19,7 +19,7 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain, pretraining
 from remap.store import checkpoint
 from remap.store.records import read_records
-from remap.store.stars import STATUS_UNREADABLE, fold_split, within
+from remap.store.stars import STATUS_UNREADABLE, fold_split, split_settings, within
 from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
 from remap.train import loop
 from remap.train.embeddings import read_embeddings
@@ -281,7 +281,7 @@ def test_spectra_of_one_star_never_straddle_train_and_test(tiny_data, tiny_prepa
     stars, config = readable(tiny_prepared), tiny.config(tiny_data)
     tested = []
     for fold in (0, 1):
-        split = fold_split(stars, config, fold)
+        split = fold_split(stars, split_settings(config), fold)
         members = {s: set(stars["star_id"][split == s]) for s in ("train", "val", "test")}
         assert not members["train"] & members["test"]
         assert not members["val"] & (members["train"] | members["test"])
@@ -302,7 +302,7 @@ def test_only_selected_stars_with_labels_inside_the_bins_may_be_trained_on(tiny_
 def test_selection_that_leaves_no_star_is_an_error(tiny_data, tiny_prepared):
     config = tiny.config(tiny_data, finetune__select={"teff": (3000.0, 3100.0)})
     with pytest.raises(ValueError, match=r"finetune\.select.*3100.*leaves none of 23 stars"):
-        fold_split(readable(tiny_prepared), config, 0)
+        fold_split(readable(tiny_prepared), split_settings(config), 0)
 
 
 def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir, tmp_path, monkeypatch):
@@ -329,7 +329,7 @@ def test_spectra_that_an_arm_cannot_use_do_not_train_it(tiny_data, tiny_workdir,
 
 def test_more_folds_than_stars_is_an_error(tiny_data, tiny_prepared):
     with pytest.raises(ValueError, match="expected between 2 and 16 folds"):
-        fold_split(readable(tiny_prepared), tiny.config(tiny_data, split__folds=17), 0)
+        fold_split(readable(tiny_prepared), split_settings(tiny.config(tiny_data, split__folds=17)), 0)
 
 
 def test_survey_without_any_readable_file_is_an_error(tiny_data, tmp_path):
@@ -392,7 +392,7 @@ def test_anchored_spectra_are_those_of_no_fold_and_keep_what_the_pretrained_netw
     config = tiny.config(tiny_data, **change)
     found = finetuned_batches(monkeypatch, config, workdir)
     stars = readable(workdir)
-    other = fold_split(stars, config, 0) == "other"
+    other = fold_split(stars, split_settings(config), 0) == "other"
     before = load(workdir, stage="pretrain")
     for arm, (batch, data) in zip(config.arm_names, found, strict=True):
         survey, snr = load_survey(workdir, arm)
@@ -421,7 +421,7 @@ def test_the_prior_is_the_mean_of_what_is_trained_on(tiny_data, tiny_workdir):
     np.testing.assert_allclose(kept["prior"], start.prior, atol=1e-6)
     # Fine-tuning without rehearsal draws the stars alone.
     stars = readable(tiny_workdir)
-    split = fold_split(stars, config, 0)
+    split = fold_split(stars, split_settings(config), 0)
     tuned = finetuning(config, tiny_workdir, preprocessing, "A", 0, split)
     values = np.asarray(stars["teff"], float)[split == "train"]
     b = preprocessing.labels[0]
@@ -594,7 +594,7 @@ def test_folds_share_their_compiled_programs(tiny_data, tiny_workdir, tmp_path):
     sizes, stars = [], []
     for fold in (0, 1, 2):
         config = tiny.config(tiny_data, split__run=(fold,), **change)
-        split = fold_split(readable(workdir), config, fold)
+        split = fold_split(readable(workdir), split_settings(config), fold)
         stars.append([int((split == part).sum()) for part in ("train", "val")])
         finetune(config, workdir)
         sizes.append([program._cache_size() for program in programs])

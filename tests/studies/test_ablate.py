@@ -13,7 +13,7 @@ from remap.config import apply_overrides, deciding
 from remap.predict.held_out import predict_held_out
 from remap.stages import common
 from remap.store.checkpoint import load_final, save_final
-from remap.store.stars import fold_split, readable_stars
+from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import read_preprocessing, share, write_config
 from remap.studies import ablate as module
 from remap.studies.ablate import ablate, plan
@@ -89,7 +89,7 @@ def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny
     workdir = done[0] / "ablate" / "uniform_rates" / "seed_0"
     c = next(v.parts[0].config for v in module.plan(config(tiny_data)) if v.name == "uniform_rates")
     stars = readable_stars(workdir)
-    split = fold_split(stars, c, 0)
+    split = fold_split(stars, split_settings(c), 0)
     found, tested = predict_held_out(c, workdir, stars, "finetune")
     result = scores(done[0], "uniform_rates")
     assert result["file"] == list(stars["file"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from remap.config import apply_overrides, read_overrides
+from remap.config import apply_overrides, read_overrides, record
 from remap.network import resnet
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
@@ -16,7 +16,7 @@ from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import held_out_batch
-from remap.store.stars import fold_split, readable_stars
+from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import load_library, load_survey, read_preprocessing
 from remap.studies import cross_validate as module
 from remap.studies.comparison import Candidate
@@ -137,21 +137,21 @@ def test_networks_train_on_the_other_cells_and_are_judged_on_those_of_the_fold(
     apply = jax.jit(
         lambda v: trained[0].objective.model.apply(v, batch.flux, batch.valid, train=False, running=True)
     )
-    expected = batch_loss(apply(variables), batch, LossSettings(**config.loss)).total
+    expected = batch_loss(apply(variables), batch, record(LossSettings, config.loss, "loss")).total
     assert records(workdir)["a"][0][1]["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_folds_of_stars_are_by_star_and_leave_out_the_test_stars(prepared_arm, tiny_data):
     stars, config = readable_stars(prepared_arm), tiny.config(tiny_data)
-    folds = module.star_folds(stars, config, folds=3, fold=0)
+    folds = module.star_folds(stars, split_settings(config), folds=3, fold=0)
     used = folds >= 0
-    split = fold_split(stars, config, 0)
+    split = fold_split(stars, split_settings(config), 0)
     np.testing.assert_array_equal(used, np.isin(split, ["train", "val"]))
     assert not set(stars["star_id"][used]) & set(stars["star_id"][split == "test"])
     members = [set(stars["star_id"][folds == k]) for k in range(3)]
     assert sorted(map(len, members)) == [2, 3, 3]
     assert sum(map(len, members)) == len(set().union(*members)) == 8  # of nine spectra
-    everyone = module.star_folds(stars, config, folds=3, fold=-1)
+    everyone = module.star_folds(stars, split_settings(config), folds=3, fold=-1)
     np.testing.assert_array_equal(everyone >= 0, split != "other")
 
 
@@ -169,7 +169,7 @@ def test_finetune_trains_on_the_stars_of_the_other_folds(tiny_data, prepared_arm
     config.finetune.init = "scratch"
     cross_validate(config, workdir)
     survey, _ = load_survey(workdir, "A")
-    folds = module.star_folds(readable_stars(workdir), config, folds=2, fold=-1)
+    folds = module.star_folds(readable_stars(workdir), split_settings(config), folds=2, fold=-1)
     for fold, start in enumerate(seen):
         spectra = start.source.stars.spectra
         rows = np.asarray(spectra.rows)[: int(spectra.count)]

@@ -9,6 +9,7 @@ import pytest
 from helpers import tiny
 
 from configs import common
+from remap.config import record
 from remap.labels import bin_index, padded_edges
 from remap.preprocess.description import make_preprocessing
 from remap.stages import common as training
@@ -16,7 +17,7 @@ from remap.stages import pretrain as stage
 from remap.stages.pretrain import _embedding_recorder, _pretrain_arm, pretrain, pretraining
 from remap.store import checkpoint
 from remap.store.records import read_records
-from remap.store.workdir import check_prepared
+from remap.store.workdir import check_prepared, stage_folder
 from remap.train import embeddings
 from remap.train.embeddings import EmbeddingSettings, read_embeddings
 from remap.train.loop import Run, draw_batch, run_keys
@@ -119,7 +120,10 @@ def test_saving_nothing_is_the_default_and_trains_the_same_network(
     with monkeypatch.context() as patch:
         for name in ("fixed_spectra", "embedding_recorder"):
             patch.setattr(stage, name, lambda *_: pytest.fail("spectra were made for nothing"))
-        _pretrain_arm(config, tmp_path / "work", check_prepared(config, tmp_path / "work"), "A")
+        preprocessing = check_prepared(config, tmp_path / "work")
+        settings = record(EmbeddingSettings, config.embeddings, "embeddings")
+        start = pretraining(config, tmp_path / "work", preprocessing, "A")
+        _pretrain_arm(start, settings, stage_folder(tmp_path / "work", "pretrain", "A"))
     folders = [w / "pretrain" / "A" for w in (tmp_path / "work", tiny_workdir)]
     assert not list(folders[0].glob("*.npz"))
     records = [
@@ -139,7 +143,7 @@ def test_a_finished_network_is_not_refused_for_other_embeddings(tiny_data, tiny_
 def test_epochs_beyond_the_run_are_told(tiny_data, start, tmp_path, caplog):
     config = tiny.config(tiny_data, embeddings__epochs=(4, 5, 50))
     with caplog.at_level("WARNING"):
-        settings = EmbeddingSettings(**config.embeddings)
+        settings = record(EmbeddingSettings, config.embeddings, "embeddings")
         assert _embedding_recorder(settings, start, tmp_path, "pretrain A") is not None
     assert "pretrain A: no embeddings after the epochs [5, 50], the run has 4" in caplog.text
 
@@ -147,12 +151,14 @@ def test_epochs_beyond_the_run_are_told(tiny_data, start, tmp_path, caplog):
 def test_without_held_out_spectra_there_is_one_part(tiny_data, start, tmp_path):
     config = tiny.config(tiny_data, embeddings__epochs=(3,))
     alone = start._replace(held_out=start.held_out[:0])
-    record = _embedding_recorder(EmbeddingSettings(**config.embeddings), alone, tmp_path, "pretrain A")
+    save = _embedding_recorder(
+        record(EmbeddingSettings, config.embeddings, "embeddings"), alone, tmp_path, "pretrain A"
+    )
     optimizer = make_optimizer(((".*", 1.0),), lambda _: 0.0, clip_norm=None)
     state = init_state(start.variables["params"], start.variables["batch_stats"], optimizer)
-    record(2, state)
+    save(2, state)
     assert not list(tmp_path.iterdir())  # nobody asked for this epoch
-    record(3, state)
+    save(3, state)
     (found,) = read_embeddings(tmp_path)
     assert (found.epoch, list(found.parts)) == (3, ["train"])
 
