@@ -21,23 +21,21 @@ from remap.autoencoder.inputs import Pool, Ranges, draw_pool, take
 from remap.autoencoder.members import (
     ADAPT,
     Member,
+    Route,
     encode,
     fit_settings,
-    load_members,
-    loss_settings,
     member_folder,
-    member_meta,
-    member_settings,
+    open_route,
+    read_members,
 )
 from remap.autoencoder.network import AdaptBatch, AdaptObjective, Pixels, adapt_rules
-from remap.autoencoder.sources import Source, noise_settings, open_sky, open_source, training_pool
+from remap.autoencoder.sources import Source, read_sky, read_source, training_pool
 from remap.config import ConfigError, Section, record
 from remap.network.discrepancy import AlignSettings, find_scale, squared_distances
-from remap.preprocess.description import Preprocessing
 from remap.sampling.batches import FixedSource, fixed_rows, source_tree
 from remap.sampling.sources import locate
 from remap.store import checkpoint
-from remap.store.workdir import check_prepared, write_config
+from remap.store.workdir import write_config
 from remap.train.keys import root_key
 from remap.train.loop import FitSettings, Run, fit
 from remap.train.objectives import Task
@@ -51,43 +49,42 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     With `adapt.align` the latent features of stars and of library spectra are pulled together, by the encoder that
     both go through from then on.
     """
-    workdir = Path(workdir)
-    preprocessing = check_prepared(config, workdir)
+    route = open_route(config, Path(workdir))
     settings = record(AdaptSettings, config.adapt, "adapt")
-    if settings.alignment.kind != "none" and config.regressor.encoder != "adapted":
+    if settings.alignment.kind != "none" and route.regressor.encoder != "adapted":
         raise ConfigError(
             "adapt.align pulls features of one encoder together: expected regressor.encoder 'adapted', "
-            f"found {config.regressor.encoder!r}"
+            f"found {route.regressor.encoder!r}"
         )
-    members = load_members(config, workdir, "library")
+    members = read_members(route, "library")
     todo = []
-    for i in range(len(members)):
-        meta, folder = member_meta(config, preprocessing, ADAPT, i), member_folder(workdir, ADAPT, i)
+    for i, meta in enumerate(route.member_metas[ADAPT]):
+        folder = member_folder(route.workdir, ADAPT, i)
         if not checkpoint.is_finished(folder, meta):
             todo.append((i, folder, meta))
     if todo:
-        drawn = _spectra(config, workdir, preprocessing, settings, members)
+        drawn = _spectra(route, settings, members)
     for i, folder, meta in todo:
-        own = member_settings(config, i)
+        own = route.autoencoder.member(i)
         run = Run(
-            fit_settings(config.adapt, "adapt", own["rate"] * settings.rate_factor),
+            fit_settings(settings, own["rate"] * settings.rate_factor, settings.rate_fall),
             max(1, round(drawn.source.stars.count / settings.observed)),
-            root_key(config.seed, "adapt", "member", i),
+            root_key(route.seed, "adapt", "member", i),
             folder,
             meta,
             f"adapt {i}",
         )
-        loss = loss_settings(config, own["l1"])
+        loss = route.autoencoder.loss(own["l1"])
         scale: Any = ()
         if drawn.matched is not None:
             flux = drawn.matched.flux[: settings.align_size]
-            latent = encode([members[i]], flux, chunk=config.autoencoder.chunk)[0]
+            latent = encode([members[i]], flux, chunk=route.autoencoder.chunk)[0]
             scale = find_scale(latent, floor=settings.align_floor)
         objective = AdaptObjective(members[i].model, loss, settings.alignment)
         task = Task(objective, members[i].params, scale, drawn.source, drawn.validation)
         params = fit(task, run.optimizer(adapt_rules(settings.trains)), run).params
         checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": run.total})
-    write_config(workdir, config)
+    write_config(route.workdir, config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,25 +173,19 @@ class _Drawn(NamedTuple):
     validation: AdaptBatch | None
 
 
-def _spectra(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    preprocessing: Preprocessing,
-    settings: AdaptSettings,
-    members: list[Member],
-) -> _Drawn:
+def _spectra(route: Route, settings: AdaptSettings, members: list[Member]) -> _Drawn:
     """What all members are fine-tuned on."""
-    sky = open_sky(config, workdir, preprocessing)
+    sky = read_sky(route)
     stars = take(sky.pixels, jnp.flatnonzero(sky.usable & ~sky.held))
     aside = take(sky.pixels, jnp.flatnonzero(sky.usable & sky.held))
     align = settings.alignment
     library = matched = None
     if settings.replayed or align.kind != "none":
-        source = open_source(config, workdir, preprocessing)
-        pool = training_pool(config, source)
+        source = read_source(route)
+        pool = training_pool(route, source)
         library = fixed_rows(pool.pixels, settings.replayed) if settings.replayed else None
         if align.kind != "none":
-            found = _matched_pool(config, source, members, pool, stars) if align.match else pool
+            found = _matched_pool(route, settings, source, members, pool, stars) if align.match else pool
             matched = found.pixels
     logger.info("adapt: %d spectra to train on, %d kept aside", len(stars.flux), len(aside.flux))
     observed = settings.observed
@@ -218,7 +209,7 @@ def _validation(aside: Pixels, matched: Pixels | None) -> AdaptBatch | None:
 
 
 def _matched_pool(
-    config: ml_collections.ConfigDict, source: Source, members: list[Member], pool: Pool, stars: Pixels
+    route: Route, settings: AdaptSettings, source: Source, members: list[Member], pool: Pool, stars: Pixels
 ) -> Pool:
     """Library spectra from the cells of the stars, as far as the nearest library spectra can tell.
 
@@ -227,13 +218,13 @@ def _matched_pool(
     """
     if source.libraries[0].cells.shape[1] == 1:
         raise ConfigError("adapt.align.match needs library.interpolate, found nodes without cells")
-    chunk = config.autoencoder.chunk
+    chunk = route.autoencoder.chunk
     library, observed = (
         np.concatenate(list(encode(members, x, chunk=chunk)), axis=1) for x in (pool.pixels.flux, stars.flux)
     )
     std = np.where(library.std(axis=0) > 0, library.std(axis=0), 1.0)
     square = squared_distances(jnp.asarray(observed / std), jnp.asarray(library / std))
-    _, nearest = jax.lax.top_k(-square, config.adapt.neighbours)
+    _, nearest = jax.lax.top_k(-square, settings.neighbours)
     labels = np.asarray(pool.labels)[np.asarray(nearest)].mean(axis=1)
     cell, _ = locate(source.libraries[0], labels.astype(float))
     place = {c: k for k, c in enumerate(source.cells.tolist())}
@@ -242,12 +233,12 @@ def _matched_pool(
         raise ConfigError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
     logger.info("adapt: library spectra from the cells of %d of %d stars", len(rows), len(cell))
     return draw_pool(
-        root_key(config.seed, "adapt", "matched"),
+        root_key(route.seed, "adapt", "matched"),
         source.libraries,
         source.cells[rows],
         Ranges(*(r[rows] for r in source.ranges)),
-        count=config.adapt.matched,
+        count=settings.matched,
         chunk=chunk,
         window=source.window,
-        noise=noise_settings(config),
+        noise=route.autoencoder.noise,
     )

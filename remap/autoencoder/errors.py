@@ -20,7 +20,7 @@ from remap.autoencoder.members import Member
 from remap.autoencoder.network import Autoencoder, Pixels, reconstruction_error
 from remap.autoencoder.regress import Regressors
 from remap.autoencoder.sources import Sky
-from remap.config import ConfigError, record
+from remap.config import ConfigError, Section, record
 from remap.pmf.metrics import coverage, crps, residual_table
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import held_out
@@ -122,24 +122,27 @@ def bootstrap(
     return float(low), float(high)
 
 
-def label_rows(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    stars: Table,
-    sky: Sky,
-    catalogues: Mapping[str, Catalogue],
-) -> list[dict[str, Any]]:
-    """Estimates of survey stars against their labels: zero-shot deep-REMAP where it is there, before, after."""
-    gap = gap_settings(config)
-    routes = dict(catalogues)
+def zero_shot(config: ml_collections.ConfigDict, workdir: Path, stars: Table) -> dict[str, Catalogue]:
+    """What zero-shot deep-REMAP says of the stars, by name; nothing where its networks are not there."""
     arms = [stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
     if all(has_final(folder / "final") for folder in arms):
-        routes = {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)} | routes
-    else:
-        logger.info("report: no comparison with zero-shot deep-REMAP: launch.pretrain has not run here")
+        return {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)}
+    logger.info("report: no comparison with zero-shot deep-REMAP: launch.pretrain has not run here")
+    return {}
+
+
+def label_rows(
+    gap: GapSettings, groups: Section, stars: Table, sky: Sky, routes: Mapping[str, Catalogue]
+) -> list[dict[str, Any]]:
+    """Estimates of survey stars against their labels.
+
+    Args:
+      groups: name -> limits of labels (`stars.within`).
+      routes: name -> its estimates: "zero-shot", with which the others are compared, where it is there.
+    """
     rows = []
     for route, found in routes.items():
-        for group, limits in config.evaluate.groups.items():
+        for group, limits in groups.items():
             member = within(stars, limits) & sky.usable
             for label, edges in found.edges.items():
                 truth = np.asarray(stars[label], float)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,15 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from remap.autoencoder.members import Member, encode, load_members
+from remap.autoencoder.members import Member, Route, encode, open_route, read_members
 from remap.autoencoder.regress import Regressors, load_regressors
 from remap.autoencoder.regressor import predict_labels
-from remap.autoencoder.sources import Sky, open_sky
-from remap.config import ConfigError, config_to_json, record
+from remap.autoencoder.sources import Sky, read_sky
+from remap.config import ConfigError, Section, config_to_json, record
 from remap.labels import LabelBins
 from remap.pmf.distributions import count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.store.stars import readable_stars
-from remap.store.workdir import check_prepared
 
 KERNELS = ("spread", "residual")
 
@@ -45,6 +44,32 @@ class EstimateSettings:
             raise ConfigError(f"estimate.kernel must be one of {KERNELS}, found {self.kernel!r}")
         if self.refine < 1:
             raise ConfigError(f"estimate.refine: expected at least 1, found {self.refine}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogueSettings:
+    """How estimates become a catalogue.
+
+    Attributes:
+      estimate: how values become PMFs.
+      limits: of the flags (config section `predict`).
+      written: the whole config as plain values, for the catalogue's head.
+    """
+
+    estimate: EstimateSettings
+    limits: Section
+    written: dict[str, Any]
+
+
+def catalogue_settings(config: ml_collections.ConfigDict) -> CatalogueSettings:
+    """The settings that a config has.
+
+    Raises:
+      ConfigError: unknown or missing fields, or values that cannot be.
+    """
+    return CatalogueSettings(
+        record(EstimateSettings, config.estimate, "estimate"), config.predict, config_to_json(config)
+    )
 
 
 class Estimates(NamedTuple):
@@ -109,7 +134,7 @@ def fine_bins(label: LabelBins, refine: int) -> LabelBins:
 
 
 def make_catalogue(
-    config: ml_collections.ConfigDict,
+    settings: CatalogueSettings,
     labels: tuple[LabelBins, ...],
     arms: tuple[str, ...],
     estimates: Estimates,
@@ -127,22 +152,22 @@ def make_catalogue(
       steps: training steps of each autoencoder.
       date: ISO 8601; None = now.
     """
-    settings = record(EstimateSettings, config.estimate, "estimate")
-    limits = config.predict
+    limits, refine = settings.limits, settings.estimate.refine
     members = estimates.values.shape[0] * estimates.values.shape[1]
     flags = np.zeros(len(files), np.int32)
     pmfs, edges, units = {}, {}, {}
     for j, label in enumerate(labels):
-        fine = fine_bins(label, settings.refine)
+        fine = fine_bins(label, refine)
         values = estimates.values[:, :, j].reshape(members, -1)
-        width = kernel_width(values, estimates.residual[:, :, j].reshape(members), kernel=settings.kernel)
+        residual = estimates.residual[:, :, j].reshape(members)
+        width = kernel_width(values, residual, kernel=settings.estimate.kernel)
         pmf = np.where(sky.usable[:, None], mixture_pmf(values, width, fine.edges), np.nan)
         pmfs[label.name], edges[label.name], units[label.name] = pmf, fine.edges, fine.unit
-        flags[is_edge(pmf, bins=2 * settings.refine, mass=limits.edge_mass)] |= Flag.EDGE
-        flags[count_modes(pmf, prominence=limits.mode_prominence) > 1] |= Flag.MULTIMODAL
+        flags[is_edge(pmf, bins=2 * refine, mass=limits["edge_mass"])] |= Flag.EDGE
+        flags[count_modes(pmf, prominence=limits["mode_prominence"]) > 1] |= Flag.MULTIMODAL
     with np.errstate(invalid="ignore"):
-        flags[np.mean(sky.snr, axis=0) < limits.min_snr] |= Flag.LOW_SNR
-    flags[np.any(sky.coverage < limits.full_coverage, axis=0)] |= Flag.BAD_PIXELS
+        flags[np.mean(sky.snr, axis=0) < limits["min_snr"]] |= Flag.LOW_SNR
+    flags[np.any(sky.coverage < limits["full_coverage"], axis=0)] |= Flag.BAD_PIXELS
     flags[~sky.usable] = Flag.UNREADABLE
     table = build_catalogue(
         files,
@@ -158,7 +183,7 @@ def make_catalogue(
         star_ids=star_ids,
     )
     meta = provenance(
-        config=config_to_json(config),
+        config=settings.written,
         checkpoint_step=steps,
         date=date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         inputs=len(files),
@@ -176,17 +201,15 @@ def estimate(
         says without the bridge.
       date: of the catalogue, ISO 8601; None = now.
     """
-    workdir = Path(workdir)
-    record(EstimateSettings, config.estimate, "estimate")  # its mistakes before the networks are read
-    preprocessing = check_prepared(config, workdir)
-    members = load_members(config, workdir, "adapted" if adapted else "library")
-    sky = open_sky(config, workdir, preprocessing)
-    return estimate_sky(config, workdir, members, sky, adapted=adapted, date=date)
+    settings = catalogue_settings(config)  # its mistakes before the networks are read
+    route = open_route(config, Path(workdir))
+    members = read_members(route, "adapted" if adapted else "library")
+    return estimate_sky(route, settings, members, read_sky(route), adapted=adapted, date=date)
 
 
 def estimate_sky(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
+    route: Route,
+    settings: CatalogueSettings,
     members: list[Member],
     sky: Sky,
     *,
@@ -194,14 +217,13 @@ def estimate_sky(
     date: str | None,
 ) -> Catalogue:
     """As `estimate`, of encoders and spectra that have been read already."""
-    preprocessing = check_prepared(config, workdir)
-    regressors = load_regressors(config, workdir, config.regressor.encoder if adapted else "library")
-    stars = readable_stars(workdir)
-    latent = encode(members, sky.pixels.flux, chunk=config.autoencoder.chunk)
+    regressors = load_regressors(route, route.regressor.encoder if adapted else "library")
+    stars = readable_stars(route.workdir)
+    latent = encode(members, sky.pixels.flux, chunk=route.autoencoder.chunk)
     return make_catalogue(
-        config,
-        preprocessing.labels,
-        tuple(preprocessing.arms),
+        settings,
+        route.preprocessing.labels,
+        tuple(route.preprocessing.arms),
         estimate_labels(regressors, latent),
         sky,
         files=list(stars["file"]),

@@ -23,20 +23,14 @@ from astropy.table import Table
 from jaxtyping import Array, Float, Int
 
 from remap.autoencoder.inputs import draw_pool
-from remap.autoencoder.members import (
-    build_autoencoder,
-    fit_settings,
-    loss_settings,
-    stage_meta,
-)
+from remap.autoencoder.members import Route, fit_settings, open_route, stage_meta
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
-from remap.autoencoder.sources import noise_settings, open_source
+from remap.autoencoder.sources import read_source
 from remap.autoencoder.train import fit_autoencoder
 from remap.config import ConfigError, record
 from remap.store import checkpoint
 from remap.store.atomic import write_json
 from remap.store.records import read_records
-from remap.store.workdir import check_prepared
 from remap.train.keys import root_key
 from remap.train.loop import DivergedError, Run
 
@@ -80,12 +74,11 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     Raises:
       ValueError: the folder holds a search with other settings (both values of each difference are named).
     """
-    workdir = Path(workdir)
     grid = record(GridSettings, config.search, "search")
-    preprocessing = check_prepared(config, workdir)
-    folder = workdir / "search"
+    route = open_route(config, Path(workdir))
+    folder = route.workdir / "search"
     free = ("widths", "l1", "rates", "best")  # may grow without making what is done worthless
-    meta = stage_meta(config, preprocessing, "search", ("search",))
+    meta = stage_meta(config, route.preprocessing, "search", ("search",))
     meta["config"]["search"] = {k: v for k, v in meta["config"]["search"].items() if k not in free}
     known = folder / "settings.json"
     if known.exists():
@@ -100,10 +93,10 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     todo = [r for r in runs if _name(r) not in done]
     logger.info("search: %d runs, %d of them done already", len(runs), len(runs) - len(todo))
     if todo:
-        folds = _pools(config, workdir, preprocessing)
+        folds = _pools(route, grid.folds)
     for run in todo:
         try:
-            done[_name(run)] = _one(config, folder / _name(run), folds, meta, run)
+            done[_name(run)] = _one(route, grid.epochs, folder / _name(run), folds, meta, run)
         except DivergedError as error:  # a finding about this setting, with which the others go on
             logger.warning("search: %s", error)
             done[_name(run)] = np.inf
@@ -123,31 +116,31 @@ def _name(run: dict[str, Any]) -> str:
     return f"width{run['width']}_l1{run['l1']:g}_rate{run['rate']:g}_fold{run['fold']}"
 
 
-def _pools(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Any) -> list[Pixels]:
-    """Library spectra of the cells of each fold, equally many."""
-    section = config.autoencoder
-    source = open_source(config, workdir, preprocessing)
-    count = config.search.folds
+def _pools(route: Route, count: int) -> list[Pixels]:
+    """Library spectra of the cells of each of so many folds, equally many."""
+    settings = route.autoencoder
+    source = read_source(route)
     if not 2 <= count <= len(source.cells):
         raise ConfigError(f"search.folds: expected 2 to {len(source.cells)} (library cells), found {count}")
     fold: Int[np.ndarray, " cells"] = np.arange(len(source.cells)) % count  # the cells are shuffled
     return [
         draw_pool(
-            root_key(config.seed, "search", "fold", k),
+            root_key(route.seed, "search", "fold", k),
             source.libraries,
             source.cells[fold == k],
             jax.tree.map(lambda a, k=k: a[fold == k], source.ranges),
-            count=max(1, section.examples // count),
-            chunk=section.chunk,
+            count=max(1, settings.examples // count),
+            chunk=settings.chunk,
             window=source.window,
-            noise=noise_settings(config),
+            noise=settings.noise,
         ).pixels
         for k in range(count)
     ]
 
 
 def _one(
-    config: ml_collections.ConfigDict,
+    route: Route,
+    epochs: int,
     folder: Path,
     folds: list[Pixels],
     meta: dict[str, Any],
@@ -156,18 +149,20 @@ def _one(
     """Mean squared error on a fold of an autoencoder that was trained on the others."""
     train = jax.tree.map(lambda *a: jnp.concatenate(a), *(p for k, p in enumerate(folds) if k != run["fold"]))
     held = folds[run["fold"]]
-    settings = fit_settings(config.autoencoder, "autoencoder", run["rate"])
+    settings = route.autoencoder
     length = Run(
-        dataclasses.replace(settings, cycles=1, epochs_per_cycle=config.search.epochs),
-        max(1, len(train.flux) // config.autoencoder.batch_size),
-        root_key(config.seed, "search", "training", run["fold"]),
+        dataclasses.replace(
+            fit_settings(settings, run["rate"], settings.rate_fall), cycles=1, epochs_per_cycle=epochs
+        ),
+        max(1, len(train.flux) // settings.batch_size),
+        root_key(route.seed, "search", "training", run["fold"]),
         folder,
         meta | run,
         _name(run),
     )
-    params = fit_autoencoder(config, train, held, length, width=run["width"], l1=run["l1"])
-    model = build_autoencoder(config, run["width"], held.flux.shape[1])
-    return float(_reconstruction(model, params, held, loss_settings(config, 0.0)))
+    params = fit_autoencoder(settings, train, held, length, width=run["width"], l1=run["l1"])
+    model = settings.model(run["width"], held.flux.shape[1])
+    return float(_reconstruction(model, params, held, settings.loss(0.0)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

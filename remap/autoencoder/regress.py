@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jaxtyping import Array
 
 from remap.autoencoder.members import (
-    ADAPT,
     REGRESSOR,
+    Route,
     encode,
-    load_members,
-    member_settings,
-    stage_meta,
+    open_route,
+    read_members,
 )
 from remap.autoencoder.regressor import (
     Examples,
     Regressor,
     RegressorObjective,
-    RegressorSettings,
+    RegressSettings,
     Scaling,
     find_scaling,
     init_networks,
@@ -31,14 +31,12 @@ from remap.autoencoder.regressor import (
     standardise,
     take_examples,
 )
-from remap.autoencoder.sources import held_pool, open_source, training_pool
-from remap.config import record
-from remap.preprocess.description import Preprocessing
+from remap.autoencoder.sources import held_pool, read_source, training_pool
 from remap.sampling.batches import FixedSource
 from remap.store import checkpoint
-from remap.store.workdir import check_prepared, stage_folder, write_config
+from remap.store.workdir import stage_folder, write_config
 from remap.train.keys import root_key
-from remap.train.loop import FitSettings, Run, fit
+from remap.train.loop import Run, fit
 from remap.train.objectives import Task
 
 
@@ -54,25 +52,9 @@ class Regressors(NamedTuple):
     step: int
 
 
-def encoders(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The encoders whose library features regressors are trained on: before the fine-tuning, and the config's."""
-    return tuple(dict.fromkeys(("library", config.regressor.encoder)))
-
-
-def _regressor_meta(
-    config: ml_collections.ConfigDict, preprocessing: Preprocessing, encoder: str
-) -> dict[str, Any]:
-    sections = (REGRESSOR,) if encoder == "library" else (ADAPT, REGRESSOR)
-    meta = stage_meta(config, preprocessing, REGRESSOR, sections)
-    meta["config"][REGRESSOR].pop("encoder")  # those of "library" are the same whatever is used in the end
-    members = [member_settings(config, i) for i in range(len(config.autoencoder.members))]
-    return meta | {"encoder": encoder, "members": members}
-
-
-def build_regressor(config: ml_collections.ConfigDict) -> Regressor:
-    """The network that the config section `regressor` describes."""
-    section = config.regressor
-    return Regressor(RegressorSettings(tuple(section.filters), tuple(section.dense)))
+def encoders(settings: RegressSettings) -> tuple[str, ...]:
+    """The encoders whose library features regressors are trained on: before the fine-tuning, and the chosen one."""
+    return tuple(dict.fromkeys(("library", settings.encoder)))
 
 
 def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -81,29 +63,31 @@ def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     `regressor.encoder` "library" trains them on features of the encoders before their fine-tuning (published: the
     library's features come from those, the stars' from the fine-tuned ones); "adapted" has one encoder for both.
     """
-    workdir = Path(workdir)
-    preprocessing = check_prepared(config, workdir)
+    route = open_route(config, Path(workdir))
     pools = None
-    for encoder in encoders(config):
-        meta = _regressor_meta(config, preprocessing, encoder)
-        folder = stage_folder(workdir, REGRESSOR, encoder)
+    for encoder in encoders(route.regressor):
+        meta = route.regressor_metas[encoder]
+        folder = stage_folder(route.workdir, REGRESSOR, encoder)
         if checkpoint.is_finished(folder, meta):
             continue
         if pools is None:
-            source = open_source(config, workdir, preprocessing)
-            pools = training_pool(config, source), held_pool(config, source)
-        members = load_members(config, workdir, encoder)
-        chunk = config.autoencoder.chunk
+            source = read_source(route)
+            pools = training_pool(route, source), held_pool(route, source)
+        members = read_members(route, encoder)
+        chunk = route.autoencoder.chunk
         examples, aside = (
             Examples(jnp.asarray(encode(members, pool.pixels.flux, chunk=chunk)), pool.labels)
             for pool in pools
         )
-        _fit_regressors(config, examples, aside, folder=folder, meta=meta, name=f"regressor {encoder}")
-    write_config(workdir, config)
+        key = root_key(route.seed, "regressor")
+        named = {"folder": folder, "meta": meta, "name": f"regressor {encoder}"}
+        _fit_regressors(route.regressor, key, examples, aside, **named)
+    write_config(route.workdir, config)
 
 
 def _fit_regressors(
-    config: ml_collections.ConfigDict,
+    settings: RegressSettings,
+    key: Array,
     examples: Examples,
     aside: Examples,
     *,
@@ -112,23 +96,22 @@ def _fit_regressors(
     name: str,
 ) -> None:
     """Trains the regressors of one encoder and saves them with their error on the examples kept aside."""
-    section = config.regressor
     scaling = find_scaling(examples)
-    model = build_regressor(config)
-    init_key, fit_key = jax.random.split(root_key(config.seed, "regressor"))
+    model = settings.model
+    init_key, fit_key = jax.random.split(key)
     autoencoders, count, features = examples.latent.shape
     params = init_networks(
         model,
         init_key,
         autoencoders=autoencoders,
-        networks=section.networks,
+        networks=settings.networks,
         labels=examples.labels.shape[1],
         features=features,
     )
     # The networks have nothing in common, so that a norm over all of them would mean nothing.
-    settings = dataclasses.replace(record(FitSettings, section, "regressor", part=True), clip_norm=None)
-    run = Run(settings, max(1, count // section.batch_size), fit_key, folder, meta, name)
-    source = FixedSource(_scaled(examples, scaling), count, section.batch_size, take_examples)
+    unclipped = dataclasses.replace(settings, clip_norm=None)
+    run = Run(unclipped, max(1, count // settings.batch_size), fit_key, folder, meta, name)
+    source = FixedSource(_scaled(examples, scaling), count, settings.batch_size, take_examples)
     task = Task(RegressorObjective(model), params, (), source, _scaled(aside, scaling))
     params = fit(task, run.optimizer(), run).params
     error = predict_labels(model, params, scaling, aside.latent) - aside.labels.T[None, None]
@@ -145,21 +128,21 @@ def _scaled(examples: Examples, scaling: Scaling) -> Examples:
     return Examples(standardise(examples.latent, scaling), labels)
 
 
-def load_regressors(config: ml_collections.ConfigDict, workdir: Path, encoder: str) -> Regressors:
+def load_regressors(route: Route, encoder: str) -> Regressors:
     """The regressors trained on the features of an encoder ("library" or "adapted").
 
     Raises:
       FileNotFoundError: they have not been trained.
       ValueError: they were trained with other settings.
     """
-    folder = stage_folder(workdir, REGRESSOR, encoder)
+    folder = stage_folder(route.workdir, REGRESSOR, encoder)
     variables, found = checkpoint.load_final(folder / "final")
     step = found.pop("step")
-    expected = checkpoint.plain(_regressor_meta(config, check_prepared(config, workdir), encoder))
+    expected = checkpoint.plain(route.regressor_metas[encoder])
     checkpoint.check_equal(found, expected, f"{folder}: trained with other settings")
     variables = jax.tree.map(jnp.asarray, variables)
     return Regressors(
-        build_regressor(config),
+        route.regressor.model,
         variables["params"],
         Scaling(**variables["scaling"]),
         np.asarray(variables["residual"]),

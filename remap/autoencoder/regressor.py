@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from remap.train.loop import FitSettings
 from remap.train.objectives import Stateless
 
 
@@ -50,6 +51,35 @@ class RegressorSettings:
 
     filters: tuple[int, ...] = (64, 32)
     dense: tuple[int, ...] = (256, 128, 64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegressSettings(FitSettings):
+    """Of the stage `regress` (config section `regressor`).
+
+    Attributes:
+      encoder: whose features of library spectra to learn from, "library" or "adapted".
+      networks: per autoencoder and label.
+      filters, dense: see `RegressorSettings`; one shape for all labels, so that they train under `vmap`.
+      batch_size: spectra in a batch.
+    """
+
+    cycles: int = 1
+    epochs_per_cycle: int = 200
+    rate_high: float = 1e-2
+    rate_low: float = 1e-4
+    checkpoint_epochs: int = 20
+    keep: int = 1
+    encoder: str = "library"
+    networks: int = 5
+    filters: tuple[int, ...] = (64, 32)
+    dense: tuple[int, ...] = (256, 128, 64)
+    batch_size: int = 32
+
+    @property
+    def model(self) -> Regressor:
+        """One network."""
+        return Regressor(RegressorSettings(tuple(self.filters), tuple(self.dense)))
 
 
 class PairConvolution(nn.Module):

@@ -24,19 +24,24 @@ from remap.autoencoder.errors import (
     label_rows,
     library_rows,
     reconstruction_rows,
+    zero_shot,
 )
-from remap.autoencoder.estimate import estimate_sky
+from remap.autoencoder.estimate import catalogue_settings, estimate_sky
 from remap.autoencoder.inputs import Pool, pool_at
 from remap.autoencoder.members import (
     ADAPT,
     AUTOENCODER,
     REGRESSOR,
+    EnsembleSettings,
     Member,
+    Route,
     encode,
-    load_members,
+    open_route,
+    read_members,
 )
 from remap.autoencoder.regress import load_regressors
-from remap.autoencoder.sources import Sky, Source, held_pool, noise_settings, open_sky, open_source
+from remap.autoencoder.sources import Sky, Source, held_pool, read_sky, read_source
+from remap.config import Section, record
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue
 from remap.report.maps import latent_maps
@@ -45,7 +50,6 @@ from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
-from remap.store.workdir import check_prepared
 from remap.train.keys import root_key
 
 logger = logging.getLogger(__name__)
@@ -70,36 +74,36 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     Args:
       date: of the catalogues, ISO 8601; None = now.
     """
-    workdir = Path(workdir)
-    out = workdir / "bridge"
-    gap = gap_settings(config)
-    preprocessing = check_prepared(config, workdir)
-    stars = readable_stars(workdir)
-    source = open_source(config, workdir, preprocessing)
-    sky = open_sky(config, workdir, preprocessing)
-    members = {name: load_members(config, workdir, name) for name in ("library", "adapted")}
-    held = held_pool(config, source)
+    gap, settings = gap_settings(config), catalogue_settings(config)
+    groups_of_stars = config.evaluate.groups
+    route = open_route(config, Path(workdir))
+    out = route.workdir / "bridge"
+    stars = readable_stars(route.workdir)
+    source, sky = read_source(route), read_sky(route)
+    members = {name: read_members(route, name) for name in ("library", "adapted")}
+    held = held_pool(route, source)
 
     catalogues = {
-        "before": estimate_sky(config, workdir, members["library"], sky, adapted=False, date=date),
-        "after": estimate_sky(config, workdir, members["adapted"], sky, adapted=True, date=date),
+        "before": estimate_sky(route, settings, members["library"], sky, adapted=False, date=date),
+        "after": estimate_sky(route, settings, members["adapted"], sky, adapted=True, date=date),
     }
     for name, found in catalogues.items():
         found.write(out / ("estimates.fits" if name == "after" else "before.fits"), overwrite=True)
-    names = [b.name for b in preprocessing.labels]
-    rows = label_rows(config, workdir, stars, sky, catalogues)
-    labels = Table(rows + _library_rows(config, workdir, members, held, names))
+    names = [b.name for b in route.preprocessing.labels]
+    routes = zero_shot(config, route.workdir, stars) | catalogues
+    rows = label_rows(gap, groups_of_stars, stars, sky, routes)
+    labels = Table(rows + _library_rows(route, gap, members, held, names))
     scale = source.window.high - source.window.low
     reconstruction = Table(reconstruction_rows(gap, members, sky, held.pixels, scale=scale))
     matched = match(config, source, stars, sky, names)
     features, domains = None, Table()
     if matched is not None:
-        features = _features(members, sky, matched, chunk=config.autoencoder.chunk)
+        features = _features(members, sky, matched, chunk=route.autoencoder.chunk)
         groups = {"all": np.ones(len(stars), bool), "kept aside": sky.held}
-        for name, limits in config.evaluate.groups.items():
+        for name, limits in groups_of_stars.items():
             groups.setdefault(name, within(stars, limits))
         groups = {name: mask[matched.stars] for name, mask in groups.items()}
-        domains = Table(_domain_rows(gap, pairs(features, config.regressor.encoder), groups))
+        domains = Table(_domain_rows(gap, pairs(features, route.regressor.encoder), groups))
     tables = {"labels": labels, "reconstruction": reconstruction} | (
         {} if matched is None else {"domains": domains}
     )
@@ -109,28 +113,33 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
                 column.info.format = ".4g"
         table.write(out / f"{name}.ecsv", format="ascii.ecsv", overwrite=True)
     try:
-        _plot(config, workdir, out, stars, matched, features, catalogues["after"])
+        _plot_labels(out, groups_of_stars, stars, catalogues["after"])
+        _plot_curves(out, route.workdir)
+        if matched is not None and features is not None:
+            first = next(iter(catalogues["after"].edges))
+            colour = np.asarray(stars[first], float)[matched.stars]
+            _plot_latents(out, gap, pairs(features, route.regressor.encoder), first, colour)
     except ImportError as error:
         logger.warning("report: figures are missing: %s", error)
     return Report(domains, reconstruction, labels)
 
 
 def _library_rows(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
+    route: Route,
+    gap: GapSettings,
     members: Mapping[str, list[Member]],
     held: Pool,
     names: list[str],
 ) -> list[dict[str, Any]]:
     """`errors.library_rows` of the encoders in question."""
-    encoder = config.regressor.encoder
+    encoder = route.regressor.encoder
     latents = {
-        name: encode(members[name], held.pixels.flux, chunk=config.autoencoder.chunk)
+        name: encode(members[name], held.pixels.flux, chunk=route.autoencoder.chunk)
         for name in dict.fromkeys((encoder, "adapted"))
     }
     truth = dict(zip(names, np.asarray(held.labels).T, strict=True))
-    regressors = load_regressors(config, workdir, encoder)
-    return library_rows(gap_settings(config), regressors, latents, truth)
+    regressors = load_regressors(route, encoder)
+    return library_rows(gap, regressors, latents, truth)
 
 
 class Matched(NamedTuple):
@@ -148,6 +157,7 @@ def match(
 
     None, with a warning, where there are fewer such stars than folds of the classifier (a survey without labels).
     """
+    settings = record(EnsembleSettings, config.autoencoder, "autoencoder")
     values = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
     cell, place = locate(source.libraries[0], values)
     chosen = np.flatnonzero((cell >= 0) & sky.usable)
@@ -164,9 +174,9 @@ def match(
             source.libraries,
             cell[chosen],
             place[chosen],
-            chunk=config.autoencoder.chunk,
+            chunk=settings.chunk,
             window=source.window,
-            noise=noise_settings(config),
+            noise=settings.noise,
         )
         for i in range(2)
     ]
@@ -289,36 +299,40 @@ def compare(
     }
 
 
-def _plot(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    out: Path,
-    stars: Table,
-    matched: Matched | None,
-    features: Features | None,
-    catalogue: Catalogue,
-) -> None:
+def _plot_labels(out: Path, groups: Section, stars: Table, catalogue: Catalogue) -> None:
     groups_one_to_one(
         out / "one_to_one.png",
         catalogue.table,
         stars,
-        {name: within(stars, limits) for name, limits in config.evaluate.groups.items()},
+        {name: within(stars, limits) for name, limits in groups.items()},
         labels=list(catalogue.edges),
         title="autoencoder route: no label of these stars was used",
     )
+
+
+def _plot_curves(out: Path, workdir: Path) -> None:
     for stage in (AUTOENCODER, ADAPT, REGRESSOR):
         for path in sorted((workdir / stage).glob("*/metrics.jsonl")):
             if records := read_records(path):
                 training_curves(out / f"training_{stage}_{path.parent.name}.png", records)
-    if matched is None or features is None:
-        return
-    first = next(iter(catalogue.edges))
-    chosen = pairs(features, config.regressor.encoder)
+
+
+def _plot_latents(
+    out: Path,
+    gap: GapSettings,
+    compared: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    label: str,
+    colour: Float[np.ndarray, " stars"],
+) -> None:
+    """Maps of the features; see `pairs` for `compared`."""
     latent_maps(
         out / "latents.png",
-        {name: tuple(np.concatenate(list(z), axis=1) for z in chosen[name]) for name in ("before", "after")},
-        colour=np.asarray(stars[first], float)[matched.stars],
-        colour_name=first,
-        perplexity=config.gap.perplexity,
-        seed=config.seed,
+        {
+            name: tuple(np.concatenate(list(z), axis=1) for z in compared[name])
+            for name in ("before", "after")
+        },
+        colour=colour,
+        colour_name=label,
+        perplexity=gap.perplexity,
+        seed=gap.seed,
     )

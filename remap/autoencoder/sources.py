@@ -10,7 +10,6 @@ import ml_collections
 import numpy as np
 
 from remap.autoencoder.inputs import (
-    Noise,
     Pool,
     Ranges,
     Window,
@@ -21,9 +20,8 @@ from remap.autoencoder.inputs import (
     make_window,
     survey_pixels,
 )
-from remap.autoencoder.network import (
-    Pixels,
-)
+from remap.autoencoder.members import Route, make_route
+from remap.autoencoder.network import Pixels
 from remap.config import ConfigError
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
@@ -44,19 +42,22 @@ class Sky(NamedTuple):
 
 
 def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Sky:
+    """As `read_sky`, of a working folder that is not open yet."""
+    return read_sky(make_route(config, workdir, preprocessing))
+
+
+def read_sky(route: Route) -> Sky:
     """The survey of a working folder. Its labels are not looked at.
 
     Raises:
       ValueError: no spectrum covers every arm, or the split leaves none to train on.
     """
-    stars = readable_stars(workdir)
-    surveys, snr = load_surveys(workdir, preprocessing)
-    good = np.all(
-        [usable(s.flux, s.valid, min_coverage=config.predict.min_coverage) for s in surveys], axis=0
-    )
+    stars = readable_stars(route.workdir)
+    surveys, snr = load_surveys(route.workdir, route.preprocessing)
+    good = np.all([usable(s.flux, s.valid, min_coverage=route.min_coverage) for s in surveys], axis=0)
     ids = np.asarray(stars["star_id"])
     split = split_stars(
-        ids, folds=2, fold=-1, validation=config.adapt.validation, seed=config.seed
+        ids, folds=2, fold=-1, validation=route.kept_aside, seed=route.seed
     )  # fold -1: no test stars
     held = split == "val"
     if not (good & ~held).any():
@@ -64,7 +65,7 @@ def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Pr
             f"adapt: expected survey spectra to train on, found {np.count_nonzero(good)} of {len(good)} that "
             f"cover every arm, all kept aside"
         )
-    pixels = survey_pixels(open_window(config, preprocessing), surveys)
+    pixels = survey_pixels(open_window(route), surveys)
     return Sky(pixels, good, held, np.stack([s.valid.mean(axis=1) for s in surveys]), snr)
 
 
@@ -79,27 +80,33 @@ class Source(NamedTuple):
     held_ranges: Ranges
 
 
-def open_window(config: ml_collections.ConfigDict, preprocessing: Preprocessing) -> Window:
-    """How the config scales the pixels of all arms."""
-    section = config.autoencoder
-    return make_window(preprocessing, low=section.scale_low, high=section.scale_high)
+def open_window(route: Route) -> Window:
+    """How the pixels of all arms are scaled."""
+    return make_window(
+        route.preprocessing, low=route.autoencoder.scale_low, high=route.autoencoder.scale_high
+    )
 
 
 def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Source:
+    """As `read_source`, of a working folder that is not open yet."""
+    return read_source(make_route(config, workdir, preprocessing))
+
+
+def read_source(route: Route) -> Source:
     """The library with the cells that training may draw from, and those kept aside for validation."""
-    section = config.autoencoder
-    libraries = load_libraries(workdir, preprocessing, interpolate=config.library.interpolate)
-    cells, ranges = limit_cells(libraries[0], section.limits, [b.name for b in preprocessing.labels])
-    order = np.asarray(jax.random.permutation(root_key(config.seed, "autoencoder", "split"), len(cells)))
-    held = round(section.validation * len(cells))
+    settings = route.autoencoder
+    libraries = load_libraries(route.workdir, route.preprocessing, interpolate=route.interpolate)
+    cells, ranges = limit_cells(libraries[0], settings.limits, [b.name for b in route.preprocessing.labels])
+    order = np.asarray(jax.random.permutation(root_key(route.seed, "autoencoder", "split"), len(cells)))
+    held = round(settings.validation * len(cells))
     if not 0 < held < len(cells):
         raise ConfigError(
-            f"autoencoder.validation {section.validation} of {len(cells)} library cells: expected at least one "
+            f"autoencoder.validation {settings.validation} of {len(cells)} library cells: expected at least one "
             f"kept aside and one to train on, found {held} kept aside"
         )
     aside, trained = order[:held], order[held:]
     return Source(
-        open_window(config, preprocessing),
+        open_window(route),
         libraries,
         cells[trained],
         Ranges(*(r[trained] for r in ranges)),
@@ -108,40 +115,25 @@ def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing:
     )
 
 
-def noise_settings(config: ml_collections.ConfigDict) -> Noise:
-    """The noise of library spectra, from the config section `autoencoder`."""
-    section = config.autoencoder
-    return Noise(section.noise_low, section.noise_high, section.denoise)
-
-
-def training_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
+def training_pool(route: Route, source: Source) -> Pool:
     """The library spectra that autoencoders and regressors are trained on."""
-    cells = source.cells, source.ranges
-    return _pool(config, source, "pool", *cells, count=config.autoencoder.examples)
+    return _pool(route, source, "pool", source.cells, source.ranges, count=route.autoencoder.examples)
 
 
-def held_pool(config: ml_collections.ConfigDict, source: Source) -> Pool:
+def held_pool(route: Route, source: Source) -> Pool:
     """Library spectra of cells that no network has seen."""
     cells = source.held_cells, source.held_ranges
-    return _pool(config, source, "held", *cells, count=config.autoencoder.validation_size)
+    return _pool(route, source, "held", *cells, count=route.autoencoder.validation_size)
 
 
-def _pool(
-    config: ml_collections.ConfigDict,
-    source: Source,
-    what: str,
-    cells: np.ndarray,
-    ranges: Ranges,
-    *,
-    count: int,
-) -> Pool:
+def _pool(route: Route, source: Source, what: str, cells: np.ndarray, ranges: Ranges, *, count: int) -> Pool:
     return draw_pool(
-        root_key(config.seed, "autoencoder", what),
+        root_key(route.seed, "autoencoder", what),
         source.libraries,
         cells,
         ranges,
         count=count,
-        chunk=config.autoencoder.chunk,
+        chunk=route.autoencoder.chunk,
         window=source.window,
-        noise=noise_settings(config),
+        noise=route.autoencoder.noise,
     )

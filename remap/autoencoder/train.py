@@ -10,21 +10,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from remap.autoencoder.members import (
-    AUTOENCODER,
-    build_autoencoder,
-    fit_settings,
-    loss_settings,
-    member_folder,
-    member_meta,
-    member_settings,
-)
+from remap.autoencoder.members import AUTOENCODER, EnsembleSettings, fit_settings, member_folder, open_route
 from remap.autoencoder.network import AutoencoderObjective, Pixels, init_params
-from remap.autoencoder.sources import held_pool, open_source, training_pool
+from remap.autoencoder.sources import held_pool, read_source, training_pool
 from remap.network.resnet import count_parameters
 from remap.sampling.batches import fixed_rows
 from remap.store import checkpoint
-from remap.store.workdir import check_prepared, write_config
+from remap.store.workdir import write_config
 from remap.train.keys import root_key
 from remap.train.loop import Run, fit
 from remap.train.objectives import Task
@@ -34,44 +26,43 @@ logger = logging.getLogger(__name__)
 
 def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Trains every member of `autoencoder.members` on library spectra; finished ones are left as they are."""
-    workdir = Path(workdir)
-    preprocessing = check_prepared(config, workdir)
+    route = open_route(config, Path(workdir))
+    settings = route.autoencoder
     todo = []
-    for i in range(len(config.autoencoder.members)):
-        meta = member_meta(config, preprocessing, AUTOENCODER, i)
-        if not checkpoint.is_finished(member_folder(workdir, AUTOENCODER, i), meta):
+    for i, meta in enumerate(route.member_metas[AUTOENCODER]):
+        if not checkpoint.is_finished(member_folder(route.workdir, AUTOENCODER, i), meta):
             todo.append((i, meta))
     if todo:
-        source = open_source(config, workdir, preprocessing)
-        pool, held = training_pool(config, source).pixels, held_pool(config, source).pixels
+        source = read_source(route)
+        pool, held = training_pool(route, source).pixels, held_pool(route, source).pixels
     for i, meta in todo:
-        folder = member_folder(workdir, AUTOENCODER, i)
-        own = member_settings(config, i)
+        folder = member_folder(route.workdir, AUTOENCODER, i)
+        own = settings.member(i)
         run = Run(
-            fit_settings(config.autoencoder, "autoencoder", own["rate"]),
-            max(1, len(pool.flux) // config.autoencoder.batch_size),
-            root_key(config.seed, "autoencoder", "member", i),
+            fit_settings(settings, own["rate"], settings.rate_fall),
+            max(1, len(pool.flux) // settings.batch_size),
+            root_key(route.seed, "autoencoder", "member", i),
             folder,
             meta,
             f"autoencoder {i}",
         )
-        params = fit_autoencoder(config, pool, held, run, width=own["width"], l1=own["l1"])
+        params = fit_autoencoder(settings, pool, held, run, width=own["width"], l1=own["l1"])
         checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": run.total})
-    write_config(workdir, config)
+    write_config(route.workdir, config)
 
 
 def fit_autoencoder(
-    config: ml_collections.ConfigDict, pool: Pixels, held: Pixels, run: Run, *, width: int, l1: float
+    settings: EnsembleSettings, pool: Pixels, held: Pixels, run: Run, *, width: int, l1: float
 ) -> Any:
     """Trains one autoencoder on fixed library spectra; returns its parameters, averaged over the ends of cycles.
 
     Args:
       run: its key is split: one half draws the first parameters.
     """
-    model = build_autoencoder(config, width, pool.flux.shape[1])
+    model = settings.model(width, pool.flux.shape[1])
     init_key, fit_key = jax.random.split(run.key)
     params = init_params(model, init_key)
-    size = config.autoencoder.batch_size
+    size = settings.batch_size
     logger.info(
         "%s: width %d, %d parameters, %d steps of %d spectra per epoch",
         run.name,
@@ -80,7 +71,6 @@ def fit_autoencoder(
         run.steps,
         size,
     )
-    task = Task(
-        AutoencoderObjective(model, loss_settings(config, l1)), params, (), fixed_rows(pool, size), held
-    )
+    objective = AutoencoderObjective(model, settings.loss(l1))
+    task = Task(objective, params, (), fixed_rows(pool, size), held)
     return fit(task, run.optimizer(), dataclasses.replace(run, key=fit_key)).params

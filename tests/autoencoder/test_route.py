@@ -12,7 +12,7 @@ from helpers import tiny
 
 from remap.autoencoder import adapt, errors, regress
 from remap.autoencoder.estimate import estimate, estimate_labels
-from remap.autoencoder.members import encode, load_members, member_folder
+from remap.autoencoder.members import encode, load_members, member_folder, open_route
 from remap.autoencoder.report import report
 from remap.autoencoder.sources import held_pool, open_sky, open_source, training_pool
 from remap.autoencoder.train import train_autoencoders
@@ -206,14 +206,15 @@ def test_a_stage_that_misses_the_one_before_says_so(route_prepared, tiny_data):
 
 def test_regressors_come_back_with_their_scaling_and_their_errors_on_unseen_cells(route, tiny_data):
     config = tiny.route_config(tiny_data)
-    found = regress.load_regressors(config, route, "library")
+    opened = open_route(config, route)
+    found = regress.load_regressors(opened, "library")
     source = open_source(config, route, read_preprocessing(route))
     members = load_members(config, route, "library")
-    pool = training_pool(config, source)
+    pool = training_pool(opened, source)
     latent = encode(members, pool.pixels.flux, chunk=16)
     np.testing.assert_allclose(found.scaling.label_mean, np.asarray(pool.labels).mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(found.scaling.latent_mean, latent.mean(axis=1), rtol=1e-4, atol=1e-6)
-    held = held_pool(config, source)
+    held = held_pool(opened, source)
     values = estimate_labels(found, encode(members, held.pixels.flux, chunk=16)).values
     error = values - np.asarray(held.labels).T[None, None]
     np.testing.assert_allclose(found.residual, np.sqrt((error**2).mean(axis=-1)), rtol=1e-4)
@@ -226,7 +227,9 @@ def test_one_encoder_for_both_domains_trains_a_second_set_of_regressors(route, c
     workdir = copy(route)
     config = tiny.route_config(tiny_data, regressor__encoder="adapted")
     regress.regress(config, workdir)
-    library, adapted = (regress.load_regressors(config, workdir, e) for e in ("library", "adapted"))
+    library, adapted = (
+        regress.load_regressors(open_route(config, workdir), e) for e in ("library", "adapted")
+    )
     assert not np.allclose(library.scaling.latent_mean, adapted.scaling.latent_mean)
     found = estimate(config, workdir, date="2024-01-01")
     assert not np.allclose(found.table["teff"], estimate(config, workdir, adapted=False).table["teff"])
@@ -284,7 +287,8 @@ def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data
     stars = readable_stars(workdir)
     catalogue = estimate(config, workdir, date="2024-01-01")
     sky = open_sky(config, workdir, read_preprocessing(workdir))
-    rows = errors.label_rows(config, workdir, stars, sky, {"after": catalogue})
+    routes = errors.zero_shot(config, workdir, stars) | {"after": catalogue}
+    rows = errors.label_rows(errors.gap_settings(config), config.evaluate.groups, stars, sky, routes)
     found = {(r["route"], r["group"], r["label"]): r for r in rows}
     after, before = found["after", "dwarfs", "teff"], found["zero-shot", "dwarfs", "teff"]
     assert after["n"] == before["n"] > 10

@@ -16,11 +16,9 @@ from remap.autoencoder.errors import GapSettings, gap_settings
 from remap.autoencoder.estimate import EstimateSettings
 from remap.autoencoder.grid_search import GridSettings, combinations
 from remap.autoencoder.inputs import Noise, make_window
-from remap.autoencoder.members import ENCODERS, build_autoencoder, loss_settings, member_settings
+from remap.autoencoder.members import ENCODERS, EnsembleSettings
 from remap.autoencoder.network import AutoencoderLoss, AutoencoderSettings, adapt_rules
-from remap.autoencoder.regress import build_regressor
-from remap.autoencoder.regressor import RegressorSettings
-from remap.autoencoder.sources import noise_settings
+from remap.autoencoder.regressor import RegressorSettings, RegressSettings
 from remap.config import ConfigError, record
 from remap.continuum.common import MIN_PIXELS
 from remap.io import FORMATS
@@ -145,15 +143,16 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
     c = get(name, arg)
     preprocessing = make_preprocessing(c)
     pixels = sum(len(preprocessing.wave(arm)) for arm in preprocessing.arms)
-    for i in range(len(c.autoencoder.members)):
-        build_autoencoder(c, member_settings(c, i)["width"], pixels)
+    settings = record(EnsembleSettings, c.autoencoder, "autoencoder")
+    for i in range(len(settings.members)):
+        assert settings.model(settings.member(i)["width"], pixels)
     for run in combinations(record(GridSettings, c.search, "search")):
-        build_autoencoder(c, run["width"], pixels)
+        assert settings.model(run["width"], pixels)
     make_window(preprocessing, low=c.autoencoder.scale_low, high=c.autoencoder.scale_high)
-    noise_settings(c)
-    loss_settings(c, 1e-7)
+    assert settings.noise
+    assert settings.loss(1e-7)
     adapt_rules(c.adapt.trains)
-    build_regressor(c)
+    assert record(RegressSettings, c.regressor, "regressor").model
     assert set(c.autoencoder.limits) <= set(c.label_names)
     assert c.regressor.encoder in ENCODERS
     record(EstimateSettings, c.estimate, "estimate")
@@ -162,15 +161,17 @@ def test_config_describes_a_whole_autoencoder_route(name, arg):
 
 def test_defaults_of_the_routes_records_are_the_published_values():
     c = get("carmenes")
-    section = c.autoencoder
+    settings = record(EnsembleSettings, c.autoencoder, "autoencoder")
+    assert settings == EnsembleSettings(limits=settings.limits)
+    assert record(RegressSettings, c.regressor, "regressor") == RegressSettings()
     assert gap_settings(c) == GapSettings()
     assert record(GridSettings, c.search, "search") == GridSettings()
-    assert noise_settings(c) == Noise()
+    assert settings.noise == Noise()
     assert record(EstimateSettings, c.estimate, "estimate") == EstimateSettings()
-    width, l1, _ = section.members[0]
-    assert build_autoencoder(c, width, 24).settings == AutoencoderSettings(width)
-    assert loss_settings(c, l1) == AutoencoderLoss()
-    assert build_regressor(c).settings == RegressorSettings()
+    width, l1, _ = settings.members[0]
+    assert settings.model(width, 24).settings == AutoencoderSettings(width)
+    assert settings.loss(l1) == AutoencoderLoss()
+    assert RegressSettings().model.settings == RegressorSettings()
 
 
 @pytest.mark.parametrize(
