@@ -24,6 +24,7 @@ from remap.config import SECTIONS, ConfigError, Section, apply_overrides, decidi
 from remap.pmf.metrics import crps, nll
 from remap.predict.held_out import predict_held_out
 from remap.stages.align import align
+from remap.stages.evaluate import EvaluateSettings
 from remap.stages.finetune import finetune
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
@@ -126,7 +127,7 @@ def plan(config: ml_collections.ConfigDict) -> list[Variant]:
             parts = tuple(Part(label, (label,), _one_label(changed, label)) for label in labels)
         else:
             parts = (Part("", labels, changed),)
-        out.append(Variant(name, told or _named(base, changes), parts, not told))
+        out.append(Variant(name, told or _named(changes), parts, not told))
     return out
 
 
@@ -148,6 +149,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     settings = record(AblateSettings, config.ablate, "ablate")
     variants = plan(config)
     base = variants[0].parts[0].config
+    report = record(EvaluateSettings, base.evaluate, "evaluate")
     seeds = settings.seeds
     if (workdir / "data" / "preprocessing.json").exists():
         check_prepared(base, workdir)
@@ -170,7 +172,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             results,
             stars,
             labels=tuple(base.label_names),
-            groups=base.evaluate.groups,
+            groups=report.groups,
             resamples=settings.resamples,
             level=settings.level,
         )
@@ -288,6 +290,6 @@ def _one_label(config: ml_collections.ConfigDict, label: str) -> ml_collections.
     return out
 
 
-def _named(config: ml_collections.ConfigDict, changes: Section) -> tuple[str, ...]:
+def _named(changes: Section) -> tuple[str, ...]:
     """The fields that `changes` names with the value that the config has anyway."""
     return tuple(f"{'.'.join(path)}: {value}" for path, value in leaves(changes))
