@@ -120,7 +120,7 @@ class FinetuneSettings(FitSettings):
     noise_low: float = 0.0
     noise_high: float = 0.0
     augment: Section = dataclasses.field(default_factory=dict)
-    select: Section = dataclasses.field(default_factory=dict)
+    select: Section = dataclasses.field(default_factory=lambda: {"logg": (3.5, 5.5)})
     rehearsal: float = 0.0
     rehearsal_augment: Section = dataclasses.field(default_factory=dict)
     correction: str = "none"

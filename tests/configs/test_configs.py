@@ -23,15 +23,19 @@ from remap.config import ConfigError, record
 from remap.continuum.common import MIN_PIXELS
 from remap.io import FORMATS
 from remap.network.losses import LossSettings
-from remap.network.resnet import build_model
+from remap.network.resnet import ModelSettings, build_model
 from remap.preprocess.description import make_preprocessing
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
+from remap.stages.align import AlignStageSettings
 from remap.stages.evaluate import EvaluateSettings
+from remap.stages.finetune import FinetuneSettings
 from remap.stages.preprocess import LibraryFiles, SurveyFiles
+from remap.stages.pretrain import PretrainSettings
 from remap.store.stars import SplitSettings, split_settings
 from remap.studies.ablate import AblateSettings, plan
 from remap.studies.cross_validate import CrossValidationSettings, candidate_config, read_candidates
+from remap.studies.find_lr import RangeSettings
 from remap.studies.optuna_search import SearchSettings
 from remap.synth.library import grid_nodes, make_library
 from remap.synth.survey import SurveySettings
@@ -272,6 +276,25 @@ def test_defaults_of_splits_and_report_are_the_shared_values():
     c = common.get_config()
     assert split_settings(c) == SplitSettings()
     assert vars(EvaluateSettings()) == c.evaluate.to_dict()
+
+
+def test_defaults_of_the_stages_records_are_the_shared_values():
+    c = common.get_config()
+    for cls, name in (
+        (AugmentSettings, "augment"),
+        (LossSettings, "loss"),
+        (ModelSettings, "model"),
+        (PretrainSettings, "pretrain"),
+        (EmbeddingSettings, "embeddings"),
+        (RangeSettings, "find_lr"),
+        (AlignStageSettings, "align"),
+    ):
+        assert record(cls, c[name], name) == cls(), name
+    tuned = record(FinetuneSettings, c.finetune, "finetune")
+    assert dataclasses.replace(
+        tuned, augment={}, rehearsal_augment={}, select=c.finetune.select.to_dict()
+    ) == (FinetuneSettings())
+    assert not any(c.finetune.augment.values())  # effects that are all off, as those of `augment`
 
 
 def test_shared_values_are_those_of_the_design():
