@@ -6,6 +6,7 @@ one run serve every other one with an equal objective and equal shapes.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Iterable
@@ -100,12 +101,17 @@ class NetworkObjective:
         return reestimate_stats(self.model, params, model_state, batches, key)
 
 
-class Stateless:
+class Stateless(abc.ABC):
     """The rest of an objective without dropout, whose model state stays as it is: `loss` and `terms` say it all."""
 
+    @property
+    @abc.abstractmethod
+    def terms(self) -> type:
+        """The type of the loss terms."""
+
+    @abc.abstractmethod
     def loss(self, params: Any, model_state: Any, batch: Any) -> Any:
         """The terms of a batch."""
-        raise NotImplementedError
 
     def train(self, params: Any, model_state: Any, batch: Any, key: Array) -> tuple[Any, Any]:
         """As `loss`."""
