@@ -19,7 +19,8 @@ from absl import flags
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
 from launch import cli
-from remap.pmf.metrics import nan_robust, paired_interval, residual_table
+from remap.pmf.bootstrap import nan_robust, paired_interval
+from remap.pmf.metrics import residual_table
 from remap.predict.held_out import predict_held_out
 from remap.stages.calibrate import calibrate
 from remap.stages.evaluate import summarize

@@ -1,5 +1,6 @@
 """Probability mass functions over the bins of a label: arithmetic, scores against known labels, honest widths."""
 
+from remap.pmf.bootstrap import paired_interval
 from remap.pmf.calibration import Calibrates, Calibration, CalibrationSettings, FoldCalibration, Widening
 from remap.pmf.distributions import (
     arm_disagreement,
@@ -18,7 +19,6 @@ from remap.pmf.metrics import (
     coverage,
     crps,
     nll,
-    paired_interval,
     pit,
     residual_table,
     uniform_distance,

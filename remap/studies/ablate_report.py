@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import Table
 
 from remap.config import ConfigError, Section
-from remap.pmf.metrics import Interval, nan_mean, nan_robust, nan_std, paired_interval
+from remap.pmf.bootstrap import Interval, nan_mean, nan_robust, nan_std, paired_interval
 from remap.store.stars import within
 
 # metric -> score per star that it is made of, statistic over the stars, and how two models are compared in it.
@@ -38,7 +38,7 @@ def compare(
       results: variant -> one entry per seed, in one order, with "file" [S] and "labels" (`ablate.score`).
       stars: the survey's spectra, which say what belongs to which star and group.
       labels, groups: of the report; a group without tested stars is left out.
-      resamples, level: of the bootstrap over stars and seeds (`metrics.paired_interval`).
+      resamples, level: of the bootstrap over stars and seeds (`bootstrap.paired_interval`).
 
     Returns:
       One row per group, label, metric and variant: `spectra` that any seed tested, `value` (mean over the seeds)
