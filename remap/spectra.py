@@ -15,6 +15,10 @@ from scipy import constants
 SPEED_OF_LIGHT = constants.c / 1e3  # km/s, exact by definition
 MEDIA = ("air", "vacuum")
 
+# What a file may say of a spectrum besides its pixels. Texts are "" and numbers NaN where it does not.
+TEXT_FACTS = ("star_id", "exposure", "segment")  # exposure: "" = a sum of all; segment: arm, chip or order
+NUMBER_FACTS = ("ra", "dec", "snr", "rv", "rv_err")  # degrees, degrees, per pixel, km/s, km/s
+
 
 class SpectrumError(ValueError):
     """A spectrum, label table or bundle that cannot be used; the message names the file and what is wrong."""
@@ -32,6 +36,9 @@ class Spectra:
       medium: "air" or "vacuum", as the source declares.
       names: S names (usually file names), for messages and catalogues.
       labels: label name -> float64[S], where the source carries labels (libraries); NaN = unknown.
+      fwhm: float64[N], Å, full width at half maximum of the line spread at every pixel; None = not known.
+      facts: what the source says of each spectrum: some of `TEXT_FACTS` -> str[S] and `NUMBER_FACTS` -> float64[S].
+        `rv` is the velocity by which the spectrum is shifted as it stands here, in the frame of `wave`.
     """
 
     wave: np.ndarray
@@ -41,9 +48,44 @@ class Spectra:
     medium: str
     names: tuple[str, ...]
     labels: Mapping[str, np.ndarray]
+    fwhm: np.ndarray | None = None
+    facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.flux.shape[0]
+
+    def fact(self, name: str) -> np.ndarray:
+        """One of `facts`, as str[S] or float64[S]; "" or NaN for all where the source does not say."""
+        if name in self.facts:
+            return self.facts[name]
+        if name in TEXT_FACTS:
+            return np.full(len(self), "", dtype=object)
+        if name in NUMBER_FACTS:
+            return np.full(len(self), np.nan)
+        raise KeyError(f"expected one of {(*TEXT_FACTS, *NUMBER_FACTS)}, found {name!r}")
+
+    def rows(self, index: slice | np.ndarray) -> Spectra:
+        """Some of the spectra: a slice, int[K] or bool[S]."""
+        return dataclasses.replace(
+            self,
+            flux=self.flux[index],
+            valid=self.valid[index],
+            ivar=None if self.ivar is None else self.ivar[index],
+            names=tuple(np.array(self.names, dtype=object)[index]),
+            labels={k: v[index] for k, v in self.labels.items()},
+            facts={k: v[index] for k, v in self.facts.items()},
+        )
+
+    def pixels(self, index: slice | np.ndarray) -> Spectra:
+        """Some of the pixels: a slice, int[K] or bool[N]. A slice gives views, the others copies."""
+        return dataclasses.replace(
+            self,
+            wave=self.wave[index],
+            flux=self.flux[:, index],
+            valid=self.valid[:, index],
+            ivar=None if self.ivar is None else self.ivar[:, index],
+            fwhm=None if self.fwhm is None else self.fwhm[index],
+        )
 
 
 def make_spectra(
@@ -55,6 +97,8 @@ def make_spectra(
     ivar: ArrayLike | None = None,
     names: Iterable[str] | None = None,
     labels: Mapping[str, ArrayLike] | None = None,
+    fwhm: ArrayLike | None = None,
+    facts: Mapping[str, ArrayLike] | None = None,
 ) -> Spectra:
     """Checks arrays and puts them into a `Spectra`.
 
@@ -69,13 +113,15 @@ def make_spectra(
       ivar: float, shape of `flux`, or None.
       names: one name per spectrum; None numbers them.
       labels: label name -> float[S].
+      fwhm: float[N], or one number for all pixels, Å: the line spread; None = not known.
+      facts: some of `TEXT_FACTS` and `NUMBER_FACTS` -> S values, or one value for all.
 
     Returns:
       The checked container; `flux` is 2-D.
 
     Raises:
       SpectrumError: shapes that do not agree, wavelengths that are not finite and strictly increasing, an
-        unknown medium. The message starts with the first name.
+        unknown medium or fact, a line spread that is not positive. The message starts with the first name.
 
     Examples:
       >>> import numpy as np
@@ -128,7 +174,30 @@ def make_spectra(
     for name, value in labels.items():
         if value.shape != (count,):
             raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {value.shape}")
-    return Spectra(wave, flux, valid, ivar, medium, names, labels)
+    if fwhm is not None:
+        width = np.asarray(fwhm, np.float64)
+        if width.shape not in ((), wave.shape) or not np.all(np.isfinite(width) & (width > 0)):
+            raise SpectrumError(
+                f"{who}: expected a positive FWHM of the line spread, one or {pixels}, found shape {width.shape}, "
+                f"{width.min() if width.size else np.nan:.6g} to {width.max() if width.size else np.nan:.6g} Å"
+            )
+        fwhm = np.broadcast_to(width, wave.shape)
+    told = {name: _fact(name, value, count, who) for name, value in (facts or {}).items()}
+    return Spectra(wave, flux, valid, ivar, medium, names, labels, fwhm, told)
+
+
+def _fact(name: str, value: ArrayLike, count: int, who: str) -> np.ndarray:
+    if name not in (*TEXT_FACTS, *NUMBER_FACTS):
+        raise SpectrumError(f"{who}: expected facts among {(*TEXT_FACTS, *NUMBER_FACTS)}, found {name!r}")
+    if name in TEXT_FACTS:
+        # object, because a fixed width would cut a longer text that is put in later
+        texts = np.array([value] * count if isinstance(value, str) else [str(v) for v in value], dtype=object)
+    else:
+        texts = np.asarray(value, np.float64)
+        texts = np.full(count, texts) if texts.ndim == 0 else texts
+    if texts.shape != (count,):
+        raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {texts.shape}")
+    return texts
 
 
 def vacuum_to_air(wave: ArrayLike) -> np.ndarray | np.floating:

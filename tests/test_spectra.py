@@ -122,3 +122,37 @@ def test_doppler_shift():
     for velocity in (np.nan, np.inf, 3e5, -3e5):
         with pytest.raises(ValueError, match="below the speed of light"):
             spectra.doppler_shift(WAVE, velocity)
+
+
+def test_facts_and_line_spread_go_with_rows_and_pixels():
+    spectra = make_spectra(
+        [5000.0, 5001.0, 5002.0],
+        [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
+        medium="air",
+        names=["a", "b"],
+        fwhm=[1.0, 1.1, 1.2],
+        facts={"star_id": ["00123", "1E10"], "rv": 12.5, "segment": "blue"},
+    )
+    part = spectra.rows(np.array([False, True])).pixels(slice(1, 3))
+    assert part.names == ("b",) and part.flux.tolist() == [[5.0, 6.0]]
+    assert part.fwhm.tolist() == [1.1, 1.2]
+    assert part.fact("star_id").tolist() == ["1E10"] and part.fact("segment").tolist() == ["blue"]
+    assert part.fact("rv").tolist() == [12.5]
+    assert part.fact("exposure").tolist() == [""] and np.isnan(part.fact("ra")).all()
+    with pytest.raises(KeyError, match="expected one of"):
+        part.fact("colour")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fwhm": 0.0}, "positive FWHM"),
+        ({"fwhm": [1.0, 2.0]}, r"one or 3, found shape \(2,\)"),
+        ({"facts": {"colour": 1.0}}, "found 'colour'"),
+        ({"facts": {"rv": [1.0, 2.0]}}, "expected 1 values of rv"),
+        ({"facts": {"star_id": ["a", "b"]}}, "expected 1 values of star_id"),
+    ],
+)
+def test_facts_and_line_spread_are_checked(wrong, message):
+    with pytest.raises(SpectrumError, match=message):
+        make_spectra([5000.0, 5001.0, 5002.0], [1.0, 2.0, 3.0], medium="air", **wrong)

@@ -280,7 +280,7 @@ class Predictor:
                 parts.append(self.prepare(group))
                 messages += [""] * len(group)
                 continue
-            for row, speed in zip(_rows(group), own, strict=True):
+            for row, speed in zip((group.rows(slice(i, i + 1)) for i in range(len(group))), own, strict=True):
                 # A star whose velocity is unknown cannot go to the rest frame: a flagged row.
                 known = bool(abs(speed) < SPEED_OF_LIGHT)
                 parts.append(self.prepare(row, velocity=speed) if known else self._nothing())
@@ -380,19 +380,6 @@ def load(
         )
         calibration = Calibration.from_json(found["all"])
     return Predictor(expected, networks, config, calibration, description)
-
-
-def _rows(spectra: Spectra) -> Iterable[Spectra]:
-    """The spectra of a container one by one."""
-    for i in range(len(spectra)):
-        yield dataclasses.replace(
-            spectra,
-            flux=spectra.flux[i : i + 1],
-            valid=spectra.valid[i : i + 1],
-            ivar=None if spectra.ivar is None else spectra.ivar[i : i + 1],
-            names=spectra.names[i : i + 1],
-            labels={k: v[i : i + 1] for k, v in spectra.labels.items()},
-        )
 
 
 def _mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:

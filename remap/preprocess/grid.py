@@ -27,13 +27,7 @@ def crop(spectra: Spectra, preprocessing: Preprocessing) -> Spectra:
             f"{spectra.names[0]}: expected wavelengths between {low:.0f} and {high:.0f} Å, found "
             f"{spectra.wave[0]:.0f} to {spectra.wave[-1]:.0f} Å"
         )
-    return dataclasses.replace(
-        spectra,
-        wave=spectra.wave[keep],
-        flux=spectra.flux[:, keep].copy(),  # a view would keep the whole file in memory
-        valid=spectra.valid[:, keep],
-        ivar=None if spectra.ivar is None else spectra.ivar[:, keep],
-    )
+    return spectra.pixels(np.flatnonzero(keep))  # a copy: a view would keep the whole file in memory
 
 
 def library_on_grid(

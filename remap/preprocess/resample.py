@@ -162,8 +162,19 @@ def resample(spectra: Spectra, new_wave: ArrayLike, *, medium: str) -> Spectra:
             if good.any():
                 ivar[i] = 1 / np.interp(at, wave[good], 1 / row[good].astype(np.float64))
         ivar[~valid] = 0
+    fwhm = None
+    if spectra.fwhm is not None:
+        fwhm = np.interp(new_wave, wave, spectra.fwhm)  # a width does not care for the medium: 3e-4 of it
     return make_spectra(
-        new_wave, flux, medium=medium, valid=valid, ivar=ivar, names=spectra.names, labels=spectra.labels
+        new_wave,
+        flux,
+        medium=medium,
+        valid=valid,
+        ivar=ivar,
+        names=spectra.names,
+        labels=spectra.labels,
+        fwhm=fwhm,
+        facts=spectra.facts,
     )
 
 
@@ -229,6 +240,8 @@ def degrade_and_resample(
         ivar=ivar,
         names=spectra.names,
         labels=spectra.labels,
+        fwhm=fwhm[part],
+        facts=spectra.facts,
     )
     return resample(degraded, new_wave, medium=medium)
 
