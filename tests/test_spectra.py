@@ -134,11 +134,14 @@ def test_facts_and_line_spread_go_with_rows_and_pixels():
         facts={"star_id": ["00123", "1E10"], "rv": 12.5, "segment": "blue"},
     )
     part = spectra.rows(np.array([False, True])).pixels(slice(1, 3))
-    assert part.names == ("b",) and part.flux.tolist() == [[5.0, 6.0]]
+    assert part.names == ("b",)
+    assert part.flux.tolist() == [[5.0, 6.0]]
     assert part.fwhm.tolist() == [1.1, 1.2]
-    assert part.fact("star_id").tolist() == ["1E10"] and part.fact("segment").tolist() == ["blue"]
+    assert part.fact("star_id").tolist() == ["1E10"]
+    assert part.fact("segment").tolist() == ["blue"]
     assert part.fact("rv").tolist() == [12.5]
-    assert part.fact("exposure").tolist() == [""] and np.isnan(part.fact("ra")).all()
+    assert part.fact("exposure").tolist() == [""]
+    assert np.isnan(part.fact("ra")).all()
     with pytest.raises(KeyError, match="expected one of"):
         part.fact("colour")
 
