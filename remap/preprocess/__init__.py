@@ -12,10 +12,20 @@ from remap.preprocess.grid import (
 )
 from remap.preprocess.resample import LineSpread, degrade, degrade_and_resample, line_fwhm
 from remap.preprocess.rotation import broaden, rotate
+from remap.preprocess.velocity import (
+    Templates,
+    Velocities,
+    VelocitySettings,
+    make_templates,
+    measure_velocities,
+)
 
 __all__ = [
     "LineSpread",
     "Preprocessing",
+    "Templates",
+    "Velocities",
+    "VelocitySettings",
     "broaden",
     "crop",
     "degrade",
@@ -23,6 +33,8 @@ __all__ = [
     "library_on_grid",
     "line_fwhm",
     "make_preprocessing",
+    "make_templates",
+    "measure_velocities",
     "model_inputs",
     "observed_on_grid",
     "rotate",
