@@ -1,5 +1,7 @@
-"""How library and survey become inputs of a network: grids, line spreads, resampling, and their description."""
+"""How library and survey become inputs of a network: cleaning, grids, line spreads, resampling; its description."""
 
+from remap.preprocess.cleaning import CleaningSettings, mask_bad
+from remap.preprocess.cosmic_rays import mask_cosmic_rays, mask_cosmic_rays_in_stack, measure_line_width
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import (
     crop,
@@ -12,6 +14,7 @@ from remap.preprocess.grid import (
 )
 from remap.preprocess.resample import LineSpread, degrade, degrade_and_resample, line_fwhm
 from remap.preprocess.rotation import broaden, rotate
+from remap.preprocess.stationary import StationaryMask, find_stationary, mask_stationary
 from remap.preprocess.velocity import (
     Templates,
     Velocities,
@@ -21,8 +24,10 @@ from remap.preprocess.velocity import (
 )
 
 __all__ = [
+    "CleaningSettings",
     "LineSpread",
     "Preprocessing",
+    "StationaryMask",
     "Templates",
     "Velocities",
     "VelocitySettings",
@@ -30,10 +35,16 @@ __all__ = [
     "crop",
     "degrade",
     "degrade_and_resample",
+    "find_stationary",
     "library_on_grid",
     "line_fwhm",
     "make_preprocessing",
     "make_templates",
+    "mask_bad",
+    "mask_cosmic_rays",
+    "mask_cosmic_rays_in_stack",
+    "mask_stationary",
+    "measure_line_width",
     "measure_velocities",
     "model_inputs",
     "observed_on_grid",
