@@ -118,6 +118,24 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.seed = 0
     c.data_root = ""  # folder of the data; "" = $REMAP_DATA
 
+    # How observed spectra are treated before the networks see them (remap.preprocess.observe). `velocity`: "rest",
+    # "file" (what the file says; measured where it does not) or "measure" (cross-correlation with the library); a
+    # column of velocities in the table of labels comes first. `join` makes one row of the spectra of a star.
+    c.observe = {
+        "velocity": "rest",
+        "check": True,  # tell where measured velocities contradict what is used,
+        "tolerance": 20.0,  # km/s, by more than this
+        "coarser": 0.25,  # how much wider lines may be than the networks know them, a fraction
+        "sharper": 8.0,  # pixels per line beyond which lines of unknown width are taken to be too sharp
+        "join": False,
+        "radius": 5.0,  # arcsec; one identifier farther apart than this is not one star
+        "bad_pixels": True,  # mask exact zeros and absurd values
+        "cosmic_rays": False,  # mask what is narrower than a line can be
+        "cleaning": {},  # fields of remap.preprocess.cleaning.CleaningSettings
+        "cross_correlation": {},  # fields of remap.preprocess.velocity.VelocitySettings
+        "stacking": {},  # fields of remap.preprocess.stacking.StackSettings
+    }
+
     # Labels (§5 i-iii): bins as wide as the median uncertainty of the calibration stars. `library_sigma` is
     # the library's grid step / 5; `error` is used for observed labels that come without one.
     c.label_names = ("teff", "logg", "feh")

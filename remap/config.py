@@ -32,6 +32,7 @@ _DATA = (
     "labels",
     "library",
     "survey",
+    "observe",
 )
 
 # Which sections decide what; networks on disk are known again by these, so that a change here forgets them.
