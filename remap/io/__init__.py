@@ -23,7 +23,17 @@ from remap.io.phoenix import read_phoenix_hires
 from remap.io.table import read_table_spectrum
 from remap.spectra import Spectra
 
-__all__ = ["FORMATS", "LabelTable", "find_data", "list_files", "read", "read_labels", "write_bundle"]
+__all__ = [
+    "FORMATS",
+    "LabelTable",
+    "download",
+    "find_data",
+    "list_files",
+    "phoenix_server",
+    "read",
+    "read_labels",
+    "write_bundle",
+]
 
 FORMATS = ("image", "phoenix_hires", "table", "bundle")
 
