@@ -118,8 +118,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.seed = 0
     c.data_root = ""  # folder of the data; "" = $REMAP_DATA
 
-    # launch.fetch_library: the part of PHOENIX-ACES HiRes that is fetched, into `folder` or, where that is "", to where
-    # `library.path` points. Ranges: (low, high), both included; () = what bins and `library.select` have in common.
+    # launch.fetch_library: the part of PHOENIX-ACES HiRes that is fetched, into `folder` or, where that is "",
+    # into `library.path`. Ranges: (low, high), both included; () = what bins and `library.select` have in common.
     c.fetch = {
         "url": "https://phoenix.astro.physik.uni-goettingen.de/data/HiResFITS/",  # or a mirror's
         "folder": "",

@@ -242,7 +242,7 @@ def _attempt(
             raise TransferError(f"{url}: expected the file, found the answer {response.status}")
         if size is not None and size > settings.largest:
             _discard(part)
-            raise TransferError(f"{url}: expected at most {settings.largest} bytes, found {size}")
+            raise TransferError(f"{url}: expected no more than {settings.largest} bytes, found {size}")
         blocks = _blocks(response, settings, stop)
         at = start
         if have > start:
@@ -260,9 +260,12 @@ def _attempt(
                 count(len(block))
     if size is None and at <= settings.largest:
         return  # the end of the connection is the end of the file, as far as anyone can tell
-    if size is None or at > size:
+    if size is None:
         _discard(part)
-        raise _AgainError(f"expected {size or settings.largest} bytes at most, found more")
+        raise TransferError(f"{url}: expected no more than {settings.largest} bytes, found more")
+    if at > size:
+        _discard(part)
+        raise _AgainError(f"expected {size} bytes, found more")
     if at < size:
         raise _AgainError(f"the connection ended after {at} of {size} bytes")
 

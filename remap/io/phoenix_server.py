@@ -32,6 +32,7 @@ _NAME = re.compile(
     r"lte(?P<teff>\d{5})(?P<logg>[+-]\d\.\d\d)(?P<feh>[+-]\d\.\d)(?:\.Alpha=(?P<alpha>[+-]\d\.\d\d))?"
     rf"\.{GRID}-HiRes\.fits"
 )
+GZIP = b"\x1f\x8b"  # such files are whole or cannot be unpacked
 # Headers round otherwise than names, but not by as much as this.
 _TOLERANCE = {"teff": 0.5, "logg": 0.005, "feh": 0.005, "alpha": 0.005}
 
@@ -160,6 +161,12 @@ def _check_whole(path: Path) -> None:
         for hdu in hdus:
             if hdu.size and hdu.data is None:
                 raise SpectrumError(f"{path}: expected data in HDU {hdu.name!r}, found none")
+        place = hdus[-1].fileinfo()
+        # A header that is cut off is no HDU to Astropy, and passed over.
+        content = path.read_bytes()
+        rest = content[place["datLoc"] + place["datSpan"] :].strip(b"\0")
+        if rest and not content.startswith(GZIP):
+            raise SpectrumError(f"{path}: found {len(rest)} bytes of something after the last HDU")
 
 
 def _signed(value: float, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""The stages of the main route, one per file; each takes a config and a working folder, the first the config alone."""
+"""The stages of the main route, one per file; each takes a config and, but for `fetch_library`, a folder."""
 
 __all__ = [
     "align",
