@@ -144,7 +144,7 @@ def fetch_library(config: ml_collections.ConfigDict, *, dry_run: bool = False) -
       ConfigError: the config selects nothing, no PHOENIX library, more than the disk holds, or a folder that another
         run is fetching into.
       SpectrumError: the WAVE file could not be had, or some models; the rest is there and in the manifest, and
-        the same command goes on.
+        the same command goes on. Or the server has none of them.
     """
     settings = record(FetchSettings, config.fetch, "fetch")
     library = record(LibraryFiles, config.library, "library")
@@ -189,7 +189,7 @@ def fetch_library(config: ml_collections.ConfigDict, *, dry_run: bool = False) -
 
 def selected_limits(config: ml_collections.ConfigDict) -> dict[str, tuple[float, float]]:
     """(low, high) of the labels of PHOENIX: those of `fetch`, or what bins and `library.select` have in common."""
-    bins = {b.name: (b.low, b.high) for b in label_bins(config.label_names, config.labels)}
+    bins = {b.name: (b.low, b.high) for b in label_bins(config.label_names, config.labels.to_dict())}
     limits = {}
     for name in Node._fields:
         given = config.fetch[name]
@@ -283,6 +283,11 @@ class _Run:
             raise SpectrumError(
                 f"{self.folder}: {_counted(counts)} of {len(self.nodes)} models; {end}; the first: "
                 f"{self.files[bad[0]]['message']}; the same command asks for them again"
+            )
+        if not counts["there"]:
+            raise SpectrumError(
+                f"{self.url}: {_counted(counts)} of {len(self.nodes)} models: the server has none of them; with "
+                "--config.fetch.ask_again=True they are asked for again"
             )
         return self._told(counts, 0)
 

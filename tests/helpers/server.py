@@ -33,7 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.ranges = self.etags = self.dates = self.lengths = self.conditions = True
         self.headers: dict[str, str] = {}
         self.version = "1.1"
-        self.ended = threading.Event()
+        self.stalled, self.ended = threading.Event(), threading.Event()
 
     @property
     def url(self) -> str:
@@ -85,6 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[:value] if what in ("drop", "stall") else body)
         self.wfile.flush()
         if what == "stall":
+            server.stalled.set()
             server.ended.wait(20)
         self.close_connection = what == "drop" or not server.lengths
 
