@@ -147,6 +147,33 @@ def test_what_will_not_pass_is_not_tried_again(server, get, code):
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_versions_are_never_mixed(server, tmp_path, seed):
+    """Faults in any order, of servers of any kind, and a new version in the middle."""
+    rng = np.random.default_rng(seed)
+    server.etags, server.dates, server.ranges, server.conditions = map(bool, rng.integers(0, 2, 4))
+    server.dates &= server.etags  # both versions have the same date
+    server.version = rng.choice(["1.0", "1.1"])
+    kinds = [500, 416, ("drop", 0), *[("drop", int(n)) for n in rng.integers(1, SIZE, 4)]]
+    server.faults["f"] = [kinds[i] for i in rng.integers(0, len(kinds), 6)] + [("short", HALF)] * (seed % 2)
+
+    def check(path):
+        content = path.read_bytes()
+        if len(content) < SIZE:
+            raise SpectrumError(f"{path}: short")
+        assert content in (CONTENT, OTHER)
+
+    def count(_):
+        if len(server.faults["f"]) < 4:
+            server.files["f"] = OTHER
+
+    settings = TransferSettings(retries=9, timeout=5.0, backoff=0.0)
+    download(
+        server.url + "f", tmp_path / "f", check=check, settings=settings, stop=threading.Event(), count=count
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
 @pytest.mark.parametrize("code", [404, 410])
 def test_a_hole_is_told_apart(server, get, tmp_path, code):
     server.faults["f"] = [("drop", HALF), code]
