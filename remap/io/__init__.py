@@ -28,8 +28,10 @@ from remap.spectra import Spectra, SpectrumError
 __all__ = [
     "FORMATS",
     "LabelTable",
+    "download",
     "find_data",
     "list_files",
+    "phoenix_server",
     "read",
     "read_labels",
     "read_segments",

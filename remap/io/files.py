@@ -46,6 +46,20 @@ def find_data(path: str | os.PathLike, *, root: str | os.PathLike | None = None)
     Raises:
       SpectrumError: it is not there (the message names the place), or no folder of the data is known.
     """
+    found = data_path(path, root=root)
+    if not found.exists():
+        absolute = Path(path).expanduser().is_absolute()
+        hint = "" if absolute else "; data_root in the config and $REMAP_DATA say where data are"
+        raise SpectrumError(f"{path}: not found; expected it at {found}{hint}")
+    return found
+
+
+def data_path(path: str | os.PathLike, *, root: str | os.PathLike | None = None) -> Path:
+    """Where a data file or folder belongs, there or not; see `find_data`.
+
+    Raises:
+      SpectrumError: no folder of the data is known.
+    """
     path = Path(path).expanduser()
     root = root or os.environ.get("REMAP_DATA")
     if not path.is_absolute() and not root:
@@ -53,11 +67,7 @@ def find_data(path: str | os.PathLike, *, root: str | os.PathLike | None = None)
             f"{path}: expected to know the folder of the data: set $REMAP_DATA to it, or data_root in the config "
             "(--config.data_root=FOLDER), or give an absolute path"
         )
-    found = path if path.is_absolute() else Path(root).expanduser() / path
-    if not found.exists():
-        hint = "" if path.is_absolute() else "; data_root in the config and $REMAP_DATA say where data are"
-        raise SpectrumError(f"{path}: not found; expected it at {found}{hint}")
-    return found
+    return path if path.is_absolute() else Path(root).expanduser() / path
 
 
 def resolve(path: str | os.PathLike, root: str | os.PathLike | None) -> Path:

@@ -13,6 +13,9 @@ from remap.config import Section
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
+# Keys of the declaration.
+REQUIRED = ("format", "medium", "wave_unit", "wave_path")
+OPTIONAL = {"hdu": 0}
 LABEL_KEYS = {"teff": "PHXTEFF", "logg": "PHXLOGG", "feh": "PHXM_H", "alpha": "PHXALPHA"}
 
 
@@ -32,12 +35,7 @@ def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike
       SpectrumError: a file is broken or missing, or the two differ in length.
       ValueError: the declaration is wrong.
     """
-    source = files.check_source(
-        source,
-        kind="phoenix_hires",
-        required=("format", "medium", "wave_unit", "wave_path"),
-        optional={"hdu": 0},
-    )
+    source = files.check_source(source, kind="phoenix_hires", required=REQUIRED, optional=OPTIONAL)
     header, flux = files.read_image(path, source["hdu"])
     beside = path.parent / source["wave_path"]
     wave_path = beside if beside.is_file() else files.find_data(source["wave_path"], root=data_root)
