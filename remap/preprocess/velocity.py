@@ -4,7 +4,8 @@ All arms of a star give one velocity. Spectra and templates lose their continuum
 coarse search is a cross-correlation on a logarithmic grid, weighted and masked: of the likelihood gain
 (Σ w d t(v))² / Σ w t(v)² of every template t and velocity v (the χ² of a fitted amplitude, as in Zucker 2003, MNRAS
 342, 1291). The best few templates are then fitted on the observed pixels themselves, shifted relativistically in
-vacuum. Errors come from the residuals, so that noise which resampling has correlated, and lines that no template has, count.
+vacuum. Errors come from the residuals, so that noise which resampling has correlated counts, and so do lines that no
+template has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scipy import fft, interpolate, ndimage
 from remap.config import ConfigError
 from remap.spectra import MEDIA, SPEED_OF_LIGHT, to_medium
 
-OVERSAMPLE = 4  # points of a template's table per step of the coarse grid; between them a straight line is good to 0.3 %
+OVERSAMPLE = 4  # points of a template's table per step of the coarse grid, with straight lines between
 BLOCKS = 8  # parts of an arm whose medians are the first estimate of its slope
 CHUNK = 2**20  # elements of an array [stars, templates, lags] at a time
 OVERLAP = 0.5  # share of the weight that a shifted template must cover
@@ -448,7 +449,7 @@ def _fit(
     """Shift and amplitude of each of the best templates by Gauss-Newton, and their mean by likelihood.
 
     The variance of each is that of M-estimators, Σ_ij g_i g_j / H² with g the terms of the derivative of χ² and pairs
-    up to a few line widths apart (Newey & West 1987, Econometrica 55, 703); that of the templates among them is added.
+    up to a few line widths apart (Newey & West 1987, Econometrica 55, 703); the templates' own spread is added.
 
     Args:
       best: int[S, K].
