@@ -25,6 +25,7 @@ OVERSAMPLE = 4  # points of a template's table per step of the coarse grid, with
 BLOCKS = 8  # parts of an arm whose medians are the first estimate of its slope
 CHUNK = 2**20  # elements of an array [stars, templates, lags] at a time
 OVERLAP = 0.5  # share of the weight that a shifted template must cover
+FAR = 3.0  # half widths of the autocorrelation from a peak, where it is forgotten
 ITERATIONS = 6  # of the fit, which converges quadratically
 Arm = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # flux, valid and inverse variance, all [S, N]
 
@@ -60,7 +61,7 @@ class VelocitySettings:
     clip: float = 6.0
     min_coverage: float = 0.2
     min_pixels: int = 50
-    min_quality: float = 4.0
+    min_quality: float = 4.5
 
     def __post_init__(self) -> None:
         for name in ("templates", "best", "min_pixels"):
@@ -152,8 +153,10 @@ class Velocities:
     Attributes:
       velocity: float64[S], km/s, positive when receding.
       error: float64[S], km/s, standard deviation.
-      quality: float64[S], the ratio R of Tonry & Davis 1979 (AJ 84, 1511): height of the correlation's peak over the
-        height that chance would give. 0 where the best velocity is at the limit or the fit left its peak.
+      quality: float64[S], how far the peak stands out: its height over the rms of the correlation elsewhere within
+        the span (as R of Tonry & Davis 1979, AJ 84, 1511, with all that is not the peak for the part that is not
+        symmetric), or the amplitude over its error if that is less. Noise seldom has more than 4. 0 where the best
+        velocity is at the limit or the fit left its peak.
       poor: bool[S], `quality` below the settings' least, or no velocity.
       template: int[S], the best template, -1 where there is none.
       correlation: float64[S], coefficient of correlation between the spectrum and it, 1 = the same.
@@ -407,13 +410,13 @@ def _measure(
     start = np.take_along_axis(near, around.argmax(axis=2), axis=1)
     fit = _fit(flat, templates, best, grid.lags[start].astype(np.float64), settings)
 
-    ratio = _tonry_davis(shape[star, best[:, 0]], start[:, 0], covered)
+    contrast = _contrast(shape[star, best[:, 0]], start[:, 0], covered, FAR * templates.width)
     with np.errstate(divide="ignore", invalid="ignore"):
         height = shape[star, best[:, 0], start[:, 0]] / np.sqrt(power)
     moved = np.abs(fit.place - grid.lags[start[:, 0]]) > 2 * reach + 1
     usable &= np.isfinite(fit.place) & np.isfinite(fit.error)
     speed = SPEED_OF_LIGHT * np.tanh(np.clip(fit.place * templates.step, -1, 1))
-    quality = np.where(edge | moved, 0.0, ratio)
+    quality = np.where(edge | moved, 0.0, np.fmin(contrast, fit.significance))
 
     def or_nan(x: np.ndarray) -> np.ndarray:
         return np.where(usable, x, np.nan)
@@ -437,6 +440,7 @@ class _Fit(NamedTuple):
     error: np.ndarray  # its standard deviation
     amplitude: np.ndarray
     chi2: np.ndarray
+    significance: np.ndarray  # amplitude over its standard deviation
 
 
 def _fit(
@@ -473,31 +477,40 @@ def _fit(
             amplitude = dt / tt
             move = -(dg - amplitude * tg) / (amplitude * (gg - tg**2 / tt)) / OVERSAMPLE
             place = np.clip(place + np.clip(np.nan_to_num(move), -1, 1), start - reach, start + reach)
-        squares, inner, curvature = 0.0, 0.0, 0.0
+        squares, curvature, number = 0.0, 0.0, 0.0
+        slope_sum, height_sum = 0.0, 0.0
         span = int(np.ceil(3 * templates.width))
-        number = 0.0
         for arm in flat:
             value, slope = _shifted(templates.tables[arm], best, place)
-            d, t, g = _centred(weights[arm], flat[arm].value[:, None].astype(np.float32), value, slope)
+            w = weights[arm]
+            d, t, g = _centred(w, flat[arm].value[:, None].astype(np.float32), value, slope)
             residual = d - amplitude[..., None] * t
             across = amplitude[..., None] * (g - (tg / tt)[..., None] * t)
-            squares = squares + np.sum(weights[arm] * residual**2, axis=2)
-            curvature = curvature + np.sum(weights[arm] * across**2, axis=2)
-            number = number + np.sum(weights[arm] > 0, axis=2)
-            terms = np.cumsum(weights[arm] * residual * across, axis=2, dtype=np.float64)
-            terms = np.pad(terms, ((0, 0), (0, 0), (span, 0)))
-            last = np.repeat(terms[..., -1:], span - 1, axis=2)
-            terms = np.concatenate([terms, last], axis=2)
-            inner = inner + np.sum((terms[..., span:] - terms[..., :-span]) ** 2, axis=2) / span
-        variance = inner / curvature**2 / OVERSAMPLE**2
+            squares = squares + np.sum(w * residual**2, axis=2)
+            curvature = curvature + np.sum(w * across**2, axis=2)
+            number = number + np.count_nonzero(w, axis=2)
+            slope_sum = slope_sum + _correlated(w * residual * across, span)
+            height_sum = height_sum + _correlated(w * residual * t, span)
+        variance = slope_sum / curvature**2 / OVERSAMPLE**2
         noise = squares / number
-        excess = np.maximum(inner / (noise * curvature), 1)  # over independent residuals
+        excess = np.maximum(slope_sum / (noise * curvature), 1)  # over independent residuals
         gain = -0.5 * squares / (noise.min(axis=1, keepdims=True) * excess)
         share = np.exp(gain - gain.max(axis=1, keepdims=True))
         share = share / share.sum(axis=1, keepdims=True)
         mean = np.sum(share * place, axis=1)
         error = np.sqrt(np.sum(share * (variance + (place - mean[:, None]) ** 2), axis=1))
-    return _Fit(mean, error, np.sum(share * amplitude, axis=1), noise[:, 0])
+        significance = np.nan_to_num(amplitude * tt / np.sqrt(height_sum))[:, 0]
+    return _Fit(mean, error, np.sum(share * amplitude, axis=1), noise[:, 0], significance)
+
+
+def _correlated(terms: np.ndarray, span: int) -> np.ndarray:
+    """Σ_ij K(i - j) x_i x_j of terms [S, K, N] with the triangle K that falls to 0 at `span`: [S, K].
+
+    The same as the mean square of the sums over all windows of that many pixels.
+    """
+    total = np.pad(np.cumsum(terms, axis=2, dtype=np.float64), ((0, 0), (0, 0), (span, 0)))
+    total = np.pad(total, ((0, 0), (0, 0), (0, span - 1)), mode="edge")
+    return np.sum((total[..., span:] - total[..., :-span]) ** 2, axis=2) / span
 
 
 def _shifted(table: _Table, best: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -530,17 +543,12 @@ def _moments(flat: Flattened, weight: np.ndarray, value: np.ndarray, slope: np.n
     )
 
 
-def _tonry_davis(curve: np.ndarray, peak: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """R = h / (√2 σ_a) of correlations [S, L]: height over the rms of what is not symmetric about the peak."""
-    out = np.zeros(len(curve))
-    for i, (c, k, ok) in enumerate(zip(curve, peak, covered, strict=True)):
-        reach = min(k, c.size - 1 - k)
-        right, left = slice(k + 1, k + 1 + reach), slice(k - reach, k)
-        both = ok[right] & ok[left][::-1]
-        if both.any() and c[k] > 0:
-            odd = (c[right] - c[left][::-1])[both] / 2
-            out[i] = c[k] / max(np.sqrt(2 * np.mean(odd**2)), 1e-6 * c[k])
-    return out
+def _contrast(curve: np.ndarray, peak: np.ndarray, covered: np.ndarray, far: float) -> np.ndarray:
+    """Height of the peak of correlations [S, L] over their rms further than `far` from it; 0 where nothing is there."""
+    away = covered & (np.abs(np.arange(curve.shape[1]) - peak[:, None]) > far)
+    square = np.sum(np.where(away, curve, 0) ** 2, axis=1)
+    height = np.take_along_axis(curve, peak[:, None], axis=1)[:, 0]
+    return np.where(square > 0, height * np.sqrt(away.sum(axis=1) / np.where(square > 0, square, 1)), 0)
 
 
 def _spread(labels: np.ndarray, number: int) -> np.ndarray:
