@@ -13,20 +13,24 @@ from remap.preprocess.grid import (
 from remap.preprocess.resample import LineSpread, degrade, degrade_and_resample, line_fwhm
 from remap.preprocess.rotation import broaden, rotate
 from remap.preprocess.velocity import (
+    MediaComparison,
     Templates,
     Velocities,
     VelocitySettings,
+    compare_media,
     make_templates,
     measure_velocities,
 )
 
 __all__ = [
     "LineSpread",
+    "MediaComparison",
     "Preprocessing",
     "Templates",
     "Velocities",
     "VelocitySettings",
     "broaden",
+    "compare_media",
     "crop",
     "degrade",
     "degrade_and_resample",

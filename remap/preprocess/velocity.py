@@ -3,9 +3,9 @@
 All arms of a star give one velocity. Spectra and templates lose their continuum in the same way (`flatten`). The
 coarse search is a cross-correlation on a logarithmic grid, weighted and masked: of the likelihood gain
 (Σ w d t(v))² / Σ w t(v)² of every template t and velocity v (the χ² of a fitted amplitude, as in Zucker 2003, MNRAS
-342, 1291). The best few templates are then fitted on the observed pixels themselves, shifted relativistically in
-vacuum. Errors come from the residuals, so that noise which resampling has correlated counts, and so do lines that no
-template has.
+342, 1291). A linear combination of the best few is then fitted on the observed pixels themselves, shifted
+relativistically in vacuum. Errors come from the residuals, so that noise which resampling has correlated counts, and
+so do lines that no template has.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ BLOCKS = 8  # parts of an arm whose medians are the first estimate of its slope
 CHUNK = 2**20  # elements of an array [stars, templates, lags] at a time
 OVERLAP = 0.5  # share of the weight that a shifted template must cover
 FAR = 3.0  # half widths of the autocorrelation from a peak, where it is forgotten
-CORRELATED = 3.0  # half widths, over which residuals are correlated by noise and by lines that do not fit
-ITERATIONS = 4  # of the fit; from the maximum of a parabola they reach 1 % of the error
+RIDGE = 0.01  # of the templates' usual power
+CORRELATED = 5.0  # half widths, over which residuals are correlated by noise and by lines that do not fit
+STRAY = 0.01  # share of stars whose velocity is not the expected one
+ITERATIONS = 3  # of the fit; from the maximum of a parabola they reach 2 % of the error
 Arm = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # flux, valid and inverse variance, all [S, N]
 
 
@@ -37,7 +39,7 @@ class VelocitySettings:
 
     Attributes:
       templates: number of library spectra to compare with.
-      best: how many of them are fitted.
+      best: how many of them are fitted, as a linear combination.
       limit: largest velocity, towards us or away, that is looked for, km/s.
       span: largest lag that `quality` looks at, km/s; at least `limit`.
       smooth: standard deviation of the smoothing that gives the continuum, km/s; several times the line spread.
@@ -325,6 +327,76 @@ def measure_velocities(
     return Velocities(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class MediaComparison:
+    """Which medium the velocities of S spectra speak for.
+
+    Attributes:
+      declared: velocities with the wavelengths as declared.
+      other: the same if they were in the other medium.
+      log_odds: float64[S], ln of the likelihood of `other` over that of `declared`; 0 where nothing can be told.
+      verdict: str[S], "declared", "other" or "undecided".
+    """
+
+    declared: Velocities
+    other: Velocities
+    log_odds: np.ndarray
+    verdict: np.ndarray
+
+
+def compare_media(
+    declared: Mapping[str, Arm],
+    other: Mapping[str, Arm],
+    templates: Templates,
+    settings: VelocitySettings | None = None,
+    *,
+    expected: float | np.ndarray | None = None,
+    expected_error: float | np.ndarray = 10.0,
+    odds: float = 100.0,
+) -> MediaComparison:
+    """Whether spectra are in the medium that was declared for them, from their velocities.
+
+    Air and vacuum differ by 83 km/s, and by nearly the same at all wavelengths: the difference changes by 0.5 km/s from
+    4850 to 5750 Å and by 2 km/s from 4000 to 9000 Å, less than what templates of a library are good to. So a spectrum
+    alone does not tell its medium: only the velocity that it should have does. Without it, or where it is not known to
+    some 25 km/s, all is undecided. A star in a hundred may have any velocity (a binary, a wrong match).
+
+    Args:
+      declared: as for `measure_velocities`, on the grid by the medium as declared.
+      other: the same spectra, on the grid as if their wavelengths were in the other medium.
+      expected: km/s, in the frame of the wavelengths: 0 of spectra at rest, or the pipeline's; NaN = unknown.
+      expected_error: km/s, its standard deviation.
+      odds: how many times likelier one must be for a verdict.
+
+    Raises:
+      ConfigError: as `measure_velocities`; an error or odds out of range.
+    """
+    settings = settings or VelocitySettings()
+    first = measure_velocities(declared, templates, settings)
+    second = measure_velocities(other, templates, settings)
+    if len(first) != len(second):
+        raise ConfigError(f"media: expected the same spectra twice, found {len(first)} and {len(second)}")
+    if not odds > 1 or not np.all(np.asarray(expected_error) > 0):
+        raise ConfigError(
+            f"media: expected odds above 1 and positive errors, found {odds} and {expected_error}"
+        )
+    wanted = np.broadcast_to(
+        np.nan if expected is None else np.asarray(expected, np.float64), first.velocity.shape
+    )
+
+    def log_likelihood(found: Velocities) -> np.ndarray:
+        sigma = np.hypot(found.error, expected_error)
+        bell = np.exp(-0.5 * ((found.velocity - wanted) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+        return np.log((1 - STRAY) * bell + STRAY / (2 * settings.limit))
+
+    log_odds = log_likelihood(second) - log_likelihood(first)
+    log_odds = np.where(first.poor | second.poor | ~np.isfinite(log_odds), 0.0, log_odds)
+    verdict = np.where(
+        log_odds > np.log(odds), "other", np.where(log_odds < -np.log(odds), "declared", "undecided")
+    )
+    return MediaComparison(first, second, log_odds, verdict)
+
+
 class _CoarseGrid(NamedTuple):
     """What the coarse search needs of the templates."""
 
@@ -402,19 +474,19 @@ def _measure(
     edge = (peak <= first[0]) | (peak >= first[1])
     usable &= searched[star, :, peak].max(axis=1) > 0
 
-    # The best templates near the peak, each from its own maximum there.
+    # The best templates near the peak, from the maximum of the very best.
     reach = int(np.ceil(templates.width))
     near = np.clip(peak[:, None] + np.arange(-reach, reach + 1), 0, grid.lags.size - 1)
     around = np.take_along_axis(shape, near[:, None], axis=2)
     best = np.argsort(-around.max(axis=2), axis=1)[:, : settings.best]
-    around = np.take_along_axis(around, best[:, :, None], axis=1)
-    start = np.take_along_axis(near, around.argmax(axis=2), axis=1)
+    around = np.take_along_axis(around, best[:, :1, None], axis=1)[:, 0]
+    start = near[star, around.argmax(axis=1)]
     fit = _fit(flat, templates, best, grid.lags[start] + _parabola(around))
 
-    contrast = _contrast(shape[star, best[:, 0]], start[:, 0], covered, FAR * templates.width)
+    contrast = _contrast(shape[star, best[:, 0]], start, covered, FAR * templates.width)
     with np.errstate(divide="ignore", invalid="ignore"):
-        height = shape[star, best[:, 0], start[:, 0]] / np.sqrt(power)
-    moved = np.abs(fit.place - grid.lags[start[:, 0]]) > 2 * reach + 1
+        height = shape[star, best[:, 0], start] / np.sqrt(power)
+    moved = np.abs(fit.place - grid.lags[start]) > 2 * reach + 1
     usable &= np.isfinite(fit.place) & np.isfinite(fit.error)
     speed = SPEED_OF_LIGHT * np.tanh(np.clip(fit.place * templates.step, -1, 1))
     quality = np.where(edge | moved, 0.0, np.fmin(contrast, fit.significance))
@@ -441,120 +513,135 @@ class _Fit(NamedTuple):
     error: np.ndarray  # its standard deviation
     amplitude: np.ndarray
     chi2: np.ndarray
-    significance: np.ndarray  # amplitude over its standard deviation
+    significance: np.ndarray  # height of the model's lines over its standard deviation
 
 
-def _fit(
-    flat: Mapping[str, Flattened],
-    templates: Templates,
-    best: np.ndarray,
-    start: np.ndarray,
-) -> _Fit:
-    """Shift and amplitude of each of the best templates by Gauss-Newton, and their mean by likelihood.
+def _fit(flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, start: np.ndarray) -> _Fit:
+    """The shift of a linear combination of the best templates, by Gauss-Newton.
 
-    The variance of each is that of M-estimators, Σ_ij g_i g_j / H² with g the terms of the derivative of χ² and pairs
-    up to a few line widths apart (Newey & West 1987, Econometrica 55, 703); the templates' own spread is added.
+    The variance is that of an M-estimator, Σ_ij g_i g_j / H² with g the terms of the derivative of χ² and pairs up to
+    a few line widths apart (Newey & West 1987, Econometrica 55, 703). The shares of the templates are fitted too.
 
     Args:
       best: int[S, K].
-      start: float64[S, K], in steps.
+      start: float64[S], in steps.
     """
     weights = {}
     for arm, (_, weight) in flat.items():
         table = templates.tables[arm]
-        at = table.place - OVERSAMPLE * start[:, :1]
-        # The same for all iterations and templates: else the pixels that a shift brings in would count for it.
+        at = table.place - OVERSAMPLE * start[:, None]
+        # The same for all iterations: else the pixels that a shift brings in would count for it.
         ends = np.interp(at, np.arange(table.weight.size), table.weight, left=0, right=0)
-        weights[arm] = (weight * ends).astype(np.float32)[:, None]
+        weights[arm] = (weight * ends).astype(np.float32)
     place, before = start.copy(), None
     reach = 2 * templates.width + 2
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(ITERATIONS):
-            curves = {arm: _curves(flat[arm], templates.tables[arm], best, place) for arm in flat}
-            _, dt, dg, tt, tg, gg = sum(_moments(curves[arm], weights[arm]) for arm in flat)
-            move = -(dg - dt / tt * tg) / (dt / tt * (gg - tg**2 / tt)) / OVERSAMPLE
+            model = _solve(
+                sum(_moments(_curves(flat[a], templates.tables[a], best, place), weights[a]) for a in flat)
+            )
+            move = model.gradient / model.curvature / OVERSAMPLE
             # Where residuals are large, Gauss-Newton converges slowly: a secant through its last two steps does not.
             factor = 1.0 if before is None else (place - before[0]) / (before[1] - move)
             before = place, move
             move = move * np.where((factor > 0.3) & (factor < 3), factor, 1)
             place = np.clip(place + np.clip(np.nan_to_num(move), -1, 1), start - reach, start + reach)
-        curves = {arm: _curves(flat[arm], templates.tables[arm], best, place) for arm in flat}
-        dd, dt, dg, tt, tg, gg = sum(_moments(curves[arm], weights[arm]) for arm in flat)
-        amplitude = dt / tt
-        squares = dd - amplitude * dt
-        curvature = amplitude**2 * (gg - tg**2 / tt)
+        curves = {a: _curves(flat[a], templates.tables[a], best, place) for a in flat}
+        model = _solve(sum(_moments(curves[a], weights[a]) for a in flat))
         number, slope_sum, height_sum = 0.0, 0.0, 0.0
-        for arm in flat:
-            w = weights[arm]
-            d, t, g = _centred(curves[arm], w)
-            residual = w * (d - amplitude[..., None] * t)
-            across = amplitude[..., None] * (g - (tg / tt)[..., None] * t)
-            number = number + np.count_nonzero(w, axis=2)
+        for arm, w in weights.items():
+            total = np.maximum(w.sum(axis=1), np.finfo(np.float32).tiny)[:, None, None]
+            c = curves[arm] - np.sum(w[:, None] * curves[arm], axis=2, keepdims=True) / total
+            # Rows: the model's lines, and its slope less what the shares of the templates can take up.
+            fitted, across = np.moveaxis(model.rows.astype(np.float32) @ c, 1, 0)
+            residual = w * (c[:, 1] - fitted)
+            number = number + np.count_nonzero(w, axis=1)
             pixel = np.median(np.diff(templates.tables[arm].place)) / OVERSAMPLE
             span = max(int(np.ceil(CORRELATED * templates.width / pixel)), 2)
             slope_sum = slope_sum + _correlated(residual * across, span)
-            height_sum = height_sum + _correlated(residual * t, span)
-        variance = slope_sum / curvature**2 / OVERSAMPLE**2
-        noise = squares / number
-        excess = np.maximum(slope_sum / (noise * curvature), 1)  # over independent residuals
-        gain = -0.5 * squares / (noise.min(axis=1, keepdims=True) * excess)
-        share = np.exp(gain - gain.max(axis=1, keepdims=True))
-        share = share / share.sum(axis=1, keepdims=True)
-        mean = np.sum(share * place, axis=1)
-        error = np.sqrt(np.sum(share * (variance + (place - mean[:, None]) ** 2), axis=1))
-        significance = np.nan_to_num(amplitude * tt / np.sqrt(height_sum))[:, 0]
-    return _Fit(mean, error, np.sum(share * amplitude, axis=1), noise[:, 0], significance)
+            height_sum = height_sum + _correlated(residual * fitted, span)
+        error = np.sqrt(slope_sum) / model.curvature / OVERSAMPLE
+        significance = np.nan_to_num(model.power / np.sqrt(height_sum))
+    return _Fit(place, error, model.shares.sum(axis=1), model.squares / number, significance)
+
+
+class _Model(NamedTuple):
+    """The best linear combination of K templates at a shift, of S spectra."""
+
+    shares: np.ndarray  # [S, K]
+    rows: np.ndarray  # [S, 2, 2 + 2 K], over the curves: the model, and its slope across the templates
+    gradient: np.ndarray  # of half the χ², by the shift in points
+    curvature: np.ndarray  # of the same
+    squares: np.ndarray  # χ²
+    power: np.ndarray  # weighted sum of the model's squares
+
+
+def _solve(moments: np.ndarray) -> _Model:
+    """The shares of the templates, by least squares with a small ridge (they are much alike), and what follows."""
+    size = (moments.shape[1] - 2) // 2
+    t, g = slice(2, 2 + size), slice(2 + size, None)
+    tt, dt = moments[:, t, t], moments[:, t, 1]
+    usual = np.trace(tt, axis1=1, axis2=2)[:, None, None] / size
+    sound = np.isfinite(moments).all(axis=(1, 2), keepdims=True) & (usual > 0)
+    inverse = np.linalg.inv(np.where(sound, tt / np.where(sound, usual, 1), 0) + RIDGE * np.eye(size))
+    inverse = np.where(sound, inverse / usual, np.nan)
+    shares = np.einsum("skl,sl->sk", inverse, dt)
+    slope = np.einsum("skl,sl->sk", moments[:, t, g], shares)
+    taken = np.einsum("skl,sl->sk", inverse, slope)
+    power = np.einsum("sk,skl,sl->s", shares, tt, shares)
+    rows = np.zeros((len(moments), 2, moments.shape[1]))
+    rows[:, 0, t], rows[:, 1, t], rows[:, 1, g] = shares, -taken, shares
+    return _Model(
+        shares=shares,
+        rows=rows,
+        gradient=np.sum(shares * slope, axis=1) - np.sum(shares * moments[:, 1, g], axis=1),
+        curvature=np.einsum("sk,skl,sl->s", shares, moments[:, g, g], shares) - np.sum(slope * taken, axis=1),
+        squares=moments[:, 1, 1] - 2 * np.sum(shares * dt, axis=1) + power,
+        power=power,
+    )
 
 
 def _correlated(terms: np.ndarray, span: int) -> np.ndarray:
-    """Σ_ij K(i - j) x_i x_j of terms [S, K, N] with the triangle K that falls to 0 at `span`: [S, K].
+    """Σ_ij K(i - j) x_i x_j of terms [S, N] with the triangle K that falls to 0 at `span`: [S].
 
     The same as the mean square of the sums over all windows of that many pixels.
     """
-    total = np.pad(np.cumsum(terms, axis=2, dtype=np.float64), ((0, 0), (0, 0), (span, 0)))
-    total = np.pad(total, ((0, 0), (0, 0), (0, span - 1)), mode="edge")
-    return np.sum((total[..., span:] - total[..., :-span]) ** 2, axis=2) / span
+    total = np.pad(np.cumsum(terms, axis=1, dtype=np.float64), ((0, 0), (span, 0)))
+    total = np.pad(total, ((0, 0), (0, span - 1)), mode="edge")
+    return np.sum((total[:, span:] - total[:, :-span]) ** 2, axis=1) / span
 
 
 def _curves(flat: Flattened, table: _Table, best: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """On an arm's pixels, [S, K, 4, N]: one, the spectrum, the templates shifted by `place` steps, their slopes."""
-    at = table.place - OVERSAMPLE * place[..., None]
-    points = table.value.shape[1]
-    left = np.clip(at.astype(np.intp), 0, points - 2)
-    share = np.clip(at - left, 0, 1).astype(np.float32)
-    left += (best * points)[..., None]
-    right = left + 1
-    out = np.empty((*best.shape, 4, table.place.size), np.float32)
-    out[:, :, 0] = 1
-    out[:, :, 1] = flat.value[:, None]
-    for i, values in ((2, table.value.ravel()), (3, table.slope.ravel())):
-        low, high = values.take(left), values.take(right)
-        high -= low
-        high *= share
-        np.add(low, high, out=out[:, :, i])
+    """On an arm's pixels [S, 2 + 2 K, N]: 1, the spectrum, its K templates shifted by `place` steps, their slopes."""
+    at = table.place - OVERSAMPLE * place[:, None]
+    size, points = best.shape[1], table.value.shape[1]
+    first = np.clip(at.astype(np.intp), 0, points - 2)
+    share = np.clip(at - first, 0, 1).astype(np.float32)
+    out = np.empty((len(best), 2 + 2 * size, table.place.size), np.float32)
+    out[:, 0] = 1
+    out[:, 1] = flat.value
+    for k in range(size):
+        left = first + (best[:, k] * points)[:, None]
+        right = left + 1
+        for i, values in ((2 + k, table.value.ravel()), (2 + size + k, table.slope.ravel())):
+            low, high = values.take(left), values.take(right)
+            high -= low
+            high *= share
+            np.add(low, high, out=out[:, i])
     return out
 
 
 def _moments(curves: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted sums [6, S, K] of products of the centred spectrum, template and slope: dd dt dg tt tg gg."""
-    product = (curves * weight[:, :, None]) @ curves.swapaxes(2, 3)
-    product = product.astype(np.float64)
-    first = product[:, :, 0]
-    product -= first[..., None] * first[..., None, :] / np.maximum(first[..., :1, None], np.finfo(float).tiny)
-    return np.stack([product[:, :, i, j] for i, j in ((1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3))])
-
-
-def _centred(curves: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Spectrum, template and slope [3, S, K, N] less their weighted means: a constant is fitted with the template."""
-    curves = np.moveaxis(curves[:, :, 1:], 2, 0)
-    total = np.maximum(weight.sum(axis=2, keepdims=True), np.finfo(np.float32).tiny)
-    return curves - np.sum(weight * curves, axis=3, keepdims=True) / total
+    """Weighted sums of products of the curves less their means: [S, C, C]."""
+    product = ((curves * weight[:, None]) @ curves.swapaxes(1, 2)).astype(np.float64)
+    first = product[:, 0]
+    return product - first[:, :, None] * first[:, None] / np.maximum(first[:, :1, None], np.finfo(float).tiny)
 
 
 def _parabola(curve: np.ndarray) -> np.ndarray:
-    """Where the maximum of curves [S, K, L] is between the points, from the highest on: -0.5 to 0.5."""
-    at = np.clip(curve.argmax(axis=2), 1, curve.shape[2] - 2)[..., None]
-    low, mid, high = (np.take_along_axis(curve, at + i, axis=2)[..., 0] for i in (-1, 0, 1))
+    """Where the maximum of curves [S, L] is between the points, from the highest on: -0.5 to 0.5."""
+    at = np.clip(curve.argmax(axis=1), 1, curve.shape[1] - 2)[:, None]
+    low, mid, high = (np.take_along_axis(curve, at + i, axis=1)[:, 0] for i in (-1, 0, 1))
     bend = 2 * mid - low - high
     return np.where(bend > 0, np.clip(0.5 * (high - low) / np.where(bend > 0, bend, 1), -0.5, 0.5), 0)
 
