@@ -23,7 +23,7 @@ from remap.spectra import MEDIA, SPEED_OF_LIGHT, to_medium
 
 OVERSAMPLE = 4  # points of a template's table per step of the coarse grid, with straight lines between
 BLOCKS = 8  # parts of an arm whose medians are the first estimate of its slope
-CHUNK = 2**20  # elements of an array [stars, templates, lags] at a time
+CHUNK = 2**21  # elements of an array [stars, templates, lags] at a time
 OVERLAP = 0.5  # share of the weight that a shifted template must cover
 FAR = 3.0  # half widths of the autocorrelation from a peak, where it is forgotten
 RIDGE = 0.01  # of the templates' usual power
@@ -267,7 +267,8 @@ def flatten(
     level = _level(flux, good)
     good &= level > 0
     level[~good] = 1
-    value = np.where(good, flux / level, 0)
+    with np.errstate(over="ignore"):
+        value = np.where(good, flux / level, 0)
     good &= (value > -1) & (value < 3)  # outside there is nothing that a template could have
     value[~good] = 0
     step = np.median(np.diff(np.log(wave))) * SPEED_OF_LIGHT
@@ -281,11 +282,14 @@ def flatten(
     good &= (smooth > 0.2 * cover) & (cover > 0)
     mean = np.where(good, smooth / np.where(good, cover, 1), 1)
     value = np.where(good, value / mean - 1, 0)
-    if ivar is None:
-        variance = np.broadcast_to(_noise(value, good)[:, None] ** 2, value.shape)
-    else:
-        scale = np.where(good, level * mean, 1)
-        variance = 1 / (np.where(good, ivar, 1).astype(np.float64) * scale**2)
+    with np.errstate(
+        over="ignore", divide="ignore"
+    ):  # 1e±300 are 0 or infinite, and the weight is right all the same
+        if ivar is None:
+            variance = np.broadcast_to(_noise(value, good)[:, None] ** 2, value.shape)
+        else:
+            scale = np.where(good, level * mean, 1)
+            variance = 1 / (np.where(good, ivar, 1).astype(np.float64) * scale**2)
     if clip:
         scatter = 1.4826 * _median(np.abs(value), good)
         high = np.maximum(settings.clip * scatter[:, None], settings.clip * np.sqrt(variance))
@@ -356,10 +360,10 @@ def compare_media(
 ) -> MediaComparison:
     """Whether spectra are in the medium that was declared for them, from their velocities.
 
-    Air and vacuum differ by 83 km/s, and by nearly the same at all wavelengths: the difference changes by 0.5 km/s from
-    4850 to 5750 Å and by 2 km/s from 4000 to 9000 Å, less than what templates of a library are good to. So a spectrum
-    alone does not tell its medium: only the velocity that it should have does. Without it, or where it is not known to
-    some 25 km/s, all is undecided. A star in a hundred may have any velocity (a binary, a wrong match).
+    Air and vacuum differ by 83 km/s, and by nearly the same at all wavelengths: the difference changes by 0.5 km/s
+    from 4850 to 5750 Å and by 2 km/s from 4000 to 9000 Å, less than what templates of a library are good to. So a
+    spectrum alone does not tell its medium: only the velocity that it should have does. Without it, or where it is
+    not known to some 25 km/s, all is undecided. A star in a hundred may have any velocity (a binary, a wrong match).
 
     Args:
       declared: as for `measure_velocities`, on the grid by the medium as declared.
