@@ -16,9 +16,11 @@ from remap.preprocess.resample import LineSpread, degrade, degrade_and_resample,
 from remap.preprocess.rotation import broaden, rotate
 from remap.preprocess.stationary import StationaryMask, find_stationary, mask_stationary
 from remap.preprocess.velocity import (
+    MediaComparison,
     Templates,
     Velocities,
     VelocitySettings,
+    compare_media,
     make_templates,
     measure_velocities,
 )
@@ -26,12 +28,14 @@ from remap.preprocess.velocity import (
 __all__ = [
     "CleaningSettings",
     "LineSpread",
+    "MediaComparison",
     "Preprocessing",
     "StationaryMask",
     "Templates",
     "Velocities",
     "VelocitySettings",
     "broaden",
+    "compare_media",
     "crop",
     "degrade",
     "degrade_and_resample",

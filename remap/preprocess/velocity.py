@@ -3,8 +3,9 @@
 All arms of a star give one velocity. Spectra and templates lose their continuum in the same way (`flatten`). The
 coarse search is a cross-correlation on a logarithmic grid, weighted and masked: of the likelihood gain
 (Σ w d t(v))² / Σ w t(v)² of every template t and velocity v (the χ² of a fitted amplitude, as in Zucker 2003, MNRAS
-342, 1291). The best few templates are then fitted on the observed pixels themselves, shifted relativistically in
-vacuum. Errors come from the residuals, so that noise which resampling has correlated, and lines that no template has, count.
+342, 1291). A linear combination of the best few is then fitted on the observed pixels themselves, shifted
+relativistically in vacuum. Errors come from the residuals, so that noise which resampling has correlated counts, and
+so do lines that no template has.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from scipy import fft, interpolate, ndimage
 from remap.config import ConfigError
 from remap.spectra import MEDIA, SPEED_OF_LIGHT, to_medium
 
-OVERSAMPLE = 4  # points of a template's table per step of the coarse grid; between them a straight line is good to 0.3 %
+OVERSAMPLE = 4  # points of a template's table per step of the coarse grid, with straight lines between
 BLOCKS = 8  # parts of an arm whose medians are the first estimate of its slope
-CHUNK = 2**20  # elements of an array [stars, templates, lags] at a time
+CHUNK = 2**21  # elements of an array [stars, templates, lags] at a time
 OVERLAP = 0.5  # share of the weight that a shifted template must cover
-ITERATIONS = 6  # of the fit, which converges quadratically
+FAR = 3.0  # half widths of the autocorrelation from a peak, where it is forgotten
+RIDGE = 0.01  # of the templates' usual power
+CORRELATED = 5.0  # half widths, over which residuals are correlated by noise and by lines that do not fit
+STRAY = 0.01  # share of stars whose velocity is not the expected one
+ITERATIONS = 3  # of the fit; from the maximum of a parabola they reach 2 % of the error
 Arm = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # flux, valid and inverse variance, all [S, N]
 
 
@@ -34,7 +39,7 @@ class VelocitySettings:
 
     Attributes:
       templates: number of library spectra to compare with.
-      best: how many of them are fitted.
+      best: how many of them are fitted, as a linear combination.
       limit: largest velocity, towards us or away, that is looked for, km/s.
       span: largest lag that `quality` looks at, km/s; at least `limit`.
       smooth: standard deviation of the smoothing that gives the continuum, km/s; several times the line spread.
@@ -59,7 +64,7 @@ class VelocitySettings:
     clip: float = 6.0
     min_coverage: float = 0.2
     min_pixels: int = 50
-    min_quality: float = 4.0
+    min_quality: float = 4.5
 
     def __post_init__(self) -> None:
         for name in ("templates", "best", "min_pixels"):
@@ -109,9 +114,9 @@ class Templates:
     @functools.cached_property
     def width(self) -> float:
         """Half width at half maximum of the templates' autocorrelation, in steps: how far apart lines are told."""
-        table = next(iter(self.tables.values()))
-        power = np.abs(fft.rfft(table.value, 2 * table.value.shape[1])) ** 2
-        correlation = fft.irfft(power.sum(axis=0))
+        size = 2 * max(table.weight.size for table in self.tables.values())
+        power = sum((np.abs(fft.rfft(t.value, size)) ** 2).sum(axis=0) for t in self.tables.values())
+        correlation = fft.irfft(power)
         return max(float(np.argmax(correlation < correlation[0] / 2)) / OVERSAMPLE, 1.0)
 
     @functools.cached_property
@@ -130,8 +135,8 @@ class Templates:
         curve = interpolate.CubicSpline(u, self.flux[arm], axis=1)
         cover = np.interp(at, u, good) >= 1
         weight = _taper(cover[None], self.taper)[0]
-        value = np.where(cover, curve(at), 0).astype(np.float32)
-        slope = np.where(cover, curve(at, 1) * fine, 0).astype(np.float32)
+        value = np.where(cover, curve(at), 0).astype(np.float32, order="C")
+        slope = np.where(cover, curve(at, 1) * fine, 0).astype(np.float32, order="C")
         return _Table((u - u[0]) / fine, value, slope, weight.astype(np.float32))
 
 
@@ -151,8 +156,10 @@ class Velocities:
     Attributes:
       velocity: float64[S], km/s, positive when receding.
       error: float64[S], km/s, standard deviation.
-      quality: float64[S], the ratio R of Tonry & Davis 1979 (AJ 84, 1511): height of the correlation's peak over the
-        height that chance would give. 0 where the best velocity is at the limit or the fit left its peak.
+      quality: float64[S], how far the peak stands out: its height over the rms of the correlation elsewhere within
+        the span (as R of Tonry & Davis 1979, AJ 84, 1511, with all that is not the peak for the part that is not
+        symmetric), or the amplitude over its error if that is less. Noise seldom has more than 4. 0 where the best
+        velocity is at the limit or the fit left its peak.
       poor: bool[S], `quality` below the settings' least, or no velocity.
       template: int[S], the best template, -1 where there is none.
       correlation: float64[S], coefficient of correlation between the spectrum and it, 1 = the same.
@@ -228,7 +235,7 @@ class Flattened(NamedTuple):
     """Spectra without their continuum."""
 
     value: np.ndarray  # float64[S, N], flux over the continuum, less one; 0 where the weight is 0
-    weight: np.ndarray  # float64[S, N], inverse variance of `value`, 0 = left out
+    weight: np.ndarray  # float64[S, N], inverse variance of `value`, falling to 0 at the ends; 0 = left out
 
 
 def flatten(
@@ -260,7 +267,8 @@ def flatten(
     level = _level(flux, good)
     good &= level > 0
     level[~good] = 1
-    value = np.where(good, flux / level, 0)
+    with np.errstate(over="ignore"):
+        value = np.where(good, flux / level, 0)
     good &= (value > -1) & (value < 3)  # outside there is nothing that a template could have
     value[~good] = 0
     step = np.median(np.diff(np.log(wave))) * SPEED_OF_LIGHT
@@ -274,16 +282,19 @@ def flatten(
     good &= (smooth > 0.2 * cover) & (cover > 0)
     mean = np.where(good, smooth / np.where(good, cover, 1), 1)
     value = np.where(good, value / mean - 1, 0)
-    if ivar is None:
-        variance = np.broadcast_to(_noise(value, good)[:, None] ** 2, value.shape)
-    else:
-        scale = np.where(good, level * mean, 1)
-        variance = 1 / (np.where(good, ivar, 1).astype(np.float64) * scale**2)
+    with np.errstate(
+        over="ignore", divide="ignore"
+    ):  # 1e±300 are 0 or infinite, and the weight is right all the same
+        if ivar is None:
+            variance = np.broadcast_to(_noise(value, good)[:, None] ** 2, value.shape)
+        else:
+            scale = np.where(good, level * mean, 1)
+            variance = 1 / (np.where(good, ivar, 1).astype(np.float64) * scale**2)
     if clip:
         scatter = 1.4826 * _median(np.abs(value), good)
         high = np.maximum(settings.clip * scatter[:, None], settings.clip * np.sqrt(variance))
         good &= (value < high) & (value > -1 - high)
-    weight = np.where(good, 1 / (variance + settings.mismatch**2), 0)
+    weight = np.where(good, _taper(good, settings.taper) / (variance + settings.mismatch**2), 0)
     return Flattened(np.where(good, value, 0), weight)
 
 
@@ -318,6 +329,76 @@ def measure_velocities(
             *(np.zeros(0, bool if n == "poor" else int if n == "template" else float) for n in names)
         )
     return Velocities(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MediaComparison:
+    """Which medium the velocities of S spectra speak for.
+
+    Attributes:
+      declared: velocities with the wavelengths as declared.
+      other: the same if they were in the other medium.
+      log_odds: float64[S], ln of the likelihood of `other` over that of `declared`; 0 where nothing can be told.
+      verdict: str[S], "declared", "other" or "undecided".
+    """
+
+    declared: Velocities
+    other: Velocities
+    log_odds: np.ndarray
+    verdict: np.ndarray
+
+
+def compare_media(
+    declared: Mapping[str, Arm],
+    other: Mapping[str, Arm],
+    templates: Templates,
+    settings: VelocitySettings | None = None,
+    *,
+    expected: float | np.ndarray | None = None,
+    expected_error: float | np.ndarray = 10.0,
+    odds: float = 100.0,
+) -> MediaComparison:
+    """Whether spectra are in the medium that was declared for them, from their velocities.
+
+    Air and vacuum differ by 83 km/s, and by nearly the same at all wavelengths: the difference changes by 0.5 km/s
+    from 4850 to 5750 Å and by 2 km/s from 4000 to 9000 Å, less than what templates of a library are good to. So a
+    spectrum alone does not tell its medium: only the velocity that it should have does. Without it, or where it is
+    not known to some 25 km/s, all is undecided. A star in a hundred may have any velocity (a binary, a wrong match).
+
+    Args:
+      declared: as for `measure_velocities`, on the grid by the medium as declared.
+      other: the same spectra, on the grid as if their wavelengths were in the other medium.
+      expected: km/s, in the frame of the wavelengths: 0 of spectra at rest, or the pipeline's; NaN = unknown.
+      expected_error: km/s, its standard deviation.
+      odds: how many times likelier one must be for a verdict.
+
+    Raises:
+      ConfigError: as `measure_velocities`; an error or odds out of range.
+    """
+    settings = settings or VelocitySettings()
+    first = measure_velocities(declared, templates, settings)
+    second = measure_velocities(other, templates, settings)
+    if len(first) != len(second):
+        raise ConfigError(f"media: expected the same spectra twice, found {len(first)} and {len(second)}")
+    if not odds > 1 or not np.all(np.asarray(expected_error) > 0):
+        raise ConfigError(
+            f"media: expected odds above 1 and positive errors, found {odds} and {expected_error}"
+        )
+    wanted = np.broadcast_to(
+        np.nan if expected is None else np.asarray(expected, np.float64), first.velocity.shape
+    )
+
+    def log_likelihood(found: Velocities) -> np.ndarray:
+        sigma = np.hypot(found.error, expected_error)
+        bell = np.exp(-0.5 * ((found.velocity - wanted) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+        return np.log((1 - STRAY) * bell + STRAY / (2 * settings.limit))
+
+    log_odds = log_likelihood(second) - log_likelihood(first)
+    log_odds = np.where(first.poor | second.poor | ~np.isfinite(log_odds), 0.0, log_odds)
+    verdict = np.where(
+        log_odds > np.log(odds), "other", np.where(log_odds < -np.log(odds), "declared", "undecided")
+    )
+    return MediaComparison(first, second, log_odds, verdict)
 
 
 class _CoarseGrid(NamedTuple):
@@ -355,20 +436,20 @@ class _CoarseGrid(NamedTuple):
             )
         return cls(size, lags, np.abs(lags) <= limit, pixels, transforms)
 
-    def correlate(self, flat: Mapping[str, Flattened], taper: float) -> tuple[np.ndarray, ...]:
+    def correlate(self, flat: Mapping[str, Flattened]) -> tuple[np.ndarray, ...]:
         """Sums over the pixels at every lag: w d t [S, T, L], w t² [S, T, L] and w [S, L]; and w d² [S]."""
         sums: list = [0, 0, 0]
         power = 0.0
         for arm, (value, weight) in flat.items():
-            weight = weight * _taper(weight > 0, taper)
             power = power + np.sum(weight * value**2, axis=1)
             first, second = self._transform(arm, weight * value), self._transform(arm, weight)
             cross, square, cover = self.transforms[arm]
             sums[0] = sums[0] + first[:, None] * cross
             sums[1] = sums[1] + second[:, None] * square
             sums[2] = sums[2] + second * cover
-        at = self.lags % self.size
-        return (*(fft.irfft(x, self.size)[..., at] for x in sums), power)
+        lag = self.lags[-1]
+        every = (fft.irfft(x, self.size) for x in sums)
+        return (*(np.concatenate([x[..., -lag:], x[..., : lag + 1]], axis=-1) for x in every), power)
 
     def _transform(self, arm: str, x: np.ndarray) -> np.ndarray:
         """Fourier transforms of pixels [S, N], brought onto the coarse grid by straight lines."""
@@ -385,7 +466,7 @@ def _measure(
     valid = sum(np.count_nonzero(f.weight, axis=1) for f in flat.values())
     usable = (valid >= settings.min_coverage * pixels) & (valid >= settings.min_pixels)
     with np.errstate(divide="ignore", invalid="ignore"):
-        cross, square, cover, power = grid.correlate(flat, settings.taper)
+        cross, square, cover, power = grid.correlate(flat)
         covered = cover >= OVERLAP * cover.max(axis=1, keepdims=True)
         shape = cross / np.sqrt(np.maximum(square, 1e-6 * square.max(axis=2, keepdims=True)))
     usable &= np.isfinite(shape).all(axis=(1, 2)) & (power > 0)
@@ -397,22 +478,22 @@ def _measure(
     edge = (peak <= first[0]) | (peak >= first[1])
     usable &= searched[star, :, peak].max(axis=1) > 0
 
-    # The best templates near the peak, each from its own maximum there.
+    # The best templates near the peak, from the maximum of the very best.
     reach = int(np.ceil(templates.width))
     near = np.clip(peak[:, None] + np.arange(-reach, reach + 1), 0, grid.lags.size - 1)
     around = np.take_along_axis(shape, near[:, None], axis=2)
     best = np.argsort(-around.max(axis=2), axis=1)[:, : settings.best]
-    around = np.take_along_axis(around, best[:, :, None], axis=1)
-    start = np.take_along_axis(near, around.argmax(axis=2), axis=1)
-    fit = _fit(flat, templates, best, grid.lags[start].astype(np.float64), settings)
+    around = np.take_along_axis(around, best[:, :1, None], axis=1)[:, 0]
+    start = near[star, around.argmax(axis=1)]
+    fit = _fit(flat, templates, best, grid.lags[start] + _parabola(around))
 
-    ratio = _tonry_davis(shape[star, best[:, 0]], start[:, 0], covered)
+    contrast = _contrast(shape[star, best[:, 0]], start, covered, FAR * templates.width)
     with np.errstate(divide="ignore", invalid="ignore"):
-        height = shape[star, best[:, 0], start[:, 0]] / np.sqrt(power)
-    moved = np.abs(fit.place - grid.lags[start[:, 0]]) > 2 * reach + 1
+        height = shape[star, best[:, 0], start] / np.sqrt(power)
+    moved = np.abs(fit.place - grid.lags[start]) > 2 * reach + 1
     usable &= np.isfinite(fit.place) & np.isfinite(fit.error)
     speed = SPEED_OF_LIGHT * np.tanh(np.clip(fit.place * templates.step, -1, 1))
-    quality = np.where(edge | moved, 0.0, ratio)
+    quality = np.where(edge | moved, 0.0, np.fmin(contrast, fit.significance))
 
     def or_nan(x: np.ndarray) -> np.ndarray:
         return np.where(usable, x, np.nan)
@@ -436,110 +517,145 @@ class _Fit(NamedTuple):
     error: np.ndarray  # its standard deviation
     amplitude: np.ndarray
     chi2: np.ndarray
+    significance: np.ndarray  # height of the model's lines over its standard deviation
 
 
-def _fit(
-    flat: Mapping[str, Flattened],
-    templates: Templates,
-    best: np.ndarray,
-    start: np.ndarray,
-    settings: VelocitySettings,
-) -> _Fit:
-    """Shift and amplitude of each of the best templates by Gauss-Newton, and their mean by likelihood.
+def _fit(flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, start: np.ndarray) -> _Fit:
+    """The shift of a linear combination of the best templates, by Gauss-Newton.
 
-    The variance of each is that of M-estimators, Σ_ij g_i g_j / H² with g the terms of the derivative of χ² and pairs
-    up to a few line widths apart (Newey & West 1987, Econometrica 55, 703); that of the templates among them is added.
+    The variance is that of an M-estimator, Σ_ij g_i g_j / H² with g the terms of the derivative of χ² and pairs up to
+    a few line widths apart (Newey & West 1987, Econometrica 55, 703). The shares of the templates are fitted too.
 
     Args:
       best: int[S, K].
-      start: float64[S, K], in steps.
+      start: float64[S], in steps.
     """
     weights = {}
     for arm, (_, weight) in flat.items():
         table = templates.tables[arm]
-        at = table.place - OVERSAMPLE * start[:, :1]
-        # The same for all iterations and templates: else the pixels that a shift brings in would count for it.
+        at = table.place - OVERSAMPLE * start[:, None]
+        # The same for all iterations: else the pixels that a shift brings in would count for it.
         ends = np.interp(at, np.arange(table.weight.size), table.weight, left=0, right=0)
-        weights[arm] = (weight * _taper(weight > 0, settings.taper) * ends).astype(np.float32)[:, None]
-    place = start.copy()
+        weights[arm] = (weight * ends).astype(np.float32)
+    place, before = start.copy(), None
     reach = 2 * templates.width + 2
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(ITERATIONS):
-            total = sum(
-                _moments(flat[a], weights[a], *_shifted(templates.tables[a], best, place)) for a in flat
+            model = _solve(
+                sum(_moments(_curves(flat[a], templates.tables[a], best, place), weights[a]) for a in flat)
             )
-            dt, tt, dg, tg, gg, _ = total
-            amplitude = dt / tt
-            move = -(dg - amplitude * tg) / (amplitude * (gg - tg**2 / tt)) / OVERSAMPLE
+            move = model.gradient / model.curvature / OVERSAMPLE
+            # Where residuals are large, Gauss-Newton converges slowly: a secant through its last two steps does not.
+            factor = 1.0 if before is None else (place - before[0]) / (before[1] - move)
+            before = place, move
+            move = move * np.where((factor > 0.3) & (factor < 3), factor, 1)
             place = np.clip(place + np.clip(np.nan_to_num(move), -1, 1), start - reach, start + reach)
-        squares, inner, curvature = 0.0, 0.0, 0.0
-        span = int(np.ceil(3 * templates.width))
-        number = 0.0
-        for arm in flat:
-            value, slope = _shifted(templates.tables[arm], best, place)
-            d, t, g = _centred(weights[arm], flat[arm].value[:, None].astype(np.float32), value, slope)
-            residual = d - amplitude[..., None] * t
-            across = amplitude[..., None] * (g - (tg / tt)[..., None] * t)
-            squares = squares + np.sum(weights[arm] * residual**2, axis=2)
-            curvature = curvature + np.sum(weights[arm] * across**2, axis=2)
-            number = number + np.sum(weights[arm] > 0, axis=2)
-            terms = np.cumsum(weights[arm] * residual * across, axis=2, dtype=np.float64)
-            terms = np.pad(terms, ((0, 0), (0, 0), (span, 0)))
-            last = np.repeat(terms[..., -1:], span - 1, axis=2)
-            terms = np.concatenate([terms, last], axis=2)
-            inner = inner + np.sum((terms[..., span:] - terms[..., :-span]) ** 2, axis=2) / span
-        variance = inner / curvature**2 / OVERSAMPLE**2
-        noise = squares / number
-        excess = np.maximum(inner / (noise * curvature), 1)  # over independent residuals
-        gain = -0.5 * squares / (noise.min(axis=1, keepdims=True) * excess)
-        share = np.exp(gain - gain.max(axis=1, keepdims=True))
-        share = share / share.sum(axis=1, keepdims=True)
-        mean = np.sum(share * place, axis=1)
-        error = np.sqrt(np.sum(share * (variance + (place - mean[:, None]) ** 2), axis=1))
-    return _Fit(mean, error, np.sum(share * amplitude, axis=1), noise[:, 0])
+        curves = {a: _curves(flat[a], templates.tables[a], best, place) for a in flat}
+        model = _solve(sum(_moments(curves[a], weights[a]) for a in flat))
+        number, slope_sum, height_sum = 0.0, 0.0, 0.0
+        for arm, w in weights.items():
+            total = np.maximum(w.sum(axis=1), np.finfo(np.float32).tiny)[:, None, None]
+            c = curves[arm] - np.sum(w[:, None] * curves[arm], axis=2, keepdims=True) / total
+            # Rows: the model's lines, and its slope less what the shares of the templates can take up.
+            fitted, across = np.moveaxis(model.rows.astype(np.float32) @ c, 1, 0)
+            residual = w * (c[:, 1] - fitted)
+            number = number + np.count_nonzero(w, axis=1)
+            pixel = np.median(np.diff(templates.tables[arm].place)) / OVERSAMPLE
+            span = max(int(np.ceil(CORRELATED * templates.width / pixel)), 2)
+            slope_sum = slope_sum + _correlated(residual * across, span)
+            height_sum = height_sum + _correlated(residual * fitted, span)
+        error = np.sqrt(slope_sum) / model.curvature / OVERSAMPLE
+        significance = np.nan_to_num(model.power / np.sqrt(height_sum))
+    return _Fit(place, error, model.shares.sum(axis=1), model.squares / number, significance)
 
 
-def _shifted(table: _Table, best: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Templates [S, K] shifted by `place` steps, on the arm's pixels: value and slope [S, K, N] per point."""
-    at = table.place - OVERSAMPLE * place[..., None]
-    points = table.value.shape[1]
-    left = np.clip(at.astype(np.int32), 0, points - 2)
-    share = np.clip(at - left, 0, 1).astype(np.float32)
-    left += (best * points).astype(np.int32)[..., None]
-    out = []
-    for values in (table.value.ravel(), table.slope.ravel()):
-        low = values[left]
-        out.append(low + share * (values[left + 1] - low))
-    return out[0], out[1]
+class _Model(NamedTuple):
+    """The best linear combination of K templates at a shift, of S spectra."""
+
+    shares: np.ndarray  # [S, K]
+    rows: np.ndarray  # [S, 2, 2 + 2 K], over the curves: the model, and its slope across the templates
+    gradient: np.ndarray  # of half the χ², by the shift in points
+    curvature: np.ndarray  # of the same
+    squares: np.ndarray  # χ²
+    power: np.ndarray  # weighted sum of the model's squares
 
 
-def _centred(weight: np.ndarray, *curves: np.ndarray) -> list[np.ndarray]:
-    """Curves [S, K, N] less their weighted means: a constant is fitted with the template."""
-    total = np.maximum(weight.sum(axis=2, keepdims=True), np.finfo(np.float32).tiny)
-    return [c - np.sum(weight * c, axis=2, keepdims=True) / total for c in curves]
-
-
-def _moments(flat: Flattened, weight: np.ndarray, value: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Weighted sums [6, S, K] of the products of data, template and slope that the fit needs."""
-    d, t, g = _centred(weight, flat.value[:, None].astype(np.float32), value, slope)
-    wd, wt, wg = weight * d, weight * t, weight * g
-    pairs = ((wd, t), (wt, t), (wd, g), (wt, g), (wg, g), (wd, d))
-    return np.stack(
-        [np.broadcast_to(np.sum(a * b, axis=2, dtype=np.float64), value.shape[:2]) for a, b in pairs]
+def _solve(moments: np.ndarray) -> _Model:
+    """The shares of the templates, by least squares with a small ridge (they are much alike), and what follows."""
+    size = (moments.shape[1] - 2) // 2
+    t, g = slice(2, 2 + size), slice(2 + size, None)
+    tt, dt = moments[:, t, t], moments[:, t, 1]
+    usual = np.trace(tt, axis1=1, axis2=2)[:, None, None] / size
+    sound = np.isfinite(moments).all(axis=(1, 2), keepdims=True) & (usual > 0)
+    inverse = np.linalg.inv(np.where(sound, tt / np.where(sound, usual, 1), 0) + RIDGE * np.eye(size))
+    inverse = np.where(sound, inverse / usual, np.nan)
+    shares = np.einsum("skl,sl->sk", inverse, dt)
+    slope = np.einsum("skl,sl->sk", moments[:, t, g], shares)
+    taken = np.einsum("skl,sl->sk", inverse, slope)
+    power = np.einsum("sk,skl,sl->s", shares, tt, shares)
+    rows = np.zeros((len(moments), 2, moments.shape[1]))
+    rows[:, 0, t], rows[:, 1, t], rows[:, 1, g] = shares, -taken, shares
+    return _Model(
+        shares=shares,
+        rows=rows,
+        gradient=np.sum(shares * slope, axis=1) - np.sum(shares * moments[:, 1, g], axis=1),
+        curvature=np.einsum("sk,skl,sl->s", shares, moments[:, g, g], shares) - np.sum(slope * taken, axis=1),
+        squares=moments[:, 1, 1] - 2 * np.sum(shares * dt, axis=1) + power,
+        power=power,
     )
 
 
-def _tonry_davis(curve: np.ndarray, peak: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """R = h / (√2 σ_a) of correlations [S, L]: height over the rms of what is not symmetric about the peak."""
-    out = np.zeros(len(curve))
-    for i, (c, k, ok) in enumerate(zip(curve, peak, covered, strict=True)):
-        reach = min(k, c.size - 1 - k)
-        right, left = slice(k + 1, k + 1 + reach), slice(k - reach, k)
-        both = ok[right] & ok[left][::-1]
-        if both.any() and c[k] > 0:
-            odd = (c[right] - c[left][::-1])[both] / 2
-            out[i] = c[k] / max(np.sqrt(2 * np.mean(odd**2)), 1e-6 * c[k])
+def _correlated(terms: np.ndarray, span: int) -> np.ndarray:
+    """Σ_ij K(i - j) x_i x_j of terms [S, N] with the triangle K that falls to 0 at `span`: [S].
+
+    The same as the mean square of the sums over all windows of that many pixels.
+    """
+    total = np.pad(np.cumsum(terms, axis=1, dtype=np.float64), ((0, 0), (span, 0)))
+    total = np.pad(total, ((0, 0), (0, span - 1)), mode="edge")
+    return np.sum((total[:, span:] - total[:, :-span]) ** 2, axis=1) / span
+
+
+def _curves(flat: Flattened, table: _Table, best: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """On an arm's pixels [S, 2 + 2 K, N]: 1, the spectrum, its K templates shifted by `place` steps, their slopes."""
+    at = table.place - OVERSAMPLE * place[:, None]
+    size, points = best.shape[1], table.value.shape[1]
+    first = np.clip(at.astype(np.intp), 0, points - 2)
+    share = np.clip(at - first, 0, 1).astype(np.float32)
+    out = np.empty((len(best), 2 + 2 * size, table.place.size), np.float32)
+    out[:, 0] = 1
+    out[:, 1] = flat.value
+    for k in range(size):
+        left = first + (best[:, k] * points)[:, None]
+        right = left + 1
+        for i, values in ((2 + k, table.value.ravel()), (2 + size + k, table.slope.ravel())):
+            low, high = values.take(left), values.take(right)
+            high -= low
+            high *= share
+            np.add(low, high, out=out[:, i])
     return out
+
+
+def _moments(curves: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted sums of products of the curves less their means: [S, C, C]."""
+    product = ((curves * weight[:, None]) @ curves.swapaxes(1, 2)).astype(np.float64)
+    first = product[:, 0]
+    return product - first[:, :, None] * first[:, None] / np.maximum(first[:, :1, None], np.finfo(float).tiny)
+
+
+def _parabola(curve: np.ndarray) -> np.ndarray:
+    """Where the maximum of curves [S, L] is between the points, from the highest on: -0.5 to 0.5."""
+    at = np.clip(curve.argmax(axis=1), 1, curve.shape[1] - 2)[:, None]
+    low, mid, high = (np.take_along_axis(curve, at + i, axis=1)[:, 0] for i in (-1, 0, 1))
+    bend = 2 * mid - low - high
+    return np.where(bend > 0, np.clip(0.5 * (high - low) / np.where(bend > 0, bend, 1), -0.5, 0.5), 0)
+
+
+def _contrast(curve: np.ndarray, peak: np.ndarray, covered: np.ndarray, far: float) -> np.ndarray:
+    """Height of the peak of correlations [S, L] over their rms further than `far` from it; 0 without any."""
+    away = covered & (np.abs(np.arange(curve.shape[1]) - peak[:, None]) > far)
+    square = np.sum(np.where(away, curve, 0) ** 2, axis=1)
+    height = np.take_along_axis(curve, peak[:, None], axis=1)[:, 0]
+    return np.where(square > 0, height * np.sqrt(away.sum(axis=1) / np.where(square > 0, square, 1)), 0)
 
 
 def _spread(labels: np.ndarray, number: int) -> np.ndarray:
