@@ -356,7 +356,7 @@ IMAGES: tuple[Survey, ...] = (
                     "axis": "ln",
                     "line_spread": {"resolution": 10000.0},
                     "facts": {"rv": {"value": 0.0}},
-                    "when": {"keywords": {"PHXTEFF": "", "CRVAL1": "", "CTYPE1": "AWAV-LOG"}},
+                    "when": {"keywords": {"PHXTEFF": "", "CRVAL1": ""}},
                 },
                 {
                     "format": "phoenix_hires",
