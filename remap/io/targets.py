@@ -31,7 +31,7 @@ MATRIX = {"place": {}, "kind": "fwhm_pixels"}  # what `_segment` hands over
 
 
 def read_target_spectra(
-    path: Path, source: Section, within: tuple[float, float] | None = None
+    path: Path, source: Section, *, within: tuple[float, float] | None = None
 ) -> tuple[Spectra, ...]:
     """Reads all targets of a FITS file that has, for each arm, HDUs of wavelengths [N], flux [S, N] and so on.
 
