@@ -143,8 +143,8 @@ def _arrays(
         if key == "resolution_hdu" and name not in hdus:  # as in files of one target; the line spread is unknown then
             continue
         data = _image(files.pick_hdu(hdus, name, path), path)
-        right = data.ndim == 3 and data.shape[::2] == (count, wave.size) if key == "resolution_hdu" else False
-        if not right and data.shape != (count, wave.size):
+        shape = data.shape[::2] if key == "resolution_hdu" and data.ndim == 3 else data.shape
+        if shape != (count, wave.size) or (key == "resolution_hdu" and data.ndim != 3):
             wanted = f"[{count}, {'D, ' if key == 'resolution_hdu' else ''}{wave.size}]"
             raise SpectrumError(
                 f"{path}: expected an image {wanted} in HDU {name!r}, as many as targets and wavelengths, found "

@@ -67,7 +67,7 @@ def test_a_row_of_many_is_chosen_or_each_is_a_segment(tmp_path):
     with pytest.raises(SpectrumError, match="expected row 3 of the column 'WAVE', found 3 rows"):
         io.read(path, source=TABLE | {"row": 3})
     within = io.read_segments(path, source=TABLE | EVERY, within=(5390, 5400))
-    assert [s.facts["segment"].tolist() for s in within] == [["2"]]
+    assert [s.facts["segment"].tolist() for s in within] == [["3"]]
 
 
 @pytest.mark.parametrize("row", [None, 1])
