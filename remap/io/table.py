@@ -29,7 +29,7 @@ OPTIONAL = {
     **segments.COMMON,
 }
 # Keys that one of `segments` may set for itself.
-OWN = ("row", *COLUMNS, "mask_good", "mask_bits", "segment_column")
+OWN = ("row", *COLUMNS, "mask_good", "mask_bits", "segment_column", "facts")
 STATED = "column"  # wave_unit: what the column itself states
 
 
@@ -47,8 +47,8 @@ def read_table_spectra(
         (False: no pixel is good then); mask_column together with mask_good, "zero" or "nonzero": which of its values
         mean a good pixel; mask_bits, an integer that selects the bits of the mask that count (default all);
         hdu (default 1); row, of a table whose cells are arrays and that has several; segments (see
-        `remap.io.segments.expand`), each with any other key of a source but those that say what the numbers mean;
-        segment_column, which names segments that are rows; facts and line_spread (see `remap.io.facts`), whose columns
+        `remap.io.segments.expand`), each with any other key of a source but those that say what the numbers mean (its
+        facts are added to the others or replace them); segment_column, which names segments that are rows; facts and line_spread (see `remap.io.facts`), whose columns
         are those of the same table if they name no other.
       within: Å, in the medium of the source; pixels outside are dropped before anything is checked.
       exposures: False leaves out segments that are single exposures.
@@ -78,6 +78,12 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
     source["line_spread"] = facts.check_spread(source["line_spread"], "table")
     source["segments"] = segments.check_segments(source["segments"], OWN, "table")
     files.check_choice(source, "error_optional", (True, False), "table")
+    if source["segments"]:
+        own = [facts.check_facts(part.get("facts"), "table") for part in source["segments"]]
+        source["segments"] = tuple(
+            {**part, "facts": source["facts"] | more}
+            for part, more in zip(source["segments"], own, strict=True)
+        )
     for part in source["segments"] or ({},):
         one = {**source, **part}
         if one["ivar_column"] and one["error_column"]:
@@ -88,7 +94,12 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
             files.check_choice(one, "mask_good", ("zero", "nonzero"), "table")
         elif one["mask_good"] is not None or one["mask_bits"] is not None:
             raise ConfigError("source of table: mask_good and mask_bits need a mask_column")
-        for key, kind in (*((c, str) for c in COLUMNS), ("mask_bits", int), ("segment_column", str), ("row", int)):
+        for key, kind in (
+            *((c, str) for c in COLUMNS),
+            ("mask_bits", int),
+            ("segment_column", str),
+            ("row", int),
+        ):
             value = one[key]
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise ConfigError(f"source of table: {key} must be {kind.__name__}, found {value!r}")
@@ -97,14 +108,18 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
     return source
 
 
-def _read(hdus: fits.HDUList, source: Mapping[str, Any], path: Path) -> tuple[segments.Segment, dict[str, Any]]:
+def _read(
+    hdus: fits.HDUList, source: Mapping[str, Any], path: Path
+) -> tuple[segments.Segment, dict[str, Any]]:
     hdu, row = source["hdu"], source["row"]
     table = files.pick_hdu(hdus, hdu, path)
     if table.is_image:
         raise SpectrumError(f"{path}: expected a table in HDU {hdu!r}, found an image or nothing")
     width, wanted = table.columns.dtype.itemsize, table.header["NAXIS1"]
     if width != wanted:  # or every number would be read from another place
-        raise SpectrumError(f"{path}: expected rows of {wanted} bytes as NAXIS1 says, found columns of {width}")
+        raise SpectrumError(
+            f"{path}: expected rows of {wanted} bytes as NAXIS1 says, found columns of {width}"
+        )
     there = {n.lower() for n in table.columns.names}
     names = {key: source[key] for key in COLUMNS if source[key]}
     if source["error_optional"] and source["error_column"] and source["error_column"].lower() not in there:
@@ -131,10 +146,19 @@ def _read(hdus: fits.HDUList, source: Mapping[str, Any], path: Path) -> tuple[se
     valid = None
     if source["mask_column"]:
         valid = places.good_pixels(
-            columns["mask_column"], path, good=source["mask_good"], bits=source["mask_bits"], what=source["mask_column"]
+            columns["mask_column"],
+            path,
+            good=source["mask_good"],
+            bits=source["mask_bits"],
+            what=source["mask_column"],
         )
     told = facts.gather(
-        source["facts"], path, hdus=hdus, hdu=hdu, rows=None if row is None else (row,), number=source["number"]
+        source["facts"],
+        path,
+        hdus=hdus,
+        hdu=hdu,
+        rows=None if row is None else (row,),
+        number=source["number"],
     )
     told = segments.name_facts(told, source)
     if source["segment_column"] and row is not None:

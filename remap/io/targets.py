@@ -72,7 +72,9 @@ def read_target_spectra(
     except re.error as error:
         raise ConfigError(f"source of targets: {error} in wave_hdu {source['wave_hdu']!r}") from error
     if "segment" not in pattern.groupindex:
-        raise ConfigError(f"source of targets: wave_hdu needs a group (?P<segment>...), found {pattern.pattern!r}")
+        raise ConfigError(
+            f"source of targets: wave_hdu needs a group (?P<segment>...), found {pattern.pattern!r}"
+        )
     _check_no_target(source["no_target"])
     declared = facts.check_facts(source["facts"], "targets")
     source["line_spread"] = facts.check_spread(source["line_spread"], "targets")
@@ -97,14 +99,23 @@ def read_target_spectra(
         for index, segment in found:
             unit = hdus[index].header.get("BUNIT")
             wave_units.check(
-                str(unit or ""), path, axis=source["axis"], wave_unit=source["wave_unit"], what=hdus[index].name
+                str(unit or ""),
+                path,
+                axis=source["axis"],
+                wave_unit=source["wave_unit"],
+                what=hdus[index].name,
             )
             arrays = _arrays(hdus, index, segment, source, count, path)
             told = _gather(declared, segment, source, hdus, count, path)
             if names is None:
                 names = _names(path, told, count)
             spread = source["line_spread"] if "resolution_hdu" not in arrays else MATRIX
-            out.append((_segment(arrays, marked, names, told, segment, source, path), {**source, "line_spread": spread}))
+            out.append(
+                (
+                    _segment(arrays, marked, names, told, segment, source, path),
+                    {**source, "line_spread": spread},
+                )
+            )
     return segments.build_all(out, path, within)
 
 
@@ -134,13 +145,17 @@ def _arrays(
     hdus: fits.HDUList, index: int, segment: str, source: Mapping[str, Any], count: int, path: Path
 ) -> dict[str, np.ndarray]:
     """Wavelengths `[N]`, and each quantity that is declared `[S, N]` (the resolution matrix `[S, D, N]`)."""
-    wave = places.native(places.image_row(_image(hdus[index], path), None, path, where=f"HDU {hdus[index].name!r}"))
+    wave = places.native(
+        places.image_row(_image(hdus[index], path), None, path, where=f"HDU {hdus[index].name!r}")
+    )
     out = {"wave_hdu": wave}
     for key in QUANTITIES:
         if not source[key]:
             continue
         name = source[key].replace("{segment}", segment)
-        if key == "resolution_hdu" and name not in hdus:  # as in files of one target; the line spread is unknown then
+        if (
+            key == "resolution_hdu" and name not in hdus
+        ):  # as in files of one target; the line spread is unknown then
             continue
         data = _image(files.pick_hdu(hdus, name, path), path)
         shape = data.shape[::2] if key == "resolution_hdu" and data.ndim == 3 else data.shape
@@ -161,7 +176,12 @@ def _image(hdu: Any, path: Path) -> np.ndarray:
 
 
 def _gather(
-    declared: Mapping[str, Any], segment: str, source: Mapping[str, Any], hdus: fits.HDUList, count: int, path: Path
+    declared: Mapping[str, Any],
+    segment: str,
+    source: Mapping[str, Any],
+    hdus: fits.HDUList,
+    count: int,
+    path: Path,
 ) -> dict[str, np.ndarray]:
     """The facts of the rows; `{segment}` in the name of a column or HDU stands for the arm.
 
@@ -169,7 +189,10 @@ def _gather(
     """
     filled = {
         fact: tuple(
-            {k: v.replace("{segment}", segment) if k in ("column", "hdu") and isinstance(v, str) else v for k, v in p.items()}
+            {
+                k: v.replace("{segment}", segment) if k in ("column", "hdu") and isinstance(v, str) else v
+                for k, v in p.items()
+            }
             for p in options
             if "column" not in p or _agrees(hdus, p.get("hdu"), source, declared, count)
         )
@@ -180,7 +203,11 @@ def _gather(
 
 
 def _agrees(
-    hdus: fits.HDUList, hdu: int | str | None, source: Mapping[str, Any], declared: Mapping[str, Any], count: int
+    hdus: fits.HDUList,
+    hdu: int | str | None,
+    source: Mapping[str, Any],
+    declared: Mapping[str, Any],
+    count: int,
 ) -> bool:
     """Whether the rows of a table are those of the table of targets."""
     if hdu is None or hdu == source["targets_hdu"]:

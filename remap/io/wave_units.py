@@ -13,15 +13,22 @@ from remap.spectra import SpectrumError
 # Written in files, and unknown to astropy or something else there ("A" is the ampere).
 SPELLINGS = {
     **dict.fromkeys(
-        ("a", "å", "ang", "angs", "angstrom", "angstroms", "angstroem", "ångström", "ångstrom", "aa"), units.AA
+        ("a", "å", "ang", "angs", "angstrom", "angstroms", "angstroem", "ångström", "ångstrom", "aa"),
+        units.AA,
     ),
     **dict.fromkeys(("nanometer", "nanometers", "nanometre", "nanometres", "nms"), units.nm),
-    **dict.fromkeys(("micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres", "um"), units.um),
+    **dict.fromkeys(
+        ("micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres", "um"), units.um
+    ),
 }
 LOGARITHM = re.compile(r"\s*(log10|log_10|lg|dex|log|ln)\b\s*[(\[]?\s*(.*?)\s*[)\]]?\s*", re.IGNORECASE)
 IN_NAME = re.compile(r".*[(\[]\s*([^()\[\]]+?)\s*[)\]]\s*")
 # "log" alone is either.
-LOGARITHMS = {"ln": ("ln",), "log": ("ln", "log10"), **dict.fromkeys(("log10", "log_10", "lg", "dex"), ("log10",))}
+LOGARITHMS = {
+    "ln": ("ln",),
+    "log": ("ln", "log10"),
+    **dict.fromkeys(("log10", "log_10", "lg", "dex"), ("log10",)),
+}
 
 
 def check(found: str | None, path: Path, *, axis: str, wave_unit: str, what: str, name: str = "") -> None:

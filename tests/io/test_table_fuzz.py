@@ -48,7 +48,9 @@ def pixels(path):
     table = fits.BinTableHDU(Table(columns), name="COADD")
     table.columns["WAVE"].unit = "Angstrom"
     facts = fits.BinTableHDU(Table({"Z": [1e-4], "CLASS": ["STAR"]}), name="SPALL")
-    fits.HDUList([fits.PrimaryHDU(header=fits.Header({"OBJECT": "A", "SNR": 20.0})), table, facts]).writeto(path)
+    fits.HDUList([fits.PrimaryHDU(header=fits.Header({"OBJECT": "A", "SNR": 20.0})), table, facts]).writeto(
+        path
+    )
 
 
 def vectors(path):
@@ -121,7 +123,9 @@ def same(found, whole):
             valid = spectra.valid
             if not np.array_equal(spectra.flux[valid], match[0].flux[rows][:, at][valid]):
                 return False
-            if spectra.ivar is not None and not np.array_equal(spectra.ivar[valid], match[0].ivar[rows][:, at][valid]):
+            if spectra.ivar is not None and not np.array_equal(
+                spectra.ivar[valid], match[0].ivar[rows][:, at][valid]
+            ):
                 return False
     return True
 

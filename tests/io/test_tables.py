@@ -52,9 +52,15 @@ EVERY = {"segments": ({"rows": (0, None), "segment": "{n}"},)}
 
 
 def test_a_row_of_many_is_chosen_or_each_is_a_segment(tmp_path):
-    rows = {"WAVE": WAVE + 200 * np.arange(3)[:, None], "FLUX": FLUX + np.arange(3)[:, None], "ORDER": np.array([9, 8, 7])}
+    rows = {
+        "WAVE": WAVE + 200 * np.arange(3)[:, None],
+        "FLUX": FLUX + np.arange(3)[:, None],
+        "ORDER": np.array([9, 8, 7]),
+    }
     path = write(tmp_path / "a.fits", hdu(**rows))
-    with pytest.raises(SpectrumError, match=r"a\.fits: expected a column 'WAVE' of N numbers, .*; row says which"):
+    with pytest.raises(
+        SpectrumError, match=r"a\.fits: expected a column 'WAVE' of N numbers, .*; row says which"
+    ):
         io.read(path, source=TABLE)
     read = io.read(path, source=TABLE | {"row": 1})
     np.testing.assert_array_equal(read.wave, WAVE + 200)
@@ -138,11 +144,15 @@ def test_float32_ties_are_merged_by_inverse_variance(tmp_path):
 # Units
 
 
-@pytest.mark.parametrize("unit", ["Hz", "cm-1", "1/cm", "km/s", "eV", "GHz", "KM/S", "CM**-1", "keV", "pixel"])
+@pytest.mark.parametrize(
+    "unit", ["Hz", "cm-1", "1/cm", "km/s", "eV", "GHz", "KM/S", "CM**-1", "keV", "pixel"]
+)
 @pytest.mark.parametrize("axis", ["linear", "log10"])
 def test_what_is_no_wavelength_is_refused_with_the_key_to_set(tmp_path, unit, axis):
     path = write(tmp_path / "x.fits", hdu(WAVE=(WAVE if axis == "linear" else np.log10(WAVE), unit)))
-    with pytest.raises(SpectrumError, match=r"x\.fits: expected wavelengths in WAVE, found the unit .* set wave_column"):
+    with pytest.raises(
+        SpectrumError, match=r"x\.fits: expected wavelengths in WAVE, found the unit .* set wave_column"
+    ):
         one(path, axis=axis)
 
 
@@ -153,19 +163,28 @@ def test_another_unit_of_length_than_declared_is_refused(tmp_path, unit):
         one(path)
 
 
-@pytest.mark.parametrize("unit", ["A", "ANGSTROMS", "angstrom", "Ang", "[Angstrom]", "0.1 nm", "NONE", "", "???"])
+@pytest.mark.parametrize(
+    "unit", ["A", "ANGSTROMS", "angstrom", "Ang", "[Angstrom]", "0.1 nm", "NONE", "", "???"]
+)
 def test_spellings_of_the_declared_unit_and_what_nobody_knows(tmp_path, unit):
     path = write(tmp_path / "x.fits", hdu(WAVE=(WAVE, unit)))
     np.testing.assert_array_equal(one(path).wave, WAVE)
 
 
 def test_a_unit_in_the_name_of_the_column(tmp_path):
-    for name, good in (("wave (A)", True), ("lambda [Angstrom]", True), ("wave (nm)", False), ("wave (obs)", True)):
+    for name, good in (
+        ("wave (A)", True),
+        ("lambda [Angstrom]", True),
+        ("wave (nm)", False),
+        ("wave (obs)", True),
+    ):
         path = write(tmp_path / "x.fits", hdu(**{name: WAVE}))
         if good:
             np.testing.assert_array_equal(one(path, wave_column=name).wave, WAVE)
         else:
-            with pytest.raises(SpectrumError, match=r"expected wave \(nm\) in Angstrom as declared, found 'nm'"):
+            with pytest.raises(
+                SpectrumError, match=r"expected wave \(nm\) in Angstrom as declared, found 'nm'"
+            ):
                 one(path, wave_column=name)
 
 
@@ -221,9 +240,11 @@ def test_bits_that_the_column_cannot_hold_are_not_set(tmp_path, kind, bit):
 
 
 def test_nulls_are_numbers_of_the_file_before_its_scaling(tmp_path):
-    raw = np.arange(N, dtype=np.int16)
-    column = fits.Column("FLUX", "I", null=17, bscale=0.5, bzero=100, array=raw * 0.5 + 100)
-    read = one(write(tmp_path / "x.fits", hdu(FLUX=column)))
+    column = fits.Column("FLUX", "I", null=17, array=np.arange(N, dtype=np.int16))
+    path = write(tmp_path / "x.fits", hdu(FLUX=column))
+    fits.setval(path, "TSCAL2", value=0.5, ext=1)
+    fits.setval(path, "TZERO2", value=100.0, ext=1)
+    read = one(path)
     assert np.flatnonzero(~read.valid).tolist() == [17]
     np.testing.assert_allclose(read.flux[read.valid], 100 + 0.5 * np.delete(np.arange(N), 17))
 
@@ -298,7 +319,9 @@ def test_segments_of_a_range(tmp_path):
     read = io.read_segments(path, source=SURVEY, within=(6000, 6010))
     assert {s.fact("segment")[0] for s in read} == {"R"}
     assert {s.wave.size for s in read} == {21}
-    with pytest.raises(SpectrumError, match=r"s\.fits: expected pixels within 7000 to 7100 Å, found 6000 to 6149.5 Å"):
+    with pytest.raises(
+        SpectrumError, match=r"s\.fits: expected pixels within 7000 to 7100 Å, found 6000 to 6149.5 Å"
+    ):
         io.read_segments(path, source=SURVEY, within=(7000, 7100))
 
 
@@ -308,8 +331,56 @@ def test_segments_that_are_not_there(tmp_path):
         io.read_segments(path, source=TABLE | {"segments": [{"hdus": "SPEC.*"}]})
     with pytest.raises(SpectrumError, match=r"s\.fits: expected a column 'WAVE', found NAME"):
         io.read_segments(path, source=TABLE | {"segments": [{"hdus": "B-.*"}]})
-    (read,) = io.read_segments(path, source=TABLE | {"segments": [{"hdu": 2, "segment": "red", "exposure": 7}]})
+    (read,) = io.read_segments(
+        path, source=TABLE | {"segments": [{"hdu": 2, "segment": "red", "exposure": 7}]}
+    )
     assert (read.fact("segment")[0], read.fact("exposure")[0]) == ("red", "7")
+
+
+def test_facts_of_some_segments(tmp_path):
+    path = survey(tmp_path / "s.fits")
+    first, second = SURVEY["segments"]
+    changed = (first, second | {"facts": {"snr": None, "rv": {"value": 7.0}}})
+    read = io.read_segments(path, source=SURVEY | {"segments": changed})
+    assert [s.fact("snr")[0] for s in read[:2]] == [99, 99]
+    assert np.isnan([s.fact("snr")[0] for s in read[2:]]).all()
+    assert [s.fact("rv")[0] for s in read[2:]] == [7] * 4
+    assert {s.fact("star_id")[0] for s in read} == {"A 1"}
+    assert len(io.read_segments(path, source=SURVEY, exposures=False)) == 2
+
+
+def test_facts_that_count_only_in_some_rows(tmp_path):
+    table = Table({"Z": [1e-4], "CLASS": ["STAR  "], "ZWARNING": [0], "ID": [-1]})
+    where = ({"column": "ZWARNING", "values": (0,)}, {"column": "CLASS", "values": ("STAR",)})
+    facts = {
+        "rv": {"column": "Z", "hdu": 2, "factor": 299792.458, "where": where},
+        "star_id": {"column": "ID", "hdu": 2, "missing": (-1,)},
+    }
+    for change in ({}, {"ZWARNING": [4]}, {"CLASS": ["GALAXY"]}):
+        for name, values in change.items():
+            table[name] = values
+        path = write(tmp_path / "x.fits", hdu(), fits.BinTableHDU(table))
+        read = one(path, facts=facts)
+        assert read.fact("star_id")[0] == ""
+        assert np.isclose(read.fact("rv")[0], 29.9792458) == (not change)
+        table["ZWARNING"] = [0]
+    with pytest.raises(ConfigError, match="where of the fact 'rv' must have a column and values"):
+        one(path, facts={"rv": {"column": "Z", "where": {"column": "CLASS"}}})
+
+
+# Line spreads
+
+
+def test_a_line_spread_in_units_of_the_logarithm(tmp_path):
+    sigma = np.full(N, 1.2)
+    sigma[[0, 5]] = 0.0, np.nan  # not known: that of the neighbours
+    place = {"place": {"column": "WDISP"}, "kind": "sigma_log10", "factor": 1e-4}
+    for wave in (WAVE, WAVE[::2]):  # whatever the step of the file is
+        path = write(tmp_path / "x.fits", hdu(WAVE=wave, FLUX=FLUX[: wave.size], WDISP=sigma[: wave.size]))
+        read = one(path, line_spread=place)
+        np.testing.assert_allclose(read.fwhm, 2.3548 * 1.2e-4 * np.log(10) * read.wave, rtol=1e-4)
+    with pytest.raises(ConfigError, match="factor of line_spread must be positive"):
+        one(path, line_spread=place | {"factor": 0})
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def flux(shift):
     return (shift + np.arange(S)[:, None] + np.linspace(1, 2, N)).astype(np.float32)
 
 
-def write(path, *, arms="BR", scores=TARGETS, drop=(), **changes):
+def write(path, *, arms="BR", scores=TARGETS, drop=(), unit="Angstrom", **changes):
     """Row 1 is blanked, row 3 has no target, and pixel 5 of row 2 is masked."""
     ivar = np.full((S, N), 4.0, np.float32)
     ivar[1] = 0
@@ -59,10 +59,12 @@ def write(path, *, arms="BR", scores=TARGETS, drop=(), **changes):
             if name not in drop:
                 hdus.append(fits.ImageHDU(data, name=f"{arm}_{name}"))
                 if name == "WAVELENGTH":
-                    hdus[-1].header["BUNIT"] = changes.get("unit", "Angstrom")
-    columns = {"TARGETID": scores} | {f"SNR_{arm}": 10.0 * (i + 1) + np.arange(len(scores)) for i, arm in enumerate(arms)}
+                    hdus[-1].header["BUNIT"] = unit
+    columns = {"TARGETID": scores} | {
+        f"SNR_{arm}": 10.0 * (i + 1) + np.arange(len(scores)) for i, arm in enumerate(arms)
+    }
     hdus.append(fits.BinTableHDU(Table(columns), name="SCORES"))
-    fits.HDUList([h for h in hdus if h.name not in ("B_UNIT", "R_UNIT")]).writeto(path, overwrite=True)
+    fits.HDUList(hdus).writeto(path, overwrite=True)
     return path
 
 
@@ -85,11 +87,15 @@ def test_every_arm_has_every_target(tmp_path):
 
 def test_several_exposures_of_a_target(tmp_path):
     same = {"TARGETID": [7, 7, 8, 8], "EXPID": [101, 102, 101, 102]}
-    (blue,) = io.read_segments(write(tmp_path / "s.fits", arms="B", FIBERMAP=same, scores=[7, 7, 8, 8]), source=SOURCE)
+    (blue,) = io.read_segments(
+        write(tmp_path / "s.fits", arms="B", FIBERMAP=same, scores=[7, 7, 8, 8]), source=SOURCE
+    )
     assert blue.names == ("s.fits[7,101]", "s.fits[7,102]", "s.fits[8,101]", "s.fits[8,102]")
     assert blue.fact("star_id").tolist() == ["7", "7", "8", "8"]
     assert blue.fact("exposure").tolist() == ["101", "102", "101", "102"]
-    (blue,) = io.read_segments(write(tmp_path / "t.fits", arms="B", FIBERMAP={"TARGETID": [7, 7, 8, 9]}), source=SOURCE)
+    (blue,) = io.read_segments(
+        write(tmp_path / "t.fits", arms="B", FIBERMAP={"TARGETID": [7, 7, 8, 9]}), source=SOURCE
+    )
     assert blue.names == ("t.fits[7#0]", "t.fits[7#1]", "t.fits[8]", "t.fits[9]")
 
 
@@ -125,7 +131,10 @@ def test_a_range(tmp_path):
     [
         ({"drop": ("WAVELENGTH",)}, r"expected HDUs like .*_WAVELENGTH.*found 0 'PRIMARY'"),
         ({"drop": ("IVAR",)}, "expected HDU 'B_IVAR', found 0 'PRIMARY'"),
-        ({"MASK": np.zeros((S, N - 1), np.uint32)}, r"expected an image \[4, 40\] in HDU 'B_MASK'.*found \[4, 39\]"),
+        (
+            {"MASK": np.zeros((S, N - 1), np.uint32)},
+            r"expected an image \[4, 40\] in HDU 'B_MASK'.*found \[4, 39\]",
+        ),
         ({"FLUX": np.zeros((S + 1, N))}, r"expected an image \[4, 40\] in HDU 'B_FLUX'.*found \[5, 40\]"),
         ({"RESOLUTION": np.zeros((S, N))}, r"expected an image \[4, D, 40\] in HDU 'B_RESOLUTION'"),
         ({"WAVELENGTH": np.zeros((2, N))}, "expected a 1-D image"),
