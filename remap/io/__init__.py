@@ -52,8 +52,9 @@ def read(
     Args:
       path: the file, as it is or under the data root (see `find_data`).
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
-        `read_image_spectra`, `read_phoenix_hires`, `read_table_spectra`, `read_target_spectra` and `read_bundle`. A source of format "any"
-        has `options`, sources of which the first whose test `when` holds is used (see `remap.io.segments.choose`).
+        `read_image_spectra`, `read_phoenix_hires`, `read_table_spectra`, `read_target_spectra` and `read_bundle`. A
+        source of format "any" has `options`, sources of which the first whose test `when` holds is used (see
+        `remap.io.segments.choose`).
       data_root: folder of relative paths; None means $REMAP_DATA.
       within: Å, in the medium of the source: pixels outside are dropped before anything there is checked.
 

@@ -7,8 +7,9 @@ counts. A place is the keyword of a header (that of the spectrum's HDU, then the
   name: a regular expression with one group, looked for in the file's name;
   value: the fact itself;
 and optionally hdu; factor, by which a number is multiplied (299792.458 makes a redshift a velocity); missing, values
-that stand for "not known"; where, one or several of {"column": ..., "values": (...), "hdu": ...}: columns that must have
-one of these values in the same row, or the fact is not known (flags of warning, the class of an object). What is absent or broken is "" or NaN: a fact is never a reason not to read a spectrum.
+that stand for "not known"; where, one or several of {"column": ..., "values": (...), "hdu": ...}: columns that must
+have one of these values in the same row, or the fact is not known (flags of warning, the class of an object). What is
+absent or broken is "" or NaN: a fact is never a reason not to read a spectrum.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def _check_place(place: Any, name: str, kind: str) -> dict[str, Any]:
             for t in tests
         ):
             raise ConfigError(
-                f"source of {kind}: where of the fact {name!r} must have a column and values, found {place['where']!r}"
+                f"source of {kind}: where of the fact {name!r} must have a column and values, found "
+                f"{place['where']!r}"
             )
         place = {**place, "where": tests}
     if place.get("name") is not None:
@@ -239,8 +241,9 @@ def check_spread(declared: Any, kind: str) -> dict[str, Any] | None:
     """`line_spread` of a source as a dict, or None; ConfigError where it cannot be right.
 
     One of {"resolution": R}, {"fwhm": Å}, either of them as a sequence beside {"wave": Å, ...}, between which is
-    interpolated, and {"place": ..., "kind": one of SPREADS, "factor": 1.0}: a keyword, or a mapping as for other arrays
-    or facts. "sigma_log10" is a standard deviation of log10 of the wavelength; the factor multiplies what is there.
+    interpolated, and {"place": ..., "kind": one of SPREADS, "factor": 1.0}: a keyword, or a mapping as for other
+    arrays or facts. "sigma_log10" is a standard deviation of log10 of the wavelength; the factor multiplies what is
+    there.
     """
     declared = files.plain(declared)
     if not declared:

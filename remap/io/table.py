@@ -43,13 +43,13 @@ def read_table_spectra(
       source: format "table"; medium; axis, the meaning of the wavelength column ("linear", "ln", "log10");
         wave_unit, or "column" for the unit of length that the column itself states; wave_column; flux_column; at most
         one of ivar_column and error_column (standard deviation), to which systematic_column is added in quadrature;
-        error_optional, True if an error column that is absent or has no positive number means that errors are not known
-        (False: no pixel is good then); mask_column together with mask_good, "zero" or "nonzero": which of its values
-        mean a good pixel; mask_bits, an integer that selects the bits of the mask that count (default all);
+        error_optional, True if an error column that is absent or has no positive number means that errors are not
+        known (False: no pixel is good then); mask_column together with mask_good, "zero" or "nonzero": which of its
+        values mean a good pixel; mask_bits, an integer that selects the bits of the mask that count (default all);
         hdu (default 1); row, of a table whose cells are arrays and that has several; segments (see
         `remap.io.segments.expand`), each with any other key of a source but those that say what the numbers mean (its
-        facts are added to the others or replace them); segment_column, which names segments that are rows; facts and line_spread (see `remap.io.facts`), whose columns
-        are those of the same table if they name no other.
+        facts are added to the others or replace them); segment_column, which names segments that are rows; facts and
+        line_spread (see `remap.io.facts`), whose columns are those of the same table if they name no other.
       within: Å, in the medium of the source; pixels outside are dropped before anything is checked.
       exposures: False leaves out segments that are single exposures.
 

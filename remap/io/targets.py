@@ -1,4 +1,4 @@
-"""FITS files with many targets: an image [S, N] for each arm and quantity, and a table with one row for each target."""
+"""FITS files with many targets: an image [S, N] for each arm and quantity, a table with one row for each target."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ def read_target_spectra(
     Args:
       path: the file, `.fits` or `.fits.gz`.
       source: format "targets"; medium; axis; wave_unit; wave_hdu, a regular expression that the names of the HDUs
-        with wavelengths match and whose group `segment` is the name of the arm; flux_hdu and, if there are any, one of
-        ivar_hdu and error_hdu, and mask_hdu with mask_good ("zero" or "nonzero") and mask_bits, and resolution_hdu,
-        all of them names in which `{segment}` stands for the arm; targets_hdu, the name of the table with a row for
-        each spectrum, where the columns of facts are looked for if they name no other table; no_target, {"column": ...,
-        "values": (...)}: rows that are marked so have no target, and no good pixel; line_spread, as elsewhere, with
-        resolution_hdu going before it. That HDU holds the resolution matrix of every spectrum [S, D, N]: element k of
-        pixel j is the response of the pixel D//2 - k further (see `matrix_fwhm`); the median over the spectra is taken.
+        with wavelengths match and whose group `segment` is the name of the arm; flux_hdu and, if there are any, one
+        of ivar_hdu and error_hdu, and mask_hdu with mask_good ("zero" or "nonzero") and mask_bits, and
+        resolution_hdu, all of them names in which `{segment}` stands for the arm; targets_hdu, the name of the table
+        with a row for each spectrum, where the columns of facts are looked for if they name no other table;
+        no_target, {"column": ..., "values": (...)}: rows that are marked so have no target, and no good pixel;
+        line_spread, as elsewhere, with resolution_hdu going before it. That HDU holds the resolution matrix of every
+        spectrum [S, D, N]: element k of pixel j is the response of the pixel D//2 - k further (see `matrix_fwhm`);
+        the median over the spectra is taken.
       within: Å; pixels outside are dropped before any check.
 
     Returns:
@@ -94,7 +95,7 @@ def read_target_spectra(
         if count == 0:
             raise SpectrumError(f"{path}: expected targets in HDU {source['targets_hdu']!r}, found no rows")
         marked = _marked(table, source["no_target"], path)
-        names, common = None, None
+        names = None
         out = []
         for index, segment in found:
             unit = hdus[index].header.get("BUNIT")
@@ -282,9 +283,9 @@ def _segment(
 def matrix_fwhm(diagonals: np.ndarray) -> np.ndarray:
     """FWHM of the line spread at every pixel, in pixels, of a resolution matrix stored by its diagonals.
 
-    Element [k, j] is the response of pixel j + k - D//2 to light of pixel j, or its mirror image. The width is that of the
-    Gaussian of the same variance, Σ c x² / Σ c - (Σ c x / Σ c)², because variances are what adds up when the spectrum is
-    degraded further.
+    Element [k, j] is the response of pixel j + k - D//2 to light of pixel j, or its mirror image. The width is that
+    of the Gaussian of the same variance, Σ c x² / Σ c - (Σ c x / Σ c)², because variances are what adds up when the
+    spectrum is degraded further.
 
     Args:
       diagonals: float[D, N], D odd.

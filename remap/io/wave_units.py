@@ -64,8 +64,8 @@ def check(found: str | None, path: Path, *, axis: str, wave_unit: str, what: str
         return
     if unit.physical_type != "length":
         raise SpectrumError(
-            f"{path}: expected wavelengths in {what}, found the unit {text!r} ({unit.physical_type}); frequencies, wave "
-            "numbers, energies and velocities are not converted: set wave_column to a column of wavelengths"
+            f"{path}: expected wavelengths in {what}, found the unit {text!r} ({unit.physical_type}); frequencies, "
+            "wave numbers, energies and velocities are not converted: set wave_column to a column of wavelengths"
         )
     declared = units.Unit(wave_unit)
     if not np.isclose(unit.to(declared), 1, rtol=1e-6):

@@ -18,8 +18,8 @@ _LAMOST_MRS = Survey(
     name="lamost_mrs",
     about=(
         "LAMOST at medium resolution (R 7,500): tables COADD_B and COADD_R, then one of each exposure and arm, whose "
-        "red wavelengths decrease. Every bit of ANDMASK (sums) and PIXMASK (exposures) counts. The S/N is that of the "
-        "arm or exposure; the files hold no velocity."
+        "red wavelengths decrease. Every bit of ANDMASK (sums) and PIXMASK (exposures) counts. The S/N is that of "
+        "the arm or exposure; the files hold no velocity."
     ),
     source={
         "format": "table",
@@ -51,12 +51,13 @@ _LAMOST_MRS = Survey(
 _SDSS = Survey(
     name="sdss",
     about=(
-        "Files spec-*.fits of SDSS-II, BOSS, eBOSS and SDSS-V: the sum of all exposures in HDU 1, single exposures in "
-        "further HDUs: of each camera until eBOSS, of both arms in SDSS-V. Of and_mask (mask in exposures until eBOSS) "
-        "the bits NOPLUG, BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA, COMBINEREJ and BADFLUXFACTOR "
-        "count. Line spread: wdisp, a standard deviation in units of 1e-4 of log10 of the wavelength. The velocity is that "
-        "of the redshift, or of SDSS-V's cross-correlation, where the pipeline found a star without a warning. The "
-        "identifier is that of the object, not of the observation: SDSS_ID, CATALOGID, THING_ID or BESTOBJID."
+        "Files spec-*.fits of SDSS-II, BOSS, eBOSS and SDSS-V: the sum of all exposures in HDU 1, single exposures "
+        "in further HDUs: of each camera until eBOSS, of both arms in SDSS-V. Of and_mask (mask in exposures until "
+        "eBOSS) the bits NOPLUG, BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA, COMBINEREJ and "
+        "BADFLUXFACTOR count. Line spread: wdisp, a standard deviation in units of 1e-4 of log10 of the wavelength. "
+        "The velocity is that of the redshift, or of SDSS-V's cross-correlation, where the pipeline found a star "
+        "without a warning. The identifier is that of the object, not of the observation: SDSS_ID, CATALOGID, "
+        "THING_ID or BESTOBJID."
     ),
     source={
         "format": "table",
@@ -108,10 +109,10 @@ _SDSS = Survey(
 _DESI = Survey(
     name="desi",
     about=(
-        "DESI's coadd and spectra files: the arms B, R and Z, each with all targets of the file; in spectra files each "
-        "exposure of a target is a row. Every bit of the masks counts; rows that the pipeline blanked, and those whose "
-        "OBJTYPE is SKY or BAD, have no good pixel. Line spread: from the resolution matrices, the median over the "
-        "targets (fibres differ by a few per cent). Barycentric. The files hold no velocity."
+        "DESI's coadd and spectra files: the arms B, R and Z, each with all targets of the file; in spectra files "
+        "each exposure of a target is a row. Every bit of the masks counts; rows that the pipeline blanked, and "
+        "those whose OBJTYPE is SKY or BAD, have no good pixel. Line spread: from the resolution matrices, the "
+        "median over the targets (fibres differ by a few per cent). Barycentric. The files hold no velocity."
     ),
     source={
         "format": "targets",
@@ -178,3 +179,119 @@ def _eso(frames: str) -> dict:
                 }
                 options.append(option | ({"mask_column": mask, "mask_good": "zero"} if mask else {}))
     return {"format": "any", "options": tuple(options)}
+
+
+_ESO_ABOUT = (
+    "ESO's phase-3 tables (ADP.*.fits of UVES, HARPS, FEROS, GIRAFFE, X-shooter, ESPRESSO): one row of arrays WAVE, "
+    "FLUX and ERR, or FLUX_REDUCED and ERR_REDUCED where the flux is not calibrated; the unit of WAVE is the one "
+    "that the column states. Air or vacuum is what TUCD1 says (em.wl;obs.atmos is air), air where HARPS, FEROS, UVES "
+    "or GIRAFFE do not say. Pixels with a QUAL other than 0 are bad. An ERR without a positive number (HARPS, FEROS) "
+    "means that errors are not known. Line spread: SPEC_RES. "
+)
+
+_ESO = Survey(
+    name="eso",
+    about=(
+        _ESO_ABOUT
+        + "Of these files, those whose SPECSYS says that wavelengths are barycentric or heliocentric; "
+        "eso_observed has the others."
+    ),
+    source=_eso(r"(BARY|HELIO)"),
+    patterns=_FITS,
+    frame="heliocentric",
+    reference="ESO Science Data Products Standard, ESO-044286, issue 6",
+)
+
+_ESO_OBSERVED = Survey(
+    name="eso_observed",
+    about=_ESO_ABOUT
+    + "Of these files, those whose SPECSYS is TOPOCENT or GEOCENTR (UVES); eso has the others.",
+    source=_eso(r"(TOPO|GEO)CENT"),
+    patterns=_FITS,
+    frame="observed",
+    reference="ESO Science Data Products Standard, ESO-044286, issue 6",
+)
+
+_CALSPEC_TABLE = {
+    "format": "table",
+    "medium": "vacuum",
+    "axis": "linear",
+    "wave_unit": "Angstrom",
+    "wave_column": "WAVELENGTH",
+    "flux_column": "FLUX",
+    "error_column": "STATERROR",
+    "systematic_column": "SYSERROR",
+    "error_optional": True,
+    "line_spread": {"place": {"column": "FWHM"}, "kind": "fwhm"},
+    "facts": {"star_id": "TARGETID"},
+}
+
+_CALSPEC = Survey(
+    name="calspec",
+    about=(
+        "HST's flux standards: wavelengths from the far UV (a range that is needed should be given) to the infrared, "
+        "the statistical and the systematic error added in quadrature, unknown where neither is given; pixels of "
+        "DATAQUAL 0 are bad. Parts of a spectrum may be a model, which its history says; they have the systematic "
+        "error alone. Line spread: FWHM, where there is such a column. Wavelengths are those of the instrument, "
+        "nearly heliocentric."
+    ),
+    source={
+        "format": "any",
+        "options": (
+            {
+                **_CALSPEC_TABLE,
+                "mask_column": "DATAQUAL",
+                "mask_good": "nonzero",
+                "when": {"columns": {"hdu": 1, "names": ("WAVELENGTH", "FLUX", "DATAQUAL")}},
+            },
+            {**_CALSPEC_TABLE, "when": {"columns": {"hdu": 1, "names": ("WAVELENGTH", "FLUX")}}},
+        ),
+    },
+    patterns=_FITS,
+    frame="heliocentric",
+    reference="Bohlin, Gordon & Tremblay 2014, PASP 126, 711",
+)
+
+_HIRES = Survey(
+    name="hires",
+    about=(
+        "Keck/HIRES spectra as the SpecMatch-Emp library has them: a table of s, w and serr, normalised, R 60,000, "
+        "moved to the rest frame of the star. Nothing else is in the file."
+    ),
+    source={
+        "format": "table",
+        "medium": "air",
+        "axis": "linear",
+        "wave_unit": "Angstrom",
+        "wave_column": "w",
+        "flux_column": "s",
+        "error_column": "serr",
+        "line_spread": {"resolution": 60000.0},
+        "facts": _REST,
+    },
+    patterns=_FITS,
+    frame="rest",
+    reference="Yee, Petigura & von Braun 2017, ApJ 836, 77",
+)
+
+_FERRE = Survey(
+    name="ferre",
+    about=(
+        "Synthetic spectra for FERRE: a table of wave and flux, without errors; the labels are in the name of the "
+        "file alone and the line spread is not known (three pixels at least)."
+    ),
+    source={
+        "format": "table",
+        "medium": "air",
+        "axis": "linear",
+        "wave_unit": "Angstrom",
+        "wave_column": "wave",
+        "flux_column": "flux",
+        "facts": _REST,
+    },
+    patterns=_FITS,
+    frame="rest",
+    reference="Allende Prieto et al. 2018, A&A 618, A25",
+)
+
+TABLES: tuple[Survey, ...] = (_LAMOST_MRS, _SDSS, _DESI, _ESO, _ESO_OBSERVED, _CALSPEC, _HIRES, _FERRE)

@@ -1,6 +1,7 @@
 """Mutated tables: each is read as the original is, or refused; never anything else, and never something else."""
 
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -75,17 +76,11 @@ def targets(path):
 def headers(content):
     """Whether each byte belongs to a header; the others are data."""
     out = np.zeros(len(content), bool)
-    with fits.open(io_bytes(content)) as hdus:
+    with fits.open(BytesIO(content)) as hdus:
         for hdu in hdus:
             info = hdu.fileinfo()
             out[info["hdrLoc"] : info["datLoc"]] = True
     return out
-
-
-def io_bytes(content):
-    import io as stdlib_io
-
-    return stdlib_io.BytesIO(content)
 
 
 def mutate(content, inside, rng):
@@ -119,13 +114,10 @@ def same(found, whole):
         if not match:
             return False
         at = np.searchsorted(match[0].wave, spectra.wave)
-        for rows in (slice(0, len(spectra)),):
-            valid = spectra.valid
-            if not np.array_equal(spectra.flux[valid], match[0].flux[rows][:, at][valid]):
-                return False
-            if spectra.ivar is not None and not np.array_equal(
-                spectra.ivar[valid], match[0].ivar[rows][:, at][valid]
-            ):
+        valid = spectra.valid
+        for name in ("flux", "ivar"):
+            rows = getattr(match[0], name)[: len(spectra), at]
+            if not np.array_equal(getattr(spectra, name)[valid], rows[valid]):
                 return False
     return True
 
@@ -144,12 +136,13 @@ def test_mutants(tmp_path, write, source):
         changed, data = mutate(content, inside, rng)
         mutant.write_bytes(changed)
         start = time.monotonic()
+        found, message = (), "mutant.fits"
         try:
             found = io.read_segments(mutant, source=source)
         except SpectrumError as error:
-            assert "mutant.fits" in str(error)
-        else:
-            read += 1
-            assert data or same(found, whole)
+            message = str(error)
+        assert "mutant.fits" in message
+        assert data or same(found, whole)
+        read += len(found) > 0
         assert time.monotonic() - start < 5
     assert 0 < read < MUTANTS

@@ -159,7 +159,9 @@ def test_what_is_no_wavelength_is_refused_with_the_key_to_set(tmp_path, unit, ax
 @pytest.mark.parametrize("unit", ["nm", "NM", "um", "micron", "MICRONS", "m", "[nm]", "Nanometers"])
 def test_another_unit_of_length_than_declared_is_refused(tmp_path, unit):
     path = write(tmp_path / "x.fits", hdu(WAVE=(WAVE, unit)))
-    with pytest.raises(SpectrumError, match="expected WAVE in Angstrom as declared, found .*; set wave_unit"):
+    with pytest.raises(
+        SpectrumError, match=r"expected WAVE in Angstrom as declared, found .*; set wave_unit"
+    ):
         one(path)
 
 
