@@ -23,7 +23,7 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError
-from remap.io import files, places
+from remap.io import bintable, files, places
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, SpectrumError
 
 PLACES = ("keyword", "column", "name", "value")
@@ -158,16 +158,15 @@ def _look(
             if value is not None and not isinstance(value, fits.card.Undefined):
                 return [value] * count
         return nothing
+    chosen = [0] * count if rows is None else list(rows)
     try:
-        table = hdus[hdu if where is None else where]
-        names = {n.lower(): n for n in table.columns.names}
-        column = table.data[names[place["column"].lower()]]
-        null = table.columns[names[place["column"].lower()]].null
+        table = bintable.open_table(hdus[hdu if where is None else where], path)
+        if len(set(chosen)) == 1:
+            return [table.cells(place["column"], chosen[0])] * count
+        column = table.cells(place["column"])
     except Exception:  # no such HDU, no table, no such column, or damage in what is not needed
         return nothing
-    chosen = [0] * count if rows is None else list(rows)
-    values = [column[r] if 0 <= r < len(column) else None for r in chosen]
-    return [None if null is not None and np.ndim(v) == 0 and v == null else v for v in values]
+    return [column[r] if 0 <= r < len(column) else None for r in chosen]
 
 
 def _only(

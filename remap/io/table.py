@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError, Section
-from remap.io import facts, files, places, segments, wave_units
+from remap.io import bintable, facts, files, places, segments, wave_units
 from remap.spectra import Spectra, SpectrumError
 
 COLUMNS = ("wave_column", "flux_column", "ivar_column", "error_column", "systematic_column", "mask_column")
@@ -112,24 +112,23 @@ def _read(
     hdus: fits.HDUList, source: Mapping[str, Any], path: Path
 ) -> tuple[segments.Segment, dict[str, Any]]:
     hdu, row = source["hdu"], source["row"]
-    table = files.pick_hdu(hdus, hdu, path)
-    if table.is_image:
+    chosen = files.pick_hdu(hdus, hdu, path)
+    if chosen.is_image:
         raise SpectrumError(f"{path}: expected a table in HDU {hdu!r}, found an image or nothing")
-    width, wanted = table.columns.dtype.itemsize, table.header["NAXIS1"]
-    if width != wanted:  # or every number would be read from another place
-        raise SpectrumError(
-            f"{path}: expected rows of {wanted} bytes as NAXIS1 says, found columns of {width}"
-        )
-    there = {n.lower() for n in table.columns.names}
+    table = bintable.open_table(chosen, path)
     names = {key: source[key] for key in COLUMNS if source[key]}
-    if source["error_optional"] and source["error_column"] and source["error_column"].lower() not in there:
+    if (
+        source["error_optional"]
+        and source["error_column"]
+        and source["error_column"].lower() not in table.fields
+    ):
         del names["error_column"]
         names.pop("systematic_column", None)
-    columns = {key: _cells(table, name, row, path) for key, name in names.items()}
+    columns = {key: _cells(table, name, row) for key, name in names.items()}
     if len({len(c) for c in columns.values()}) > 1:
         found = ", ".join(f"{source[key]} {len(c)}" for key, c in columns.items())
         raise SpectrumError(f"{path}: expected columns of one length, found {found}")
-    column = _column(table, source["wave_column"], path)
+    column = table.field(source["wave_column"])
     unit = source["wave_unit"]
     if unit == STATED:
         unit = wave_units.stated(column.unit, path, what=column.name)
@@ -162,7 +161,7 @@ def _read(
     )
     told = segments.name_facts(told, source)
     if source["segment_column"] and row is not None:
-        cell = table.data[_column(table, source["segment_column"], path).name][row]
+        cell = table.cells(source["segment_column"], row)
         told["segment"] = np.array([facts.as_text(cell)], dtype=object)
     return segments.Segment(
         coordinate=_numbers(columns, "wave_column"),
@@ -177,39 +176,20 @@ def _read(
     ), {**source, "wave_unit": unit}
 
 
-def _cells(table: fits.BinTableHDU, name: str, row: int | None, path: Path) -> np.ma.MaskedArray:
+def _cells(table: bintable.BinTable, name: str, row: int | None) -> np.ma.MaskedArray:
     """A numeric column `[N]`, or one row of a column whose cells are arrays, nulls masked."""
-    column = _column(table, name, path)
-    values = table.data[column.name]
-    rows = len(values)
-    if row is not None:
-        if row >= rows:
-            raise SpectrumError(f"{path}: expected row {row} of the column {name!r}, found {rows} rows")
-        values = values[row]
-    elif rows == 1 and np.ndim(values[0]) > 0:
+    values = table.cells(name, row)
+    if row is None and values.ndim > 1 and len(values) == 1:
         values = values[0]
-    values = np.asarray(values)
     if values.ndim > 1 and values.size in values.shape:  # axes of length one say nothing
         values = values.reshape(-1)
     if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "biuf":
-        many = row is None and rows > 1 and (values.ndim > 1 or values.dtype.kind == "O")
+        kind = "text" if values.dtype.kind == "O" else values.dtype
         raise SpectrumError(
-            f"{path}: expected a column {name!r} of N numbers, found {values.dtype} of shape {list(values.shape)}"
-            + ("; row says which row is meant" if many else "")
+            f"{table.path}: expected a column {name!r} of N numbers, found {kind} of shape {list(values.shape)}"
+            + ("; row says which row is meant" if row is None and values.ndim > 1 else "")
         )
-    if column.null is None:
-        masked = np.zeros(values.shape, bool)
-    else:  # which is a number of the file, before its scaling
-        masked = values == column.null * (column.bscale or 1) + (column.bzero or 0)
-    return np.ma.array(places.native(values), mask=masked)
-
-
-def _column(table: fits.BinTableHDU, name: str, path: Path) -> fits.Column:
-    """A column by name. FITS does not tell upper from lower case in them."""
-    for column in table.columns:
-        if column.name.lower() == name.lower():
-            return column
-    raise SpectrumError(f"{path}: expected a column {name!r}, found {', '.join(table.columns.names)}")
+    return values
 
 
 def _numbers(columns: Mapping[str, np.ma.MaskedArray], key: str) -> np.ndarray | None:

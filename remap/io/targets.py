@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError, Section
-from remap.io import facts, files, places, segments, wave_units
+from remap.io import bintable, facts, files, places, segments, wave_units
 from remap.spectra import Spectra, SpectrumError
 
 QUANTITIES = ("flux_hdu", "ivar_hdu", "error_hdu", "mask_hdu", "resolution_hdu")
@@ -91,10 +91,11 @@ def read_target_spectra(
         table = files.pick_hdu(hdus, source["targets_hdu"], path)
         if table.is_image:
             raise SpectrumError(f"{path}: expected a table in HDU {source['targets_hdu']!r}, found an image")
-        count = len(table.data)
+        table = bintable.open_table(table, path)
+        count = table.rows
         if count == 0:
             raise SpectrumError(f"{path}: expected targets in HDU {source['targets_hdu']!r}, found no rows")
-        marked = _marked(table, source["no_target"], path)
+        marked = _marked(table, source["no_target"])
         names = None
         out = []
         for index, segment in found:
@@ -130,15 +131,11 @@ def _check_no_target(mark: Any) -> None:
         raise ConfigError(f"source of targets: no_target must have a column and values, found {mark!r}")
 
 
-def _marked(table: fits.BinTableHDU, mark: Mapping[str, Any] | None, path: Path) -> np.ndarray:
+def _marked(table: bintable.BinTable, mark: Mapping[str, Any] | None) -> np.ndarray:
     """True for the rows `[S]` that have no target; none where the table does not say."""
-    count = len(table.data)
-    if mark is None:
-        return np.zeros(count, bool)
-    column = next((c.name for c in table.columns if c.name.lower() == mark["column"].lower()), None)
-    if column is None:
-        return np.zeros(count, bool)
-    values = [facts.as_text(value) for value in table.data[column]]
+    if mark is None or mark["column"].lower() not in table.fields:
+        return np.zeros(table.rows, bool)
+    values = [facts.as_text(value) for value in table.cells(mark["column"])]
     return np.isin(values, [facts.as_text(value) for value in mark["values"]])
 
 
@@ -195,7 +192,7 @@ def _gather(
                 for k, v in p.items()
             }
             for p in options
-            if "column" not in p or _agrees(hdus, p.get("hdu"), source, declared, count)
+            if "column" not in p or _agrees(hdus, p.get("hdu"), source, declared, count, path)
         )
         for fact, options in declared.items()
     }
@@ -209,21 +206,21 @@ def _agrees(
     source: Mapping[str, Any],
     declared: Mapping[str, Any],
     count: int,
+    path: Path,
 ) -> bool:
     """Whether the rows of a table are those of the table of targets."""
     if hdu is None or hdu == source["targets_hdu"]:
         return True
     try:
-        table = hdus[hdu].data
-    except (KeyError, IndexError):
+        table = bintable.open_table(hdus[hdu], path)
+    except (KeyError, IndexError, SpectrumError):
         return False
-    if table is None or len(table) != count:
-        return False
+    targets = bintable.open_table(hdus[source["targets_hdu"]], path)
     for place in declared.get("star_id", ()):
-        column = place.get("column")
-        if column is not None and place.get("hdu") is None and column in hdus[hdu].columns.names:
-            return bool(np.array_equal(table[column], hdus[source["targets_hdu"]].data[column]))
-    return True
+        column = (place.get("column") or "").lower()
+        if place.get("hdu") is None and column in table.fields and column in targets.fields:
+            return np.array_equal(table.cells(column), targets.cells(column))
+    return table.rows == count
 
 
 def _names(path: Path, told: Mapping[str, np.ndarray], count: int) -> tuple[str, ...]:
