@@ -77,6 +77,8 @@ def build(
         error = np.atleast_2d(np.asarray(segment.error, np.float64))
         # Below 1e-150 the square is no number; that of a huge error is infinite, and its pixel worth nothing.
         known = np.isfinite(error) & (error > 1e-150)
+        if source.get("bad_error") is not None:
+            known &= error < source["bad_error"]
         with np.errstate(over="ignore"):
             ivar = np.where(known, 1 / np.where(known, error, 1) ** 2, 0)
     good = np.isfinite(flux)
@@ -138,7 +140,7 @@ def choose(options: Any, path: Path) -> dict[str, Any]:
         keywords: keyword -> regular expression that its value must match from the start (in the primary header, or
           the first extension's);
         columns: {"hdu": ..., "names": (...)}: columns that a table must have;
-        shape: {"hdu": ..., "shape": (5, None)}: that of an image, None for any length;
+        shape: {"hdu": ..., "shape": (5, None)}: that of an image, None for any length; "integer": True, of integers;
         rises: {"hdu": ..., "row": ...}: an image's row that increases (a wavelength).
       path: the file.
 
@@ -203,6 +205,8 @@ def failing(when: Mapping[str, Any], path: Path, hdus: fits.HDUList | None) -> s
     for test in _several(when.get("shape")):
         hdu = _hdu(hdus, test["hdu"])
         shape = hdu.shape if hdu is not None and hdu.is_image else ()
+        if test.get("integer") and not (shape and hdu.header.get("BITPIX", 0) > 0):
+            return f"an image of integers in HDU {test['hdu']!r}"
         if len(shape) != len(test["shape"]) or any(
             want not in (None, n) for want, n in zip(test["shape"], shape, strict=True)
         ):
@@ -296,7 +300,7 @@ def expand(
             image = files.pick_hdu(hdus, hdu, path)
             shape = image.shape if image.is_image else ()
             first, last = declared["rows"]
-            count = shape[-2] if len(shape) > 1 else 1 if image.is_image else len(image.data)
+            count = shape[-2] if len(shape) > 1 else 1 if image.is_image else image.header["NAXIS2"]
             several = [one | {"row": r} for r in range(first, count if last is None else min(last, count))]
         for number, each in enumerate(several, 1):
             name = ""
