@@ -23,7 +23,8 @@ from remap.io.image import read_image_spectra
 from remap.io.iraf import read_iraf_spectra
 from remap.io.labels import LabelTable, read_labels
 from remap.io.phoenix import read_phoenix_hires
-from remap.io.table import read_table_spectrum
+from remap.io.table import read_table_spectra
+from remap.io.targets import read_target_spectra
 from remap.io.text import read_text_spectrum
 from remap.spectra import Spectra, SpectrumError
 
@@ -38,7 +39,7 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMATS = ("image", "phoenix_hires", "table", "bundle", "text", "iraf", "any")
+FORMATS = ("image", "phoenix_hires", "table", "targets", "bundle", "text", "iraf", "any")
 
 
 def read(
@@ -53,9 +54,9 @@ def read(
     Args:
       path: the file, as it is or under the data root (see `find_data`).
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
-        `read_image_spectra`, `read_iraf_spectra`, `read_text_spectrum`, `read_phoenix_hires`, `read_table_spectrum`
-        and `read_bundle`. A source of format "any"
-        has `options`, sources of which the first whose test `when` holds is used (see `remap.io.segments.choose`).
+        `read_image_spectra`, `read_iraf_spectra`, `read_text_spectrum`, `read_phoenix_hires`, `read_table_spectra`,
+        `read_target_spectra` and `read_bundle`. A source of format "any" has `options`, sources of which the first
+        whose test `when` holds is used (see `remap.io.segments.choose`).
       data_root: folder of relative paths; None means $REMAP_DATA.
       within: Å, in the medium of the source: pixels outside are dropped before anything there is checked.
 
@@ -132,7 +133,9 @@ def _read(
     if source["format"] == "phoenix_hires":
         return (_crop(read_phoenix_hires(path, source, data_root), path, within),)
     if source["format"] == "table":
-        return (_crop(read_table_spectrum(path, source), path, within),)
+        return read_table_spectra(path, source, within=within, exposures=exposures)
+    if source["format"] == "targets":
+        return read_target_spectra(path, source, within=within)
     return (_crop(read_bundle(path, source), path, within),)
 
 

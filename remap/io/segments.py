@@ -273,8 +273,9 @@ def expand(
         that differ in it, and some of
         segment: its name, the fact of that name;
         exposure: the name of a single exposure; where it is absent the segment is what the pipeline summed up;
-        hdus: a regular expression: one segment for each HDU whose whole name matches it;
-        rows: (first, last) of the image, last not included or None: one segment for each row.
+        hdus: a regular expression: one segment for each HDU whose whole name matches it; groups (?P<segment>...) and
+          (?P<exposure>...) are those names where they are not given;
+        rows: (first, last) of the image or table, last not included or None: one segment for each row.
         `{n}` in the names is the number from 1 of the HDU or row, `{name}` the HDU's name.
       hdus: the open file.
       path: the file, for messages.
@@ -291,14 +292,15 @@ def expand(
         one = {key: value for key, value in declared.items() if key not in ("hdus", "rows")}
         several: list[dict[str, Any]] = [one]
         if declared.get("hdus") is not None:
-            matching = [i for i, h in enumerate(hdus) if re.fullmatch(declared["hdus"], h.name)]
-            several = [one | {"hdu": i} for i in matching]
+            pattern = re.compile(declared["hdus"], re.IGNORECASE)
+            matching = [(i, m) for i, h in enumerate(hdus) if (m := pattern.fullmatch(h.name))]
+            several = [{k: v for k, v in m.groupdict().items() if v} | one | {"hdu": i} for i, m in matching]
         elif declared.get("rows") is not None:
             hdu = {**base, **one}["hdu"]
             image = files.pick_hdu(hdus, hdu, path)
             shape = image.shape if image.is_image else ()
             first, last = declared["rows"]
-            count = shape[-2] if len(shape) > 1 else 1
+            count = shape[-2] if len(shape) > 1 else 1 if image.is_image else image.header["NAXIS2"]
             several = [one | {"row": r} for r in range(first, count if last is None else min(last, count))]
         for number, each in enumerate(several, 1):
             name = ""
