@@ -122,8 +122,9 @@ def _read(
     path = files.resolve(path, data_root)
     if source["format"] == "any":
         source = files.check_source(source, kind="any", required=("format", "options"), optional={})
-        chosen = segments.choose(source["options"], path)
-        return _read(path, chosen, data_root, within, exposures=exposures)
+        chosen, hdus = segments.choose(source["options"], path)
+        with files.opened(path, hdus):
+            return _read(path, chosen, data_root, within, exposures=exposures)
     if source["format"] == "image":
         return read_image_spectra(path, source, within=within, exposures=exposures)
     if source["format"] == "text":

@@ -129,8 +129,8 @@ def build_all(
     return tuple(out)
 
 
-def choose(options: Any, path: Path) -> dict[str, Any]:
-    """The first of several sources whose test `when` holds for a file.
+def choose(options: Any, path: Path) -> tuple[dict[str, Any], fits.HDUList | None]:
+    """The first of several sources whose test `when` holds for a file, and its HDUs, open; None for a text file.
 
     Args:
       options: sources, each with `when`: a mapping of some of
@@ -156,16 +156,12 @@ def choose(options: Any, path: Path) -> dict[str, Any]:
     missing = []
     with files.reading(path, "a spectrum"):
         hdus = files.open_fits(path) if files.is_fits(path) else None
-        try:
-            for option in options:
-                lacks = failing(option.get("when") or {}, path, hdus)
-                if lacks is None:
-                    return {key: value for key, value in option.items() if key != "when"}
-                missing.append(lacks)
-            found = "a text file" if hdus is None else describe(hdus)
-        finally:
-            if hdus is not None:
-                hdus.close()
+        for option in options:
+            lacks = failing(option.get("when") or {}, path, hdus)
+            if lacks is None:
+                return {key: value for key, value in option.items() if key != "when"}, hdus
+            missing.append(lacks)
+        found = "a text file" if hdus is None else describe(hdus)
     raise SpectrumError(f"{path}: expected {' or '.join(dict.fromkeys(missing))}, found {found}")
 
 
