@@ -20,9 +20,12 @@ from remap.io import axis, files, segments
 from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
 from remap.io.image import read_image_spectra
+from remap.io.iraf import read_iraf_spectra
 from remap.io.labels import LabelTable, read_labels
 from remap.io.phoenix import read_phoenix_hires
-from remap.io.table import read_table_spectrum
+from remap.io.table import read_table_spectra
+from remap.io.targets import read_target_spectra
+from remap.io.text import read_text_spectrum
 from remap.spectra import Spectra, SpectrumError
 
 __all__ = [
@@ -38,7 +41,7 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMATS = ("image", "phoenix_hires", "table", "bundle", "any")
+FORMATS = ("image", "phoenix_hires", "table", "targets", "bundle", "text", "iraf", "any")
 
 
 def read(
@@ -53,8 +56,9 @@ def read(
     Args:
       path: the file, as it is or under the data root (see `find_data`).
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
-        `read_image_spectra`, `read_phoenix_hires`, `read_table_spectrum` and `read_bundle`. A source of format "any"
-        has `options`, sources of which the first whose test `when` holds is used (see `remap.io.segments.choose`).
+        `read_image_spectra`, `read_iraf_spectra`, `read_text_spectrum`, `read_phoenix_hires`, `read_table_spectra`,
+        `read_target_spectra` and `read_bundle`. A source of format "any" has `options`, sources of which the first
+        whose test `when` holds is used (see `remap.io.segments.choose`).
       data_root: folder of relative paths; None means $REMAP_DATA.
       within: Å, in the medium of the source: pixels outside are dropped before anything there is checked.
 
@@ -120,14 +124,21 @@ def _read(
     path = files.resolve(path, data_root)
     if source["format"] == "any":
         source = files.check_source(source, kind="any", required=("format", "options"), optional={})
-        chosen = segments.choose(source["options"], path)
-        return _read(path, chosen, data_root, within, exposures=exposures)
+        chosen, hdus = segments.choose(source["options"], path)
+        with files.opened(path, hdus):
+            return _read(path, chosen, data_root, within, exposures=exposures)
     if source["format"] == "image":
         return read_image_spectra(path, source, within=within, exposures=exposures)
+    if source["format"] == "text":
+        return read_text_spectrum(path, source, within=within)
+    if source["format"] == "iraf":
+        return read_iraf_spectra(path, source, within=within)
     if source["format"] == "phoenix_hires":
         return (_crop(read_phoenix_hires(path, source, data_root), path, within),)
     if source["format"] == "table":
-        return (_crop(read_table_spectrum(path, source), path, within),)
+        return read_table_spectra(path, source, within=within, exposures=exposures)
+    if source["format"] == "targets":
+        return read_target_spectra(path, source, within=within)
     return (_crop(read_bundle(path, source), path, within),)
 
 

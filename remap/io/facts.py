@@ -6,8 +6,10 @@ counts. A place is the keyword of a header (that of the spectrum's HDU, then the
   column: of a table, its first row, or the row of the target;
   name: a regular expression with one group, looked for in the file's name;
   value: the fact itself;
-and optionally hdu; factor, by which a number is multiplied (299792.458 makes a redshift a velocity); missing, numbers
-that stand for "not known". What is absent or broken is "" or NaN: a fact is never a reason not to read a spectrum.
+and optionally hdu; factor, by which a number is multiplied (299792.458 makes a redshift a velocity); missing, values
+that stand for "not known"; where, one or several of {"column": ..., "values": (...), "hdu": ...}: columns that must
+have one of these values in the same row, or the fact is not known (flags of warning, the class of an object). What is
+absent or broken is "" or NaN: a fact is never a reason not to read a spectrum.
 """
 
 from __future__ import annotations
@@ -21,17 +23,19 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError
-from remap.io import files, places
+from remap.io import bintable, files, places
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, SpectrumError
 
 PLACES = ("keyword", "column", "name", "value")
-KEYS = (*PLACES, "hdu", "factor", "missing")
-SPREADS = ("resolution", "fwhm", "sigma", "fwhm_pixels", "sigma_pixels")
+KEYS = (*PLACES, "hdu", "factor", "missing", "where")
+SPREADS = ("resolution", "fwhm", "sigma", "fwhm_pixels", "sigma_pixels", "sigma_log10")
 SIGMA = 2 * np.sqrt(2 * np.log(2))  # FWHM of a Gaussian of unit standard deviation
 LIMITS = {
     "ra": (0, 360),
     "dec": (-90, 90),
     "rv": (-3e5, 3e5),
+    "rv_err": (0, 3e5),
+    "snr": (0, np.inf),
 }  # what a fact can be; elsewhere it is not known
 
 
@@ -63,6 +67,19 @@ def _check_place(place: Any, name: str, kind: str) -> dict[str, Any]:
             f"source of {kind}: the fact {name!r} needs a keyword, or one of {PLACES} with {KEYS[4:]} if need be, "
             f"found {place!r}"
         )
+    if place.get("where") is not None:
+        tests = place["where"] if isinstance(place["where"], tuple) else (place["where"],)
+        if not all(
+            isinstance(t, Mapping)
+            and {"column", "values"} <= set(t) <= {"column", "values", "hdu"}
+            and isinstance(t["values"], tuple)
+            for t in tests
+        ):
+            raise ConfigError(
+                f"source of {kind}: where of the fact {name!r} must have a column and values, found "
+                f"{place['where']!r}"
+            )
+        place = {**place, "where": tests}
     if place.get("name") is not None:
         try:
             groups = re.compile(place["name"]).groups
@@ -103,9 +120,11 @@ def gather(
         found: list = ["" if text else np.nan] * count
         for place in options:
             values = _look(place, path, hdus, hdu, rows, number, count)
+            for test in place.get("where") or ():
+                values = _only(values, test, place, path, hdus, hdu, rows)
             for i, value in enumerate(values):
                 if found[i] == "" or (not text and np.isnan(found[i])):
-                    found[i] = as_text(value) if text else _as_number(value, name, place)
+                    found[i] = _as_known_text(value, place) if text else _as_number(value, name, place)
         out[name] = np.array(found, dtype=object if text else np.float64)
     return out
 
@@ -139,16 +158,36 @@ def _look(
             if value is not None and not isinstance(value, fits.card.Undefined):
                 return [value] * count
         return nothing
+    chosen = [0] * count if rows is None else list(rows)
     try:
-        table = hdus[hdu if where is None else where]
-        names = {n.lower(): n for n in table.columns.names}
-        column = table.data[names[place["column"].lower()]]
-        null = table.columns[names[place["column"].lower()]].null
+        table = bintable.open_table(hdus[hdu if where is None else where], path)
+        if len(set(chosen)) == 1:
+            return [table.cells(place["column"], chosen[0])] * count
+        column = table.cells(place["column"])
     except Exception:  # no such HDU, no table, no such column, or damage in what is not needed
         return nothing
-    chosen = [0] * count if rows is None else list(rows)
-    values = [column[r] if 0 <= r < len(column) else None for r in chosen]
-    return [None if null is not None and np.ndim(v) == 0 and v == null else v for v in values]
+    return [column[r] if 0 <= r < len(column) else None for r in chosen]
+
+
+def _only(
+    values: list,
+    test: Mapping[str, Any],
+    place: Mapping[str, Any],
+    path: Path,
+    hdus: fits.HDUList | None,
+    hdu: int | str,
+    rows: Sequence[int] | None,
+) -> list:
+    """The values of a place in rows where another column has one of some values; None elsewhere."""
+    where = {"column": test["column"], "hdu": test.get("hdu", place.get("hdu"))}
+    told = [as_text(v) for v in _look(where, path, hdus, hdu, rows, 1, len(values))]
+    wanted = {as_text(v) for v in test["values"]}
+    return [value if text in wanted else None for value, text in zip(values, told, strict=True)]
+
+
+def _as_known_text(value: Any, place: Mapping[str, Any]) -> str:
+    text = as_text(value)
+    return "" if text in {as_text(m) for m in place.get("missing") or ()} else text
 
 
 def as_text(value: Any) -> str:
@@ -201,7 +240,9 @@ def check_spread(declared: Any, kind: str) -> dict[str, Any] | None:
     """`line_spread` of a source as a dict, or None; ConfigError where it cannot be right.
 
     One of {"resolution": R}, {"fwhm": Å}, either of them as a sequence beside {"wave": Å, ...}, between which is
-    interpolated, and {"place": ..., "kind": one of SPREADS}: a keyword, or a mapping as for other arrays or facts.
+    interpolated, and {"place": ..., "kind": one of SPREADS, "factor": 1.0}: a keyword, or a mapping as for other
+    arrays or facts. "sigma_log10" is a standard deviation of log10 of the wavelength; the factor multiplies what is
+    there.
     """
     declared = files.plain(declared)
     if not declared:
@@ -209,7 +250,7 @@ def check_spread(declared: Any, kind: str) -> dict[str, Any] | None:
     if not isinstance(declared, Mapping):
         raise ConfigError(f"source of {kind}: line_spread must be a mapping, found {declared!r}")
     keys = set(declared)
-    if keys == {"place", "kind"}:
+    if {"place", "kind"} <= keys <= {"place", "kind", "factor"}:
         files.check_choice(declared, "kind", SPREADS, kind)
         place = declared["place"]
         if isinstance(place, str):
@@ -222,7 +263,10 @@ def check_spread(declared: Any, kind: str) -> dict[str, Any] | None:
             place = _check_place(place, "line_spread", kind)
         else:
             place = places.check(place, "the place of line_spread", kind)
-        return {"place": place, "kind": declared["kind"]}
+        factor = declared.get("factor", 1.0)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < np.inf:
+            raise ConfigError(f"source of {kind}: factor of line_spread must be positive, found {factor!r}")
+        return {"place": place, "kind": declared["kind"], "factor": float(factor)}
     values = keys - {"wave"}
     if values not in ({"resolution"}, {"fwhm"}):
         raise ConfigError(
@@ -305,7 +349,10 @@ def fwhm(
     if not known.any():
         return None
     values = np.interp(wave, wave[known], values[known])
+    values = values * declared.get("factor", 1.0)
     factor = SIGMA if declared["kind"].startswith("sigma") else 1.0
+    if declared["kind"] == "sigma_log10":
+        return values * factor * wave * np.log(10)
     if declared["kind"] == "resolution":
         return wave / values
     return values * factor * (step if declared["kind"].endswith("pixels") else 1.0)

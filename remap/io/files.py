@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gzip
 import io
 import math
@@ -21,6 +22,9 @@ from astropy.io import fits
 from remap.config import ConfigError, Section, is_section
 from remap.spectra import MEDIA, SpectrumError
 
+_OPENED: contextvars.ContextVar[tuple[Path, fits.HDUList] | None] = contextvars.ContextVar(
+    "opened", default=None
+)
 GZIP = b"\x1f\x8b"
 BLOCK, CARD = 2880, 80  # bytes, of FITS
 LARGEST = 2**31  # bytes of a file that may hold spectra
@@ -214,6 +218,10 @@ def open_fits(path: Path) -> fits.HDUList:
     Archives are decompressed whole, so that damage is noticed. A last block without its padding is padded. An image
     that `fpack` took from the primary HDU is HDU 0 again.
     """
+    before = _OPENED.get()
+    if before is not None and before[0] == path:
+        _OPENED.set(None)
+        return before[1]
     content = path.read_bytes()
     if content.startswith(GZIP):
         with gzip.open(io.BytesIO(content)) as file:
@@ -227,6 +235,18 @@ def open_fits(path: Path) -> fits.HDUList:
     if packed:
         hdus = fits.HDUList(list(hdus)[1:])
     return hdus
+
+
+@contextlib.contextmanager
+def opened(path: Path, hdus: fits.HDUList | None) -> Iterator[None]:
+    """Within it the first `open_fits` of a path gives what is open already, so that headers are parsed but once."""
+    token = _OPENED.set(None if hdus is None else (path, hdus))
+    try:
+        yield
+    finally:
+        _OPENED.reset(token)
+        if hdus is not None:
+            hdus.close()
 
 
 def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:

@@ -22,6 +22,9 @@ OPTIONAL = {
     "mask_good": None,
     "mask_bits": None,
     "step_keyword": None,
+    "reference_pixel": None,
+    "error_kind": "absolute",
+    "bad_error": None,
     **segments.COMMON,
 }
 STEPS = ("CD1_1", "CDELT1")
@@ -44,8 +47,9 @@ def read_image_spectra(
         flux and the default of all other places; flux, ivar or error (standard deviation), mask, wave (coordinates in
         place of the header's), each a place (see `remap.io.places`); mask_good, "zero" or "nonzero": which values of
         the mask mean a good pixel; mask_bits, an integer that selects the bits that count (default all);
-        step_keyword, "CD1_1" or "CDELT1", which of two that contradict each other is right; segments (see
-        `remap.io.segments.expand`); facts and line_spread (see `remap.io.facts`).
+        step_keyword, "CD1_1" or "CDELT1", which of two that contradict each other is right; reference_pixel, in place
+        of CRPIX1; error_kind, "absolute" or "relative" to the flux; bad_error, from which on an error means that
+        nothing was measured; segments (see `remap.io.segments.expand`); facts and line_spread (see `remap.io.facts`).
       within: Å, in the medium of the source; pixels outside are dropped before anything is checked.
       exposures: False leaves out segments that are single exposures.
 
@@ -81,6 +85,10 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError("source of image: mask_good and mask_bits need a mask")
     if source["step_keyword"] is not None:
         files.check_choice(source, "step_keyword", STEPS, "image")
+    files.check_choice(source, "error_kind", ("absolute", "relative"), "image")
+    for name in ("reference_pixel", "bad_error"):
+        if source[name] is not None and not isinstance(source[name], int | float):
+            raise ConfigError(f"source of image: {name} must be a number, found {source[name]!r}")
     source["facts"] = facts.check_facts(source["facts"], "image")
     source["line_spread"] = facts.check_spread(source["line_spread"], "image")
     source["segments"] = segments.check_segments(source["segments"], (*ARRAYS, "row"), "image")
@@ -105,20 +113,25 @@ def _read(
                 )
         chosen = {"hdu": hdu, **(one["flux"] or {})}["hdu"]
         header = files.pick_hdu(hdus, chosen, path).header
-        coordinate = (
-            places.numbers(arrays["wave"]) if "wave" in arrays else header_axis(header, flux.size, path, one)
-        )
+        if "wave" in arrays:
+            coordinate = places.numbers(arrays["wave"])
+        else:  # an axis for all images of a file may stand in its primary header
+            where = hdus[0].header if "CRVAL1" in hdus[0].header and "CRVAL1" not in header else header
+            coordinate = header_axis(where, flux.size, path, one)
         valid = None
         if "mask" in arrays:
             valid = places.good_pixels(
                 arrays["mask"], path, good=one["mask_good"], bits=one["mask_bits"], what="the mask"
             )
+        error = places.numbers(arrays["error"]) if "error" in arrays else None
+        if error is not None and one["error_kind"] == "relative":
+            error = error * np.abs(flux)
         told = facts.gather(one["facts"], path, hdus=hdus, hdu=chosen, number=one["number"])
         segment = segments.Segment(
             coordinate=coordinate,
             flux=flux,
             ivar=places.numbers(arrays["ivar"]) if "ivar" in arrays else None,
-            error=places.numbers(arrays["error"]) if "error" in arrays else None,
+            error=error,
             valid=valid,
             spread=facts.fetch_spread(one["line_spread"], path, hdus, chosen, row, one["number"]),
             names=(path.name,),
@@ -131,7 +144,9 @@ def _read(
 def header_axis(header: fits.Header, pixels: int, path: Path, source: Mapping[str, Any]) -> np.ndarray:
     """Coordinates float64[N] along the first axis of an image, as its header has them (see `read_image_spectra`)."""
     start = _number(header, "CRVAL1", path)
-    reference = _number(header, "CRPIX1", path, 1.0)
+    reference = source["reference_pixel"]
+    if reference is None:
+        reference = _number(header, "CRPIX1", path, 1.0)
     steps = {key: _number(header, key, path, None) for key in STEPS}
     if steps["CDELT1"] is not None:
         rotation = _number(header, "PC1_1", path, 1.0)

@@ -38,7 +38,10 @@ def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike
     source = files.check_source(source, kind="phoenix_hires", required=REQUIRED, optional=OPTIONAL)
     header, flux = files.read_image(path, source["hdu"])
     beside = path.parent / source["wave_path"]
-    wave_path = beside if beside.is_file() else files.find_data(source["wave_path"], root=data_root)
+    try:
+        wave_path = beside if beside.is_file() else files.find_data(source["wave_path"], root=data_root)
+    except SpectrumError as error:
+        raise SpectrumError(f"{path}: expected its wavelengths in a file of their own: {error}") from error
     if not wave_path.is_file():
         raise SpectrumError(f"{wave_path}: expected the wavelengths of {path.name}, found a folder")
     stat = wave_path.stat()

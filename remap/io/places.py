@@ -14,7 +14,7 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError
-from remap.io import files
+from remap.io import bintable, files
 from remap.spectra import SpectrumError
 
 KEYS = ("hdu", "row", "column")
@@ -91,17 +91,13 @@ def column(table: fits.BinTableHDU, name: str, path: Path) -> np.ma.MaskedArray:
     """A column of numbers as it stands, nulls masked. FITS does not tell upper from lower case in column names."""
     if table.is_image:
         raise SpectrumError(f"{path}: expected a table in HDU {table.name!r}, found an image or nothing")
-    names = {n.lower(): n for n in table.columns.names}
-    if name.lower() not in names:
-        raise SpectrumError(f"{path}: expected a column {name!r}, found {', '.join(table.columns.names)}")
-    values = np.asarray(table.data[names[name.lower()]])
+    values = bintable.open_table(table, path).cells(name)
     if values.size == 0 or values.dtype.kind not in "biuf":
+        kind = "text" if values.dtype.kind == "O" else values.dtype
         raise SpectrumError(
-            f"{path}: expected a column {name!r} of N numbers, found {values.dtype} of shape {list(values.shape)}"
+            f"{path}: expected a column {name!r} of N numbers, found {kind} of shape {list(values.shape)}"
         )
-    null = table.columns[names[name.lower()]].null
-    masked = values == null if null is not None else np.zeros(values.shape, bool)
-    return np.ma.array(native(values), mask=masked)
+    return values
 
 
 def native(values: np.ndarray) -> np.ndarray:

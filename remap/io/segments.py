@@ -77,6 +77,8 @@ def build(
         error = np.atleast_2d(np.asarray(segment.error, np.float64))
         # Below 1e-150 the square is no number; that of a huge error is infinite, and its pixel worth nothing.
         known = np.isfinite(error) & (error > 1e-150)
+        if source.get("bad_error") is not None:
+            known &= error < source["bad_error"]
         with np.errstate(over="ignore"):
             ivar = np.where(known, 1 / np.where(known, error, 1) ** 2, 0)
     good = np.isfinite(flux)
@@ -127,8 +129,8 @@ def build_all(
     return tuple(out)
 
 
-def choose(options: Any, path: Path) -> dict[str, Any]:
-    """The first of several sources whose test `when` holds for a file.
+def choose(options: Any, path: Path) -> tuple[dict[str, Any], fits.HDUList | None]:
+    """The first of several sources whose test `when` holds for a file, and its HDUs, open; None for a text file.
 
     Args:
       options: sources, each with `when`: a mapping of some of
@@ -138,7 +140,7 @@ def choose(options: Any, path: Path) -> dict[str, Any]:
         keywords: keyword -> regular expression that its value must match from the start (in the primary header, or
           the first extension's);
         columns: {"hdu": ..., "names": (...)}: columns that a table must have;
-        shape: {"hdu": ..., "shape": (5, None)}: that of an image, None for any length;
+        shape: {"hdu": ..., "shape": (5, None)}: that of an image, None for any length; "integer": True, of integers;
         rises: {"hdu": ..., "row": ...}: an image's row that increases (a wavelength).
       path: the file.
 
@@ -154,16 +156,12 @@ def choose(options: Any, path: Path) -> dict[str, Any]:
     missing = []
     with files.reading(path, "a spectrum"):
         hdus = files.open_fits(path) if files.is_fits(path) else None
-        try:
-            for option in options:
-                lacks = failing(option.get("when") or {}, path, hdus)
-                if lacks is None:
-                    return {key: value for key, value in option.items() if key != "when"}
-                missing.append(lacks)
-            found = "a text file" if hdus is None else describe(hdus)
-        finally:
-            if hdus is not None:
-                hdus.close()
+        for option in options:
+            lacks = failing(option.get("when") or {}, path, hdus)
+            if lacks is None:
+                return {key: value for key, value in option.items() if key != "when"}, hdus
+            missing.append(lacks)
+        found = "a text file" if hdus is None else describe(hdus)
     raise SpectrumError(f"{path}: expected {' or '.join(dict.fromkeys(missing))}, found {found}")
 
 
@@ -203,6 +201,8 @@ def failing(when: Mapping[str, Any], path: Path, hdus: fits.HDUList | None) -> s
     for test in _several(when.get("shape")):
         hdu = _hdu(hdus, test["hdu"])
         shape = hdu.shape if hdu is not None and hdu.is_image else ()
+        if test.get("integer") and not (shape and hdu.header.get("BITPIX", 0) > 0):
+            return f"an image of integers in HDU {test['hdu']!r}"
         if len(shape) != len(test["shape"]) or any(
             want not in (None, n) for want, n in zip(test["shape"], shape, strict=True)
         ):
@@ -269,8 +269,9 @@ def expand(
         that differ in it, and some of
         segment: its name, the fact of that name;
         exposure: the name of a single exposure; where it is absent the segment is what the pipeline summed up;
-        hdus: a regular expression: one segment for each HDU whose whole name matches it;
-        rows: (first, last) of the image, last not included or None: one segment for each row.
+        hdus: a regular expression: one segment for each HDU whose whole name matches it; groups (?P<segment>...) and
+          (?P<exposure>...) are those names where they are not given;
+        rows: (first, last) of the image or table, last not included or None: one segment for each row.
         `{n}` in the names is the number from 1 of the HDU or row, `{name}` the HDU's name.
       hdus: the open file.
       path: the file, for messages.
@@ -287,14 +288,15 @@ def expand(
         one = {key: value for key, value in declared.items() if key not in ("hdus", "rows")}
         several: list[dict[str, Any]] = [one]
         if declared.get("hdus") is not None:
-            matching = [i for i, h in enumerate(hdus) if re.fullmatch(declared["hdus"], h.name)]
-            several = [one | {"hdu": i} for i in matching]
+            pattern = re.compile(declared["hdus"], re.IGNORECASE)
+            matching = [(i, m) for i, h in enumerate(hdus) if (m := pattern.fullmatch(h.name))]
+            several = [{k: v for k, v in m.groupdict().items() if v} | one | {"hdu": i} for i, m in matching]
         elif declared.get("rows") is not None:
             hdu = {**base, **one}["hdu"]
             image = files.pick_hdu(hdus, hdu, path)
             shape = image.shape if image.is_image else ()
             first, last = declared["rows"]
-            count = shape[-2] if len(shape) > 1 else 1
+            count = shape[-2] if len(shape) > 1 else 1 if image.is_image else image.header["NAXIS2"]
             several = [one | {"row": r} for r in range(first, count if last is None else min(last, count))]
         for number, each in enumerate(several, 1):
             name = ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from remap.config import ConfigError
+from remap.surveys.identification import Match, describe, identify
 from remap.surveys.presets_image import IMAGES
 from remap.surveys.presets_table import TABLES
 from remap.surveys.record import FRAMES, Survey
 
-__all__ = ["FRAMES", "Survey", "get", "names"]
+__all__ = ["FRAMES", "Match", "Survey", "describe", "get", "identify", "names"]
 
 _KNOWN = {survey.name: survey for survey in (*IMAGES, *TABLES)}
 
