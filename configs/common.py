@@ -127,6 +127,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "tolerance": 20.0,  # km/s, by more than this
         "coarser": 0.25,  # how much wider lines may be than the networks know them, a fraction
         "sharper": 8.0,  # pixels per line beyond which lines of unknown width are taken to be too sharp
+        "trust_width": True,  # False flags all spectra that do not say how wide their lines are
         "join": False,
         "radius": 5.0,  # arcsec; one identifier farther apart than this is not one star
         "bad_pixels": True,  # mask exact zeros and absurd values

@@ -58,6 +58,11 @@ def define_config(*, default: str | None = None, values: flags.FlagValues = flag
     return ConfigFlag(default, values)
 
 
+def run_with_arguments(main: Callable[[list[str]], None]) -> None:
+    """As `run`, for a script that takes names of files on its command line."""
+    _run(main)
+
+
 def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
     """Parses the flags, calls `main`, and turns a user's mistake into one line instead of a traceback.
 
@@ -68,15 +73,22 @@ def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
     """
     flags.mark_flags_as_required(required)
 
+    def without(arguments: list[str]) -> None:
+        if arguments:
+            raise app.UsageError(f"unknown arguments: {arguments}")
+        main()
+
+    _run(without)
+
+
+def _run(main: Callable[[list[str]], None]) -> None:
     def wrapped(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unknown arguments: {argv[1:]}")
         _show_progress()
         if CACHE.value:
             jax.config.update("jax_compilation_cache_dir", str(Path(CACHE.value).expanduser()))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
         try:
-            main()
+            main(argv[1:])
         except Preempted as stop:
             logger.warning("%s", stop)
             sys.exit(75)

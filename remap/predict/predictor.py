@@ -338,7 +338,10 @@ class Predictor:
         if survey is not None:
             preset = surveys.get(survey) if isinstance(survey, str) else survey
             settings = dataclasses.replace(
-                settings, velocity="rest" if preset.frame == "rest" else "file", join=True
+                settings,
+                velocity="rest" if preset.frame == "rest" else "file",
+                join=True,
+                trust_width=False,
             )
             source = preset.with_source(source or {}).source
         elif source is None:

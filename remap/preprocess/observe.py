@@ -42,6 +42,8 @@ class ObserveSettings:
         row is flagged.
       sharper: pixels per line spread beyond which a spectrum that does not say how wide its lines are is flagged:
         nobody samples lines so finely, so they are sharper than the networks know them.
+      trust_width: spectra that do not say how wide their lines are have them as the networks know them, if they are
+        not sampled finer than that; False flags them all, as spectra of another survey must be.
       join: spectra with one identifier of a star become one row.
       radius: arcsec; spectra with one identifier that lie farther apart stay rows of their own.
       bad_pixels: mask exact zeros and absurd values that no mask of the file tells.
@@ -56,6 +58,7 @@ class ObserveSettings:
     tolerance: float = 20.0
     coarser: float = 0.25
     sharper: float = 8.0
+    trust_width: bool = True
     join: bool = False
     radius: float = 5.0
     bad_pixels: bool = True
@@ -419,6 +422,11 @@ def _measure(arms: Mapping[str, ArmOnGrid], templates: Templates, settings: Obse
     return Velocities(**out)
 
 
+def _coverage(placed: Mapping[str, tuple[ArmOnGrid, np.ndarray]], row: int) -> str:
+    shares = ", ".join(f"{on.valid[row].mean():.0%} of arm {arm}" for arm, (on, _) in placed.items())
+    return f"expected good pixels in the arms and lines of a star, found {shares} covered"
+
+
 def _told(split: Exposures, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Velocities that the files say, and their errors."""
     return _first_fact(split, "rv", count), _first_fact(split, "rv_err", count)
@@ -462,7 +470,9 @@ def _place(
         parts: list[list[Spectra]] = [[] for _ in velocity]
         coarse = np.zeros(len(velocity), bool)
         for segment, owner in zip(split.segments, split.owner, strict=True):
-            unknown = segment.fwhm is None and _finely_sampled(segment, preprocessing, arm, settings.sharper)
+            unknown = segment.fwhm is None and (
+                not settings.trust_width or _finely_sampled(segment, preprocessing, arm, settings.sharper)
+            )
             for speed, rows in _by_velocity(owner, velocity):
                 on = observed_on_grid(segment.rows(rows), preprocessing, arm, velocity=speed)
                 wide = unknown or coarser_than(on, preprocessing, arm, tolerance=settings.coarser)
