@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from astropy.table import Table
+from scipy import constants
 
 from launch import cli
 from remap import io, surveys
@@ -95,6 +96,9 @@ def main() -> None:
         print(line)
     print("\n**Single stars**\n")
     for line in singles(predictor, root):
+        print(line)
+    print("\n**MILES, normalised, and the same times a black body of 4,500 K**\n")
+    for line in slopes(predictor, root):
         print(line)
 
 
@@ -180,6 +184,31 @@ def singles(predictor: Predictor, root: Path) -> Iterator[str]:
             raised = ", ".join(f.name for f in Flag if table["flags"][0] & f) or "none"
             message = f" ({table['message'][0]})" if table["message"][0] else ""
             yield f"| {star.name} | {star.folder} | {known} | {said} | {speed} | {raised}{message} |"
+
+
+def slopes(predictor: Predictor, root: Path) -> Iterator[str]:
+    """Spectra that are normalised already, and the same under the slope of a black body of 4,500 K."""
+    survey = surveys.get("miles")
+    files = io.list_files(root.parent / "miles" / "spectra", survey.patterns)[::8]
+    flat, tilted = [], []
+    for file in files:
+        spectra = io.read(file, source=survey.source, within=(4800.0, 5800.0))
+        level = np.percentile(
+            spectra.flux.reshape(-1)[: 9 * (spectra.flux.size // 9)].reshape(9, -1), 97, axis=1
+        )
+        middle = np.linspace(spectra.wave[0], spectra.wave[-1], 19)[1::2]
+        smooth = np.polyval(np.polyfit(middle - 5300, level, 2), spectra.wave - 5300)
+        wave = spectra.wave * 1e-10
+        planck = wave**-5.0 / np.expm1(constants.h * constants.c / (wave * constants.k * 4500.0))
+        flat.append(dataclasses.replace(spectra, flux=spectra.flux / smooth))
+        tilted.append(dataclasses.replace(spectra, flux=spectra.flux / smooth * planck / planck.mean()))
+    first, second = (predictor.predict(x).table for x in (flat, tilted))
+    yield "| label | stars | median of the difference over the width | 95th percentile | largest |"
+    yield "|---|---|---|---|---|"
+    for label in LABELS:
+        width = (first[f"{label}_p84"] - first[f"{label}_p16"]) / 2
+        share = np.abs(np.asarray((first[label] - second[label]) / width))
+        yield f"| {label} | {len(files)} | {np.median(share):.3f} | "
 
 
 def _values(values: Sequence[float]) -> str:
