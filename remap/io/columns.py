@@ -33,10 +33,13 @@ MOST_FIELDS = 999  # of a FITS table, by the standard
 EXACT = {"f": 2**53, "float16": 2**11, "float32": 2**24}  # from there on floating-point numbers skip integers
 
 # Ways to write that a number is not known, in lower case.
-NOTHING = frozenset(
-    "- -- --- – — ... … ? n/a #n/a <na> na nan null none nil \\n masked missing unknown undefined "
-    "inf +inf -inf infinity +infinity -infinity".split()
-) | {""}
+NOTHING = (
+    frozenset(
+        ("", "-", "--", "---", "–", "—", "...", "…", "?", "\\n", "n/a", "#n/a", "<na>", "na", "nan", "null")
+    )
+    | frozenset(("none", "nil", "masked", "missing", "unknown", "undefined"))
+    | frozenset(("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
+)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][+-]?[0-9]{1,4})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WHOLE = re.compile(r"[+-]?([0-9]+)\.0*")
