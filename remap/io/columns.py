@@ -21,7 +21,6 @@ from astropy.io import fits
 from astropy.io.misc import yaml
 from astropy.table import Table
 
-from remap.config import ConfigError
 from remap.io import files
 from remap.spectra import SpectrumError
 
@@ -160,10 +159,10 @@ def numbers(
     declared = np.array(
         [float(m) for m in missing if not isinstance(m, str) or _NUMBER.fullmatch(m.strip())], np.float64
     )
-    if cells.dtype.kind == "f":  # 99.99 of single precision is not 99.99 of double
-        with np.errstate(over="ignore"):
-            declared = declared.astype(cells.dtype).astype(np.float64)
-    return np.where(np.isfinite(values) & ~np.isin(values, declared), values, np.nan)
+    # 99.99 of single precision is not 99.99 of double, also where it is written out, as 99.98999786376953
+    with np.errstate(over="ignore"):
+        unknown = np.isin(values.astype(np.float32), declared.astype(np.float32))
+    return np.where(np.isfinite(values) & ~unknown, values, np.nan)
 
 
 def texts(columns: Columns, name: str) -> tuple[str, ...]:
@@ -234,24 +233,21 @@ def _decode(path: Path, encoding: str | None) -> str:
                 "%s: no UTF-8 (line %d); read as %s, set encoding where it is another", path, line, encoding
             )
     else:
-        try:
-            text = content.decode(encoding)
-        except LookupError as error:
-            raise ConfigError(f"source of labels: encoding {encoding!r} is not known") from error
+        text = content.decode(encoding)
     if odd := re.search(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]", text):
         raise SpectrumError(f"{path}: expected a text table, found the character {odd[0]!r} ({encoding})")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _split(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
-    """The cells of every line that is not empty; an opened quote goes over line ends."""
+def _split(lines: Sequence[str], separator: str, *, strict: bool = True) -> Iterator[list[str]]:
+    """The cells of every line that is not empty; an opened quote goes over line ends, and is closed if `strict`."""
     if separator == " ":
         lines = [line.replace("\t", " ").strip(" \n") for line in lines]
     reader = csv.reader(
         (line if line.endswith("\n") else line + "\n" for line in lines),
         delimiter=separator,
         skipinitialspace=True,
-        strict=separator != " ",
+        strict=strict,
     )
     for cells in reader:
         if any(cell.strip() for cell in cells):
@@ -302,7 +298,7 @@ def _read_csv(text: str, path: Path, wanted: tuple[str, ...], separator: str | N
     choices = []
     for at, line in headers:
         for s in SEPARATORS if separator is None else (separator,):
-            there = [unicodedata.normalize("NFC", cell) for cell in next(_split([line], s), [])]
+            there = [unicodedata.normalize("NFC", cell) for cell in next(_split([line], s, strict=False), [])]
             choices.append((sum(name in there for name in wanted), len(there), -len(choices), at, s, there))
     complete = [choice for choice in choices if choice[0] == len(wanted)]
     *_, at, separator, there = complete[0] if complete else max(choices, key=lambda c: c[:3])

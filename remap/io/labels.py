@@ -131,6 +131,10 @@ def read_labels(
     files.check_choice(source, "match", (None, *RULES), "labels")
     files.check_choice(source, "separator", (None, *tables.SEPARATORS), "labels")
     files.check_choice(source, "decimal", (".", ","), "labels")
+    try:
+        "".encode(source["encoding"] or "utf-8")
+    except LookupError as error:
+        raise ConfigError(f"source of labels: encoding {source['encoding']!r} is not known") from error
     columns, error_columns = dict(source["columns"]), dict(source["error_columns"])
     if not columns:
         raise ConfigError("source of labels: columns names no label")
@@ -206,29 +210,25 @@ def _values(table: Columns, name: str, label: str, source: Section, *, error: bo
     values = tables.numbers(table, name, missing, decimal=source["decimal"])
     if np.any(np.isfinite(values)):
         _check_unit(table.units[name], name, label, table.path, expected)
-    single = table.cells[name].dtype == np.float32
     usual = PLAUSIBLE.get(label) if expected == UNITS.get(label) else None
     if error:
         usual = usual and (-np.inf, usual[1] - usual[0])
-    return _without_sentinels(
-        values, usual, single=single, where=f"{table.path}: column {name!r}", label=label
-    )
+    return _without_sentinels(values, usual, where=f"{table.path}: column {name!r}", label=label)
 
 
 def _without_sentinels(
-    values: np.ndarray, usual: tuple[float, float] | None, *, single: bool, where: str, label: str
+    values: np.ndarray, usual: tuple[float, float] | None, *, where: str, label: str
 ) -> np.ndarray:
     """Values with NaN for those that stand for "not known" though nobody said so, which are counted in warnings.
 
     Args:
       values: float64[S].
       usual: the range in which a value can lie; None = not known.
-      single: the values were written in single precision.
       where: table and column, for messages.
       label: what the values are, for messages.
     """
     distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
-    nines = np.array([_is_nines(v, single) for v in distinct], bool)
+    nines = np.array([_is_nines(v) for v in distinct], bool)
     if usual is None:
         others = np.abs(distinct[~nines])
         outside = nines & (np.abs(distinct) > 10 * others.max(initial=1.0))
@@ -253,9 +253,9 @@ def _without_sentinels(
     return np.where(np.isin(values, distinct[sentinels]), np.nan, values)
 
 
-def _is_nines(value: float, single: bool) -> bool:
-    """True for -9999, 99.9, 999.99 and their like."""
-    digits = str(np.float32(value) if single else np.float64(value)).lstrip("-").removesuffix(".0")
+def _is_nines(value: float) -> bool:
+    """True for -9999, 99.9, 999.99 and their like, also as single precision has them."""
+    digits = str(np.float32(value)).lstrip("-").removesuffix(".0")
     return len(digits) > 1 and set(digits) <= {"9", "."}
 
 
