@@ -262,6 +262,9 @@ def _plain(value: Any, what: str, who: str) -> _Plain:
     if isinstance(value, list | tuple):
         if any(getattr(part, "unit", None) is not None for part in value):
             value = _attempt(lambda: units.Quantity(value), what, who)
+        elif any(part is np.ma.masked for part in value):
+            gone = [part is np.ma.masked for part in value]
+            value = np.ma.array([np.nan if g else v for g, v in zip(gone, value, strict=True)], mask=gone)
         elif any(isinstance(part, np.ma.MaskedArray) for part in value):
             value = _attempt(lambda: np.ma.array(value), what, who)
     unit = getattr(value, "unit", None)
@@ -328,7 +331,7 @@ def _in_angstrom(plain: _Plain, what: str, who: str) -> np.ndarray:
             f"{who}: expected {what} in a unit of length, found {str(plain.unit)!r}; frequencies, energies and wave "
             "numbers become vacuum wavelengths by .to(units.AA, units.spectral())"
         ) from error
-    return plain.values.astype(np.float64) * factor if factor != 1 else plain.values
+    return np.asarray(plain.values * np.float64(factor))
 
 
 def _scale(unit: Any, flux_unit: Any, power: int, what: str, who: str) -> float:
