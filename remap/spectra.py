@@ -145,7 +145,7 @@ def make_spectra(
       >>> from remap import make_spectra
       >>> wave = np.arange(500.0, 504.0) * units.nm
       >>> spectra = make_spectra(wave, [1.0, 0.9, np.nan, 1.0], medium="air", names=["HD 1"])
-      >>> spectra.flux.shape, spectra.valid.tolist(), spectra.wave.tolist()
+      >>> spectra.flux.shape, spectra.valid.tolist(), spectra.wave.round(9).tolist()
       ((1, 4), [[True, True, False, True]], [5000.0, 5010.0, 5020.0, 5030.0])
     """
     names = None if names is None else tuple(str(n) for n in names)

@@ -34,9 +34,8 @@ def match_rows(
       by "path_stem": the same without endings such as `.fits`, `.FITS` or `.fits.gz`;
       by "name": where what comes after the last folder is the same;
       by "stem": the same without endings.
-    Accents may be composed or not. By default all rows go by the
-    first of these rules by which any row has a file, and those that only a looser rule would give one are counted in
-    a warning.
+    Accents may be composed or not. By default all rows go by the first of these rules by which any row has a file.
+    Rows to which only a looser rule would give one are counted in a warning; another tells that no row has any.
 
     Args:
       names: R names, of files or of stars.
@@ -48,7 +47,7 @@ def match_rows(
       int64[F], -1 where no row belongs to the file.
 
     Raises:
-      SpectrumError: two files for one row, two rows for one file, or no row for any file.
+      SpectrumError: two files for one row, or two rows for one file.
       ConfigError: another rule.
 
     Examples:
@@ -65,9 +64,9 @@ def match_rows(
         if found:
             break
     if not found and files and names:
-        raise SpectrumError(
-            f"{where}: expected rows for the files, found none among {len(names)} (such as {names[0]!r}) for any of "
-            f"{len(files)} (such as {files[0]})" + (f" by {rule!r}" if rule else "")
+        logger.warning(
+            "%s: none of %d rows (such as %r) is that of any of %d files (such as %s)",
+            *(where, len(names), names[0], len(files), files[0]),
         )
     hint = f"; rows and files were matched by {used!r}: let the names tell them apart, or set match to another rule"
     of_file = {}
