@@ -305,11 +305,11 @@ def _good(valid: ArrayLike, shape: tuple[int, ...], who: str) -> np.ndarray:
     values = np.atleast_2d(np.asarray(np.ma.getdata(valid)))
     if values.shape != shape:
         raise SpectrumError(f"{who}: expected a mask of shape {shape}, found {values.shape}")
-    if values.dtype.kind not in "biu" or np.any((values != 0) & (values != 1)):
+    if values.dtype.kind not in "biu" or (values.dtype != bool and np.any((values != 0) & (values != 1))):
         raise SpectrumError(
             f"{who}: expected a mask of True (good) and False, found {values.dtype}; bits go as `mask == 0`"
         )
-    return (values != 0) & ~np.atleast_2d(bad)
+    return values.astype(bool, copy=False) & ~np.atleast_2d(bad)
 
 
 def _fitted(array: ArrayLike, shape: tuple[int, ...], what: str, who: str) -> np.ndarray:
@@ -430,7 +430,10 @@ def _text_fact(name: str, value: Any, who: str) -> str:
     if value is np.ma.masked or value is None:
         return ""
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin-1")  # never fails, and keeps apart what is different
     if isinstance(value, float | np.floating):
         if np.isnan(value):
             return ""

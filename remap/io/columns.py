@@ -42,7 +42,7 @@ NOTHING = (
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][+-]?[0-9]{1,4})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WHOLE = re.compile(r"[+-]?([0-9]+)\.0*")
-_ROUNDED = re.compile(r"[+-]?[0-9]\.[0-9]{10,}[eE]\+?[0-9]+")
+_POWER_OF_TEN = re.compile(r"[0-9](?:\.([0-9]*))?[eE](\+?)([0-9]{1,3})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_columns(
 
     Args:
       path: the table.
-      wanted: names of columns.
+      wanted: names of columns, composed.
       format: one of `FORMATS`.
       separator: between the cells of a CSV table, one of `SEPARATORS`; None = the first of them by which the
         header has all columns that are wanted.
@@ -108,6 +108,11 @@ def read_columns(
         if len(found) == 0:
             raise SpectrumError(f"{path}: expected a label table with rows, found none")
     return found
+
+
+def composed(text: str) -> str:
+    """A text with its accents composed (Unicode's form C), so that texts that look the same are the same."""
+    return unicodedata.normalize("NFC", text)
 
 
 def guess_format(path: Path) -> str:
@@ -194,7 +199,7 @@ def texts(columns: Columns, name: str) -> tuple[str, ...]:
             if abs(value) >= columns.inexact[name]:
                 raise SpectrumError(f"{path}: expected names in {name!r}, found {text} in row {i}, {lost}")
             text = str(int(value))
-        elif _ROUNDED.fullmatch(text) and abs(float(text)) >= EXACT["f"]:
+        elif _is_rounded(text):
             raise SpectrumError(f"{path}: expected names in {name!r}, found {text} in row {i}, {lost}")
         found.append(text)
     # 1234567890123456789.0 may have all its digits, as text has, or be what a float has made of several stars.
@@ -210,9 +215,22 @@ def texts(columns: Columns, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _is_rounded(text: str) -> bool:
+    """True for what programs and spreadsheets make of long numbers, as 1.23457E+18, but not for the name 1E10."""
+    found = _POWER_OF_TEN.fullmatch(text)
+    if not found:
+        return False
+    decimals, plus, power = len(found[1] or ""), found[2], int(found[3])
+    return decimals < power and (plus != "" or decimals >= 10)
+
+
 def _text(cell: str | bytes | float) -> str:
-    text = cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else str(cell)
-    return unicodedata.normalize("NFC", text).strip()
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode("utf-8")
+        except UnicodeDecodeError:
+            cell = cell.decode("latin-1")  # never fails, and keeps apart what is different
+    return composed(str(cell)).strip()
 
 
 def _decode(path: Path, encoding: str | None) -> str:
@@ -298,7 +316,7 @@ def _read_csv(text: str, path: Path, wanted: tuple[str, ...], separator: str | N
     choices = []
     for at, line in headers:
         for s in SEPARATORS if separator is None else (separator,):
-            there = [unicodedata.normalize("NFC", cell) for cell in next(_split([line], s, strict=False), [])]
+            there = [composed(cell) for cell in next(_split([line], s, strict=False), [])]
             choices.append((sum(name in there for name in wanted), len(there), -len(choices), at, s, there))
     complete = [choice for choice in choices if choice[0] == len(wanted)]
     *_, at, separator, there = complete[0] if complete else max(choices, key=lambda c: c[:3])
@@ -316,10 +334,10 @@ def _read_ecsv(text: str, path: Path, wanted: tuple[str, ...]) -> Columns:
     if not lines[0].startswith("# %ECSV"):
         raise SpectrumError(f"{path}: expected a first line '# %ECSV', found {lines[0][:40]!r}")
     header = yaml.load("\n".join(line[2:] for line in lines[1:start]))
-    declared = {unicodedata.normalize("NFC", str(column["name"])): column for column in header["datatype"]}
+    declared = {composed(str(column["name"])): column for column in header["datatype"]}
     separator = header.get("delimiter", " ")
     there = next(_split(lines[start : start + 1], separator), [])
-    there = [unicodedata.normalize("NFC", name) for name in there]
+    there = [composed(name) for name in there]
     if there != list(declared):
         raise SpectrumError(
             f"{path}: expected the columns {', '.join(declared)} as declared, found {', '.join(there)}"
@@ -364,7 +382,7 @@ def _read_fits(path: Path, wanted: tuple[str, ...], hdu: int | str) -> Columns:
                     f"{column.dtype}"
                 )
             values = np.ma.asarray(column)
-            data = np.ma.getdata(values)
+            data = np.array(np.ma.getdata(values), subok=False)  # a Column decodes, and not all bytes can be
             empty[name] = np.ma.getmaskarray(values).copy()
             cells[name] = data.astype(data.dtype.newbyteorder("="))
     return Columns(

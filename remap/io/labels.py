@@ -135,16 +135,19 @@ def read_labels(
         "".encode(source["encoding"] or "utf-8")
     except LookupError as error:
         raise ConfigError(f"source of labels: encoding {source['encoding']!r} is not known") from error
-    columns, error_columns = dict(source["columns"]), dict(source["error_columns"])
+    columns, error_columns = (
+        {label: tables.composed(name) for label, name in dict(source[key]).items()}
+        for key in ("columns", "error_columns")
+    )
     if not columns:
         raise ConfigError("source of labels: columns names no label")
     if extra := sorted(set(error_columns) - set(columns)):
         raise ConfigError(f"source of labels: error_columns has {extra}, which columns has not")
-    name_columns = [source[key] for key in ("file_column", "id_column") if source[key]]
+    name_columns = [tables.composed(source[key]) for key in ("file_column", "id_column") if source[key]]
     if not name_columns:
         raise ConfigError("source of labels: missing 'file_column' or 'id_column'")
     path = files.resolve(path, data_root)
-    velocity = {"rv": source["rv_column"]} if source["rv_column"] else {}
+    velocity = {"rv": tables.composed(source["rv_column"])} if source["rv_column"] else {}
     table = tables.read_columns(
         path,
         (*columns.values(), *error_columns.values(), *velocity.values(), *name_columns),
@@ -177,6 +180,9 @@ def read_velocities(
     format: str | None = None,
     unit: str = "km / s",
     missing_values: Sequence[float | str] = (),
+    separator: str | None = None,
+    encoding: str | None = None,
+    decimal: str = ".",
     data_root: str | os.PathLike | None = None,
 ) -> dict[str, float]:
     """Radial velocities [km/s] by name, from a table.
@@ -188,6 +194,7 @@ def read_velocities(
       format: "csv", "ecsv" or "fits"; None = as the file begins.
       unit: of the column, as the table writes it or equal to it, where it has one; values are taken as they are.
       missing_values: numbers or words that stand for "not known", as in `read_labels`.
+      separator, encoding, decimal: of CSV tables, as in `read_labels`.
       data_root: the data root.
 
     Returns:
@@ -199,7 +206,9 @@ def read_velocities(
     path = files.resolve(path, data_root)
     format = tables.guess_format(path) if format is None else format
     source = {"format": format, "columns": {"rv": column}, "units": {"rv": unit}, "file_column": name_column}
-    read = read_labels(path, source=source | {"missing_values": tuple(missing_values)})
+    source |= {"missing_values": tuple(missing_values)}
+    source |= {"separator": separator, "encoding": encoding, "decimal": decimal}
+    read = read_labels(path, source=source)
     return dict(zip(read.files, read.values["rv"].tolist(), strict=True))
 
 

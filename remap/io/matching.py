@@ -7,7 +7,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -97,12 +97,12 @@ def distinct_names(files: Sequence[Path]) -> list[str]:
       >>> distinct_names([Path("survey/1/a.fits"), Path("survey/2/a.fits")])
       ['1/a.fits', '2/a.fits']
     """
-    paths = [PurePosixPath(Path(file).as_posix()) for file in files]
-    for depth in range(1, max((len(p.parts) for p in paths), default=0) + 1):
-        names = ["/".join(p.parts[-depth:]) for p in paths]
+    parts = [Path(file).as_posix().split("/") for file in files]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(p[-depth:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(p) for p in paths]
+    return [str(file) for file in files]
 
 
 def _parts(path: str) -> tuple[str, ...]:
