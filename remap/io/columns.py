@@ -112,7 +112,7 @@ def read_columns(
 
 def composed(text: str) -> str:
     """A text with its accents composed (Unicode's form C), so that texts that look the same are the same."""
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", str(text))
 
 
 def guess_format(path: Path) -> str:

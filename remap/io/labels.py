@@ -206,7 +206,7 @@ def read_velocities(
     path = files.resolve(path, data_root)
     format = tables.guess_format(path) if format is None else format
     source = {"format": format, "columns": {"rv": column}, "units": {"rv": unit}, "file_column": name_column}
-    source |= {"missing_values": tuple(missing_values)}
+    source |= {"missing_values": missing_values}
     source |= {"separator": separator, "encoding": encoding, "decimal": decimal}
     read = read_labels(path, source=source)
     return dict(zip(read.files, read.values["rv"].tolist(), strict=True))
@@ -215,7 +215,8 @@ def read_velocities(
 def _values(table: Columns, name: str, label: str, source: Section, *, error: bool = False) -> np.ndarray:
     """A column of a label, or of its error, as float64[S], NaN where it is not known."""
     expected = (UNITS | dict(source["units"])).get(label)
-    missing = tuple(source["missing_values"])
+    missing = source["missing_values"]
+    missing = (missing,) if isinstance(missing, str | int | float) else tuple(missing)
     values = tables.numbers(table, name, missing, decimal=source["decimal"])
     if np.any(np.isfinite(values)):
         _check_unit(table.units[name], name, label, table.path, expected)

@@ -19,6 +19,7 @@ from remap.spectra import SpectrumError
 
 TEFF = {"columns": {"teff": "teff"}, "file_column": "file"}
 CSV = TEFF | {"format": "csv"}
+WRITTEN = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "fits": "fits"}  # what astropy calls them
 GAIA = ("1234567890123456789", "1234567890123456790")  # the same as float64
 
 
@@ -101,15 +102,18 @@ def test_numbers_as_they_are_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "word", sorted({"N/A", "--", "null", "nan", "None", "-", "NULL", "NaN"} | NOTHING - {""})
+    ("format", "word"),
+    [
+        (format, word)
+        for format in WRITTEN
+        for word in sorted({"N/A", "None", "NULL", "NaN"} | NOTHING - {""})
+        if word.isascii() or format != "fits"
+    ],
 )
-@pytest.mark.parametrize("format", ["csv", "ecsv", "fits"])
 def test_words_for_nothing(tmp_path, format, word):
-    path, source = tmp_path / "x", TEFF | {"format": format, "error_columns": {"teff": "e"}}
-    Table({"file": ["a", "b"], "teff": [word, "5000"], "e": ["60.5", word]}).write(
-        path, format={"fits": "fits"}.get(format, f"ascii.{format}")
-    ) if word.isascii() or format != "fits" else pytest.skip("FITS holds ASCII alone")
-    found = io.read_labels(path, source=source)
+    made = Table({"file": ["a", "b"], "teff": [word, "5000"], "e": ["60.5", word]})
+    made.write(tmp_path / "x", format=WRITTEN[format])
+    found = io.read_labels(tmp_path / "x", source=TEFF | {"format": format, "error_columns": {"teff": "e"}})
     np.testing.assert_array_equal(found.values["teff"], [np.nan, 5000.0])
     np.testing.assert_array_equal(found.errors["teff"], [60.5, np.nan])
 
@@ -147,7 +151,7 @@ def test_what_ecsv_masks_is_not_known(tmp_path, method):
 )
 @pytest.mark.parametrize("format", ["csv", "ecsv", "fits"])
 def test_names_stay_text_to_the_digit(tmp_path, format, names):
-    path, written = tmp_path / "x", {"fits": "fits"}.get(format, f"ascii.{format}")
+    path, written = tmp_path / "x", WRITTEN[format]
     Table({"star": names, "teff": [5000.0, 5500.0, 6000.0]}).write(path, format=written)
     source = {"format": format, "columns": {"teff": "teff"}, "id_column": "star"}
     assert io.read_labels(path, source=source).star_ids == names
@@ -156,7 +160,7 @@ def test_names_stay_text_to_the_digit(tmp_path, format, names):
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, ">i8"])
 def test_names_that_are_integers(tmp_path, dtype):
     made = Table({"star": np.array([int(i) for i in GAIA], dtype), "teff": [5000.0, 6000.0]})
-    for format, written in (("fits", "fits"), ("ecsv", "ascii.ecsv"), ("csv", "ascii.csv")):
+    for format, written in WRITTEN.items():
         made.write(tmp_path / format, format=written)
         source = {"format": format, "columns": {"teff": "teff"}, "id_column": "star"}
         assert io.read_labels(tmp_path / format, source=source).star_ids == GAIA
@@ -174,9 +178,7 @@ def test_names_that_are_integers(tmp_path, dtype):
     ],
 )
 def test_names_that_are_floating_point_numbers(tmp_path, format, values, found):
-    Table({"star": values, "teff": [5e3, 6e3]}).write(
-        tmp_path / "x", format={"ecsv": "ascii.ecsv"}.get(format, format)
-    )
+    Table({"star": values, "teff": [5e3, 6e3]}).write(tmp_path / "x", format=WRITTEN[format])
     source = {"format": format, "columns": {"teff": "teff"}, "id_column": "star"}
     if isinstance(found, tuple):
         assert io.read_labels(tmp_path / "x", source=source).star_ids == found
@@ -251,7 +253,7 @@ def test_what_is_written_is_read(tmp_path_factory, names, separator, data):
     + [("logg", u) for u in ("log(cm.s**-2)", "log10(cm/s^2)", "log(cm/s2)", "log (cm s^-2)", "log(cgs)")]
     + [("logg", u) for u in ("[cm/s2]", "[cm/s**2]", "[cm.s-2]")]
     + [("feh", u) for u in ("dex", "[Sun]", "[-]", "dex(1)", "---")]
-    + [("rv", u) for u in ("km/s", "km.s-1", "km s**-1", "km/sec", "kms-1", "km s\N{MINUS SIGN}1")],
+    + [("rv", u) for u in ("km/s", "km.s-1", "km s**-1", "km/sec", "kms-1", "km s-1")],
 )
 def test_units_as_they_are_written(tmp_path, format, label, unit):
     labels(tmp_path / "x", format, label, unit)
@@ -289,12 +291,15 @@ def labels(path, format, label, unit):
         head += f"# - {{name: c, datatype: float64, unit: '{unit}'}}\n"
         path.write_text(head + "file c\na 2.0\nb 3.0\n", encoding="utf-8")
         return
-    if not unit.isascii():
-        pytest.skip("FITS holds ASCII alone")
     columns = [fits.Column("file", "1A", array=["a", "b"]), fits.Column("c", "D", array=[2.0, 3.0])]
     hdu = fits.BinTableHDU.from_columns(columns)
     hdu.header["TUNIT2"] = unit
     hdu.writeto(path)
+
+
+def test_a_unit_with_letters_that_are_not_ascii(tmp_path):
+    labels(tmp_path / "x", "ecsv", "rv", "km s\N{SUPERSCRIPT MINUS}¹")
+    assert io.read_velocities(tmp_path / "x", column="c") == {"a": 2.0, "b": 3.0}
 
 
 # What nobody declared missing
@@ -316,7 +321,7 @@ def labels(path, format, label, unit):
     ],
 )
 def test_undeclared_sentinels_are_counted_and_not_used(tmp_path, told, format, label, good, bad):
-    path, written = tmp_path / "x", {"fits": "fits"}.get(format, f"ascii.{format}")
+    path, written = tmp_path / "x", WRITTEN[format]
     Table({"file": list("abcd"), "c": np.array([good, bad, good, bad], np.float32)}).write(
         path, format=written
     )
@@ -342,6 +347,16 @@ def test_names_and_columns_with_accents(tmp_path):
         tmp_path / "y"
     )
     assert io.read_labels(tmp_path / "y", source=TEFF | {"format": "fits"}).files == ("é", "è")
+
+
+@pytest.mark.parametrize(
+    ("missing", "found"),
+    [((), [9, 5]), (9, [np.nan, 5]), ("9", [np.nan, 5]), ("95", [9, 5]), (("no", 5.0), [9, np.nan])],
+)
+def test_declared_missing_values(tmp_path, missing, found):
+    text = "file,vsini\na,9\nb,5\n" + ("c,no\n" if missing == ("no", 5.0) else "c,-\n")
+    got = read(tmp_path / "x", text, CSV | {"columns": {"vsini": "vsini"}, "missing_values": missing})
+    np.testing.assert_array_equal(got.values["vsini"], [*found, np.nan])
 
 
 def test_one_sentinel_is_enough_where_it_is_all_nines(tmp_path, told):
@@ -412,7 +427,7 @@ def test_fits_headers_that_lie(tmp_path, key, value):
 def test_a_damaged_table_is_read_or_refused(tmp_path_factory, format, changes, length):
     folder = tmp_path_factory.mktemp("damaged")
     made = Table({"file": ["a.fits", "b.fits"], "teff": MaskedColumn([5e3, 6e3], unit="K")})
-    made.write(folder / "whole", format={"fits": "fits"}.get(format, f"ascii.{format}"))
+    made.write(folder / "whole", format=WRITTEN[format])
     content = bytearray((folder / "whole").read_bytes())
     for place, value in changes:
         content[int(place * len(content))] = value
@@ -430,7 +445,7 @@ def test_a_damaged_table_is_read_or_refused(tmp_path_factory, format, changes, l
 
 @pytest.mark.parametrize("format", ["csv", "ecsv", "fits"])
 def test_velocities(tmp_path, format):
-    path, written = tmp_path / "x", {"fits": "fits"}.get(format, f"ascii.{format}")
+    path, written = tmp_path / "x", WRITTEN[format]
     rv = MaskedColumn([12.5, -3.0, 7.0], mask=[False, False, True], unit="km/s")
     Table({"obsid": ["0001", "0002", "0003"], "rv_sys": rv}).write(path, format=written)
     found = io.read_velocities(path, column="rv_sys", name_column="obsid")
