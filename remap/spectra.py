@@ -159,7 +159,9 @@ def make_spectra(
     if flux is None:
         raise SpectrumError(f"{who}: expected wavelengths and flux, found no flux")
     light = _plain(flux, "flux", who)
-    if light.unit in (units.mag, units.dex, units.dB) or isinstance(light.unit, units.FunctionUnitBase):
+    if light.unit is not None and (
+        light.unit in (units.mag, units.dex, units.dB) or isinstance(light.unit, units.FunctionUnitBase)
+    ):
         raise SpectrumError(f"{who}: expected a flux, found its logarithm ({light.unit})")
     flux = np.atleast_2d(light.values)
     count, pixels = flux.shape if flux.ndim == 2 else (0, 0)
