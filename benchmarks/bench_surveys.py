@@ -208,7 +208,8 @@ def slopes(predictor: Predictor, root: Path) -> Iterator[str]:
     for label in LABELS:
         width = (first[f"{label}_p84"] - first[f"{label}_p16"]) / 2
         share = np.abs(np.asarray((first[label] - second[label]) / width))
-        yield f"| {label} | {len(files)} | {np.median(share):.3f} | "
+        high = f"{np.percentile(share, 95):.3f} | {share.max():.3f}"
+        yield f"| {label} | {len(files)} | {np.median(share):.3f} | {high} |"
 
 
 def _values(values: Sequence[float]) -> str:

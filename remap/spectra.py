@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+from astropy import units
 from numpy.typing import ArrayLike
 from scipy import constants
 
@@ -18,6 +20,11 @@ MEDIA = ("air", "vacuum")
 # What a file may say of a spectrum besides its pixels. Texts are "" and numbers NaN where it does not.
 TEXT_FACTS = ("star_id", "exposure", "segment")  # exposure: "" = a sum of all; segment: arm, chip or order
 NUMBER_FACTS = ("ra", "dec", "snr", "rv", "rv_err")  # degrees, degrees, per pixel, km/s, km/s
+
+_VELOCITY = units.km / units.s
+_FACT_UNITS = {"ra": units.deg, "dec": units.deg, "snr": units.one, "rv": _VELOCITY, "rv_err": _VELOCITY}
+_LABEL_UNITS = (units.one, units.K, units.dex, _VELOCITY)  # those in which labels are plain numbers
+_POWER = {"std": 1, "var": 2, "ivar": -2}  # of the flux's unit, by the kind of an uncertainty
 
 
 class SpectrumError(ValueError):
@@ -89,25 +96,33 @@ class Spectra:
 
 
 def make_spectra(
-    wave: ArrayLike,
-    flux: ArrayLike,
+    wave: Any,
+    flux: Any = None,
     *,
     medium: str,
     valid: ArrayLike | None = None,
-    ivar: ArrayLike | None = None,
+    ivar: Any = None,
     names: Iterable[str] | None = None,
-    labels: Mapping[str, ArrayLike] | None = None,
-    fwhm: ArrayLike | None = None,
-    facts: Mapping[str, ArrayLike] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    fwhm: Any = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Spectra:
     """Checks arrays and puts them into a `Spectra`.
 
     Pixels that are not finite, or whose inverse variance is not finite and positive, become invalid.
     Flux at or below zero is kept: whether it is usable is the normaliser's decision.
 
+    Arrays may be of any kind that holds real numbers, in any byte order. Nothing that comes with them is dropped:
+    lengths with a unit (astropy) are converted to Å, masks (NumPy's, astropy's, NDData's; True = bad) make pixels
+    invalid, the unit of `ivar` must be that of `flux` to the power -2, and what cannot be honoured is refused. Where
+    the wavelength itself is masked, pixels at the ends are cut, and others are invalid and lie evenly between
+    their neighbours.
+
     Args:
-      wave: float[N], Å, strictly increasing.
-      flux: float[N] or float[S, N].
+      wave: float[N], Å, strictly increasing; or a spectrum as specutils has it, without `flux`: an object with
+        `spectral_axis`, `flux`, `mask` and `uncertainty` (of any of the three kinds), whose `radial_velocity`, if
+        not zero, becomes the fact `rv`.
+      flux: float[N] or float[S, N]; or an NDData with `mask` and `uncertainty`.
       medium: "air" or "vacuum".
       valid: bool, shape of `flux`, True = good; None means that all pixels are good.
       ivar: float, shape of `flux`, or None.
@@ -121,31 +136,56 @@ def make_spectra(
 
     Raises:
       SpectrumError: shapes that do not agree, wavelengths that are not finite and strictly increasing, an
-        unknown medium or fact, a line spread that is not positive. The message starts with the first name.
+        unknown medium or fact, a line spread that is not positive, numbers that are complex or texts, units that
+        cannot be converted. The message starts with the first name.
 
     Examples:
       >>> import numpy as np
+      >>> from astropy import units
       >>> from remap import make_spectra
-      >>> wave = np.arange(5000.0, 5004.0)
+      >>> wave = np.arange(500.0, 504.0) * units.nm
       >>> spectra = make_spectra(wave, [1.0, 0.9, np.nan, 1.0], medium="air", names=["HD 1"])
-      >>> spectra.flux.shape, spectra.valid.tolist()
-      ((1, 4), [[True, True, False, True]])
+      >>> spectra.flux.shape, spectra.valid.tolist(), spectra.wave.round(9).tolist()
+      ((1, 4), [[True, True, False, True]], [5000.0, 5010.0, 5020.0, 5030.0])
     """
-    flux = np.atleast_2d(np.asarray(flux))
-    count, pixels = flux.shape if flux.ndim == 2 else (0, 0)
-    names = tuple(str(n) for n in names) if names is not None else tuple(str(i) for i in range(count))
+    names = None if names is None else tuple(str(n) for n in names)
     who = names[0] if names else "spectra"
+    if hasattr(wave, "spectral_axis") and hasattr(wave, "flux"):
+        if flux is not None:
+            raise SpectrumError(
+                f"{who}: expected a spectrum or wavelengths and flux, found a spectrum and flux"
+            )
+        wave, flux, facts = _take_apart(wave, facts or {})
+    if flux is None:
+        raise SpectrumError(f"{who}: expected wavelengths and flux, found no flux")
+    light = _plain(flux, "flux", who)
+    if light.unit is not None and (
+        light.unit in (units.mag, units.dex, units.dB) or isinstance(light.unit, units.FunctionUnitBase)
+    ):
+        raise SpectrumError(f"{who}: expected a flux, found its logarithm ({light.unit})")
+    flux = np.atleast_2d(light.values)
+    count, pixels = flux.shape if flux.ndim == 2 else (0, 0)
     if flux.ndim != 2 or pixels == 0:
         raise SpectrumError(f"{who}: flux must have shape [N] or [S, N] with N > 0, found {flux.shape}")
-    if not np.issubdtype(flux.dtype, np.floating):
-        flux = flux.astype(np.float64)
     if medium not in MEDIA:
         raise SpectrumError(f"{who}: medium must be one of {MEDIA}, found {medium!r}")
+    names = tuple(str(i) for i in range(count)) if names is None else names
     if len(names) != count:
         raise SpectrumError(f"{who}: expected {count} names, found {len(names)}")
-    wave = np.asarray(wave, dtype=np.float64)
+
+    axis = _plain(wave, "wavelengths", who)
+    wave = _in_angstrom(axis, "wavelengths", who).astype(np.float64)
     if wave.shape != (pixels,):
         raise SpectrumError(f"{who}: expected {pixels} wavelengths, found shape {wave.shape}")
+    keep, placed = slice(None), None
+    if axis.bad is not None and np.any(axis.bad):
+        placed = ~axis.bad
+        if not placed.any():
+            raise SpectrumError(f"{who}: expected wavelengths, found {pixels} that are masked")
+        at = np.flatnonzero(placed)
+        wave = np.interp(np.arange(pixels), at, wave[at])
+        keep = slice(at[0], at[-1] + 1)
+    wave = wave[keep]
     if not np.all(np.isfinite(wave)):
         raise SpectrumError(f"{who}: {np.count_nonzero(~np.isfinite(wave))} wavelengths are not finite")
     steps = np.diff(wave)
@@ -157,47 +197,252 @@ def make_spectra(
         )
     if wave[0] <= 0:
         raise SpectrumError(f"{who}: wavelengths must be positive, found {wave[0]:.6g} Å")
-    valid = np.ones(flux.shape, bool) if valid is None else np.atleast_2d(np.asarray(valid, bool))
-    if valid.shape != flux.shape:
-        raise SpectrumError(f"{who}: expected a mask of shape {flux.shape}, found {valid.shape}")
+
+    valid = np.ones(flux.shape, bool) if valid is None else _good(valid, flux.shape, who)
     valid = valid & np.isfinite(flux)
+    if placed is not None:
+        valid &= placed[None]
+    if light.bad is not None:
+        valid &= ~_fitted(light.bad, flux.shape, "mask", who)
+    if light.ivar is not None:
+        if ivar is not None:
+            raise SpectrumError(
+                f"{who}: expected one uncertainty, found that of the flux and inverse variances"
+            )
+        ivar = light.ivar
     if ivar is not None:
-        ivar = np.atleast_2d(np.asarray(ivar))
-        if not np.issubdtype(ivar.dtype, np.floating):
-            ivar = ivar.astype(np.float64)  # not flux's dtype: 1e40 is common and overflows float32
+        weight = _plain(ivar, "inverse variances", who)
+        scale = _scale(weight.unit, light.unit, -2, "inverse variances", who)
+        # not in flux's precision: 1e40 is common and overflows float32
+        ivar = np.atleast_2d(weight.values if scale == 1 else weight.values.astype(np.float64) * scale)
         if ivar.shape != flux.shape:
             raise SpectrumError(
                 f"{who}: expected inverse variances of shape {flux.shape}, found {ivar.shape}"
             )
-        valid = valid & np.isfinite(ivar) & (ivar > 0)
-    labels = {} if labels is None else {k: np.atleast_1d(np.asarray(v, float)) for k, v in labels.items()}
-    for name, value in labels.items():
-        if value.shape != (count,):
-            raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {value.shape}")
+        valid &= np.isfinite(ivar) & (ivar > 0)
+        if weight.bad is not None:
+            valid &= ~_fitted(weight.bad, flux.shape, "mask", who)
+    labels = {name: _label(name, value, count, who) for name, value in (labels or {}).items()}
     if fwhm is not None:
-        width = np.asarray(fwhm, np.float64)
-        if width.shape not in ((), wave.shape) or not np.all(np.isfinite(width) & (width > 0)):
+        spread = _plain(fwhm, "the line spread", who)
+        width = _in_angstrom(spread, "the line spread", who).astype(np.float64)
+        width = width if spread.bad is None else np.where(spread.bad, np.nan, width)
+        if width.shape not in ((), (pixels,)) or not np.all(np.isfinite(width) & (width > 0)):
             raise SpectrumError(
                 f"{who}: expected a positive FWHM of the line spread, one or {pixels}, found shape {width.shape}, "
                 f"{width.min() if width.size else np.nan:.6g} to {width.max() if width.size else np.nan:.6g} Å"
             )
-        fwhm = np.broadcast_to(width, wave.shape)
+        fwhm = np.broadcast_to(width, (pixels,))[keep]
     told = {name: _fact(name, value, count, who) for name, value in (facts or {}).items()}
-    return Spectra(wave, flux, valid, ivar, medium, names, labels, fwhm, told)
+    ivar = None if ivar is None else ivar[:, keep]
+    return Spectra(wave, flux[:, keep], valid[:, keep], ivar, medium, names, labels, fwhm, told)
 
 
-def _fact(name: str, value: ArrayLike, count: int, who: str) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    """What an array-like holds: numbers in the machine's byte order, a mask (True = bad), unit, inverse variance."""
+
+    values: np.ndarray
+    bad: np.ndarray | None = None
+    unit: Any = None
+    ivar: Any = None
+
+
+def _plain(value: Any, what: str, who: str) -> _Plain:
+    """Takes numbers apart from what comes with them; single precision stays, the rest becomes double."""
+    if hasattr(value, "magnitude") and hasattr(value, "units"):
+        raise SpectrumError(f"{who}: expected {what} as an array or an astropy Quantity, found {type(value)}")
+    if hasattr(value, "uncertainty") and hasattr(value, "data"):  # NDData
+        inner = _plain(value.data, what, who)
+        unit = inner.unit if value.unit is None else value.unit
+        bad = _fitted(
+            False if value.mask is None else _mask(value.mask, who), inner.values.shape, "mask", who
+        )
+        bad = bad if inner.bad is None else bad | inner.bad
+        told = value.uncertainty
+        return _Plain(inner.values, bad, unit, None if told is None else _inverse_variance(told, unit, who))
+    if isinstance(value, list | tuple):
+        if any(getattr(part, "unit", None) is not None for part in value):
+            value = _attempt(lambda: units.Quantity(value), what, who)
+        elif any(part is np.ma.masked for part in value):
+            gone = [part is np.ma.masked for part in value]
+            value = np.ma.array([np.nan if g else v for g, v in zip(gone, value, strict=True)], mask=gone)
+        elif any(isinstance(part, np.ma.MaskedArray) for part in value):
+            value = _attempt(lambda: np.ma.array(value), what, who)
+    unit = getattr(value, "unit", None)
+    if isinstance(value, np.ma.MaskedArray):
+        bad, value = np.ma.getmaskarray(value), np.ma.getdata(value)
+    else:  # astropy's Masked has both
+        bad = getattr(value, "mask", None) if hasattr(value, "unmasked") else None
+        value = getattr(value, "unmasked", value)
+    values = np.asarray(_attempt(lambda: np.asarray(value), what, who))
+    if values.dtype.kind not in "fiu":
+        raise SpectrumError(f"{who}: expected real numbers as {what}, found {values.dtype}")
+    kind = np.float32 if values.dtype.kind == "f" and values.dtype.itemsize <= 4 else np.float64
+    with np.errstate(over="ignore"):
+        values = values.astype(kind, copy=False)
+    return _Plain(values, None if bad is None else _mask(bad, who), unit)
+
+
+def _attempt(make: Any, what: str, who: str) -> Any:
+    """What `make` gives; ragged lists, units that differ and their like are faults of the input."""
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise SpectrumError(f"{who}: expected real numbers as {what}, found {reason}") from error
+
+
+def _mask(bad: ArrayLike, who: str) -> np.ndarray:
+    """bool, True = bad, of a mask or of bits."""
+    bad = np.asarray(bad)
+    if bad.dtype.kind not in "biu":
+        raise SpectrumError(f"{who}: expected a mask of True and False, found {bad.dtype}")
+    return bad != 0
+
+
+def _good(valid: ArrayLike, shape: tuple[int, ...], who: str) -> np.ndarray:
+    """bool[S, N], True = good; what is masked is not."""
+    bad = np.ma.getmaskarray(valid) if isinstance(valid, np.ma.MaskedArray) else False
+    values = np.atleast_2d(np.asarray(np.ma.getdata(valid)))
+    if values.shape != shape:
+        raise SpectrumError(f"{who}: expected a mask of shape {shape}, found {values.shape}")
+    if values.dtype.kind not in "biu" or (values.dtype != bool and np.any((values != 0) & (values != 1))):
+        raise SpectrumError(
+            f"{who}: expected a mask of True (good) and False, found {values.dtype}; bits go as `mask == 0`"
+        )
+    return values.astype(bool, copy=False) & ~np.atleast_2d(bad)
+
+
+def _fitted(array: ArrayLike, shape: tuple[int, ...], what: str, who: str) -> np.ndarray:
+    array = np.asarray(array)
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError as error:
+        raise SpectrumError(f"{who}: expected a {what} of shape {shape}, found {array.shape}") from error
+
+
+def _in_angstrom(plain: _Plain, what: str, who: str) -> np.ndarray:
+    """Numbers in Å; those without a unit are."""
+    if plain.unit is None:
+        return plain.values
+    try:
+        factor = units.Unit(plain.unit).to(units.AA)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpectrumError(
+            f"{who}: expected {what} in a unit of length, found {str(plain.unit)!r}; frequencies, energies and wave "
+            "numbers become vacuum wavelengths by .to(units.AA, units.spectral())"
+        ) from error
+    return np.asarray(plain.values * np.float64(factor))
+
+
+def _scale(unit: Any, flux_unit: Any, power: int, what: str, who: str) -> float:
+    """By what numbers in `unit` are multiplied to be in the flux's unit to a power."""
+    if unit is None:  # then they are
+        return 1.0
+    wanted = units.dimensionless_unscaled if flux_unit is None else flux_unit
+    try:
+        return float(units.Unit(unit).to(units.Unit(wanted) ** power))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpectrumError(
+            f"{who}: expected {what} in the flux's unit to the power {power}, found {str(unit)!r} with flux in "
+            f"{str(flux_unit)!r}"
+        ) from error
+
+
+def _inverse_variance(uncertainty: Any, flux_unit: Any, who: str) -> np.ma.MaskedArray:
+    """The inverse variance, in flux units to the power -2, of an uncertainty as NDData has it; 0 = not known."""
+    kind = getattr(uncertainty, "uncertainty_type", None)
+    if kind not in _POWER:
+        raise SpectrumError(f"{who}: expected an uncertainty of a kind in {tuple(_POWER)}, found {kind!r}")
+    given = _plain(uncertainty.array, "uncertainties", who)
+    scale = _scale(getattr(uncertainty, "unit", None), flux_unit, _POWER[kind], "uncertainties", who)
+    values = given.values.astype(np.float64) * scale
+    if kind != "ivar":
+        known = np.isfinite(values) & (values > 0)
+        with np.errstate(over="ignore"):
+            values = np.where(known, np.where(known, values, 1.0) ** (-2.0 / _POWER[kind]), 0.0)
+    return np.ma.array(values, mask=False if given.bad is None else given.bad)
+
+
+def _take_apart(spectrum: Any, facts: Mapping[str, Any]) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Wavelengths, flux with mask and uncertainty, and facts of a spectrum as specutils has it."""
+    if (unit := getattr(spectrum.flux, "unit", None)) is None:
+        unit = getattr(spectrum, "unit", None)
+    flux = _NDFlux(
+        spectrum.flux, getattr(spectrum, "mask", None), getattr(spectrum, "uncertainty", None), unit
+    )
+    axis = getattr(spectrum, "spectral_axis_index", None)
+    if axis is not None and np.ndim(spectrum.flux) > 1 and axis not in (-1, np.ndim(spectrum.flux) - 1):
+        raise SpectrumError(
+            f"spectra: expected wavelengths along the last axis of the flux, found axis {axis}"
+        )
+    velocity = getattr(spectrum, "radial_velocity", None)
+    if velocity is not None and "rv" not in facts and np.any(np.asarray(velocity) != 0):
+        facts = {**facts, "rv": velocity}
+    return spectrum.spectral_axis, flux, facts
+
+
+@dataclasses.dataclass(frozen=True)
+class _NDFlux:
+    """The part of a spectrum that is like NDData."""
+
+    data: Any
+    mask: Any
+    uncertainty: Any
+    unit: Any
+
+
+def _label(name: str, value: Any, count: int, who: str) -> np.ndarray:
+    """float64[S], NaN where masked."""
+    plain = _plain(value, f"values of {name}", who)
+    if plain.unit is not None and plain.unit not in _LABEL_UNITS:
+        raise SpectrumError(f"{who}: expected {name} in K, dex or km/s, found the unit {str(plain.unit)!r}")
+    values = np.atleast_1d(plain.values.astype(np.float64))
+    if values.shape != (count,):
+        raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {values.shape}")
+    return values if plain.bad is None else np.where(plain.bad, np.nan, values)
+
+
+def _fact(name: str, value: Any, count: int, who: str) -> np.ndarray:
     if name not in (*TEXT_FACTS, *NUMBER_FACTS):
         raise SpectrumError(f"{who}: expected facts among {(*TEXT_FACTS, *NUMBER_FACTS)}, found {name!r}")
     if name in TEXT_FACTS:
+        value = [value] * count if isinstance(value, str | bytes) or np.ndim(value) == 0 else value
         # object, because a fixed width would cut a longer text that is put in later
-        texts = np.array([value] * count if isinstance(value, str) else [str(v) for v in value], dtype=object)
+        told = np.array([_text_fact(name, v, who) for v in value], dtype=object)
     else:
-        texts = np.asarray(value, np.float64)
-        texts = np.full(count, texts) if texts.ndim == 0 else texts
-    if texts.shape != (count,):
-        raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {texts.shape}")
-    return texts
+        plain = _plain(value, name, who)
+        try:
+            factor = 1.0 if plain.unit is None else units.Unit(plain.unit).to(_FACT_UNITS[name])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise SpectrumError(
+                f"{who}: expected {name} in {_FACT_UNITS[name]}, found the unit {str(plain.unit)!r}"
+            ) from error
+        told = plain.values.astype(np.float64) * factor
+        told = told if plain.bad is None else np.where(plain.bad, np.nan, told)
+        told = np.full(count, told) if told.ndim == 0 else told
+    if told.shape != (count,):
+        raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {told.shape}")
+    return told
+
+
+def _text_fact(name: str, value: Any, who: str) -> str:
+    """A text, to the digit; "" for what is masked or not a number."""
+    if value is np.ma.masked or value is None:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin-1")  # never fails, and keeps apart what is different
+    if isinstance(value, float | np.floating):
+        if np.isnan(value):
+            return ""
+        if abs(value) >= 2 / np.finfo(type(value)).eps or value != int(value):
+            raise SpectrumError(f"{who}: expected {name} as text, found the floating-point number {value!r}")
+        return str(int(value))
+    return str(value)
 
 
 def vacuum_to_air(wave: ArrayLike) -> np.ndarray | np.floating:

@@ -21,7 +21,8 @@ from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
 from remap.io.image import read_image_spectra
 from remap.io.iraf import read_iraf_spectra
-from remap.io.labels import LabelTable, read_labels
+from remap.io.labels import LabelTable, read_labels, read_velocities
+from remap.io.matching import distinct_names, match_rows
 from remap.io.phoenix import read_phoenix_hires
 from remap.io.table import read_table_spectra
 from remap.io.targets import read_target_spectra
@@ -31,13 +32,16 @@ from remap.spectra import Spectra, SpectrumError
 __all__ = [
     "FORMATS",
     "LabelTable",
+    "distinct_names",
     "download",
     "find_data",
     "list_files",
+    "match_rows",
     "phoenix_server",
     "read",
     "read_labels",
     "read_segments",
+    "read_velocities",
     "write_bundle",
 ]
 

@@ -201,17 +201,18 @@ def _read_survey(
     bins = preprocessing.labels
     files = io.list_files(io.find_data(survey.path, root=root), survey.patterns)
     table = io.read_labels(io.find_data(survey.labels_path, root=root), source=survey.labels)
-    row = {name: i for i, name in enumerate(table.files)}
-    absent = sorted(set(table.files) - {f.name for f in files})
+    of_file = table.rows_of(files)
+    absent = sorted(set(range(len(table))) - set(of_file.tolist()))
     if absent:
         logger.warning(
-            "preprocess: %d labelled spectra have no file, the first is %s", len(absent), absent[0]
+            "preprocess: %d labelled spectra have no file, the first is %s",
+            *(len(absent), table.files[absent[0]]),
         )
     within = needed_range(preprocessing, velocity=settings.cross_correlation.limit)
     rows, readable = [], []
-    for file in files:
-        i = row.get(file.name)
-        entry = {"file": file.name, "star_id": file.name if i is None else table.star_ids[i]}
+    for file, name, at in zip(files, io.distinct_names(files), of_file.tolist(), strict=True):
+        i = None if at < 0 else at
+        entry = {"file": name, "star_id": name if i is None else table.star_ids[i]}
         for b in bins:
             value = np.nan if i is None or b.name not in table.values else table.values[b.name][i]
             error = np.nan if i is None or b.name not in table.errors else table.errors[b.name][i]
