@@ -66,6 +66,23 @@ def test_lamost_mrs(name):
     assert {s.fact("segment")[0] for s in blue} == {"B"}
 
 
+def test_lamost_mrs_with_one_row_of_arrays(tmp_path):
+    columns = {"FLUX": FLUX, "IVAR": FLUX, "WAVELENGTH": WAVE[::-1].astype(np.float32)}
+    hdus = []
+    for name in ("COADD_R", "R-84107311"):
+        mask = {"ANDMASK" if name.startswith("COADD") else "PIXMASK": (np.arange(N) == 2).astype(np.int16)}
+        hdus.append(fits.BinTableHDU(Table({k: v[None] for k, v in (columns | mask).items()}), name=name))
+    found = read("lamost_mrs", write(tmp_path / "med-1.fits", *hdus, DESIG="LAMOST J1"))
+    assert [facts(s, "segment", "exposure", "star_id") for s in found] == [
+        ["R", "", "LAMOST J1"],
+        ["R", "84107311", "LAMOST J1"],
+    ]
+    for spectra in found:
+        np.testing.assert_array_equal(spectra.wave, WAVE)
+        np.testing.assert_array_equal(spectra.flux, [FLUX[::-1]])
+        assert np.flatnonzero(~spectra.valid).tolist() == [N - 3]
+
+
 # SDSS
 
 
@@ -378,3 +395,34 @@ def test_stis_orders_are_rows():
     assert len(found) == 40
     assert [s.fact("segment")[0] for s in found[:2]] == ["87", "88"]
     assert all(s.wave.size == 1024 for s in found)
+
+
+# What a file is
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("lamost_mrs/med-58408-TD230151N343645T01_sp01-015.fits", "lamost_mrs"),
+        ("sdss_spec/spec-0266-51602-0031.fits", "sdss"),
+        ("boss_spec/spec-3586-55181-0500.fits", "sdss"),
+        ("desi/coadd-5-169-thru20210419.fits", "desi"),
+        ("calspec/alpha_lyr_stis_005.fits", "calspec"),
+        ("calspec/p330e_001.fits", "calspec"),
+        ("hires/rj59.1926_adj.fits", "hires"),
+        ("ferre/FERRE_FEH+0.00_AFE+0.00_VMIC+0.00_TEFF+5750_LOGG+4.50.fits", "ferre"),
+        ("crires/220325_1.fits", None),
+        ("nirspec/NS.20011009.54395_60_flux_tbl.fits", None),
+    ],
+)
+def test_files_are_told_apart(name, best):
+    found = surveys.identify(shared(name))
+    assert [m.name for m in found][:1] == ([best] if best else [])
+
+
+@pytest.mark.parametrize(
+    ("specsys", "best"), [("BARYCENT", "eso"), ("HELIOCEN", "eso"), ("TOPOCENT", "eso_observed")]
+)
+def test_phase_3_tables_are_told_apart_by_their_frame(tmp_path, specsys, best):
+    path = adp(tmp_path / "a.fits", specsys=specsys, columns=("FLUX_REDUCED",), PRODCATG="SCIENCE.SPECTRUM")
+    assert [m.name for m in surveys.identify(path)] == [best]
