@@ -214,17 +214,29 @@ def open_fits(path: Path) -> fits.HDUList:
         return before[1]
     content = path.read_bytes()
     if content.startswith(GZIP):
-        with gzip.open(io.BytesIO(content)) as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise SpectrumError(
-                f"{path}: expected a spectrum, found an archive of more than {LARGEST:.2g} bytes"
-            )
+        content = gunzip(content, path)
     content, packed = check_fits(content, path)
     hdus = fits.open(io.BytesIO(content), memmap=False)
     if packed:
         hdus = fits.HDUList(list(hdus)[1:])
     return hdus
+
+
+def gunzip(content: bytes, path: Path) -> bytes:
+    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `LARGEST`."""
+    parts, size = [], 0
+    while content:
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        parts.append(member.decompress(content, LARGEST + 1 - size))
+        size += len(parts[-1])
+        if size > LARGEST:
+            raise SpectrumError(
+                f"{path}: expected a spectrum, found an archive of more than {LARGEST:.2g} bytes"
+            )
+        if not member.eof:
+            raise SpectrumError(f"{path}: expected a whole archive, found a truncated file")
+        content = member.unused_data.lstrip(b"\0")
+    return b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -95,8 +94,7 @@ def read_text_spectrum(
 def _decode(path: Path) -> str:
     content = path.read_bytes()
     if content.startswith(files.GZIP):
-        with gzip.open(path) as file:
-            content = file.read(files.LARGEST + 1)
+        content = files.gunzip(content, path)
     if len(content) > files.LARGEST:
         raise SpectrumError(f"{path}: expected a spectrum, found more than {files.LARGEST:.2g} bytes")
     for mark, encoding in BOMS.items():
