@@ -29,6 +29,16 @@ def write(path, *hdus, **primary):
     return path
 
 
+def velocity(spectra, line, width):
+    """km/s of the deepest point near a line, of the parabola through three pixels."""
+    inside = (np.abs(spectra.wave - line) < width) & spectra.valid[0]
+    wave, flux = spectra.wave[inside], spectra.flux[0, inside].astype(float)
+    at = int(np.clip(np.argmin(flux), 1, len(flux) - 2))
+    left, middle, right = flux[at - 1 : at + 2]
+    centre = wave[at] + 0.5 * (left - right) / (left - 2 * middle + right) * (wave[at] - wave[at - 1])
+    return (centre / line - 1) * SPEED_OF_LIGHT
+
+
 def facts(spectra, *names):
     return [spectra.fact(name)[0] for name in names]
 
@@ -334,6 +344,35 @@ def test_ferre():
     assert found.wave.size == 36476
     assert found.valid.all()
     assert (found.ivar, found.fwhm) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("survey", "name", "lines", "expected", "within"),
+    [
+        ("hires", "hires/rj59.1926_adj.fits", (5889.951, 5895.924, 6122.217), 0, 3),  # air
+        (
+            "ferre",
+            "ferre/FERRE_FEH+0.00_AFE+0.00_VMIC+0.00_TEFF+5750_LOGG+4.50.fits",
+            (6562.797, 5183.604),
+            0,
+            3,
+        ),
+        (
+            "lamost_mrs",
+            "lamost_mrs/med-58408-TD230151N343645T01_sp01-015.fits",
+            (5185.05, 6564.61),
+            -50,
+            5,
+        ),  # vacuum
+        ("sdss", "boss_spec/spec-3586-55181-0500.fits", (4862.68, 6564.61), -30.35, 25),
+    ],
+)
+def test_lines_lie_where_medium_and_frame_put_them(survey, name, lines, expected, within):
+    """The other medium were 83 km/s off. Both arms of LAMOST's star agree; SDSS has pixels of 69 km/s."""
+    found = read(survey, shared(name), exposures=False)
+    for line in lines:
+        (spectra,) = (s for s in found if s.wave[0] < line < s.wave[-1])
+        assert velocity(spectra, line, 4) == pytest.approx(expected, abs=within)
 
 
 # What is no optical spectrum of these kinds
