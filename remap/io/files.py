@@ -311,7 +311,7 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
             return content + b"\0" * (at - len(content)), packed
         if not content[at : at + 8].startswith(b"XTENSION"):
             rest = content[at:]
-            if rest.strip(b"\0 "):
+            if rest.strip(b"\0 \r\n\x1a"):
                 raise SpectrumError(
                     f"{expected}, found {len(rest)} bytes that belong to nothing after HDU {number - 1}: a size in "
                     "its header is wrong"
