@@ -224,17 +224,29 @@ def open_fits(path: Path) -> fits.HDUList:
         return before[1]
     content = path.read_bytes()
     if content.startswith(GZIP):
-        with gzip.open(io.BytesIO(content)) as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise SpectrumError(
-                f"{path}: expected a spectrum, found an archive of more than {LARGEST:.2g} bytes"
-            )
+        content = gunzip(content, path)
     content, packed = check_fits(content, path)
     hdus = fits.open(io.BytesIO(content), memmap=False)
     if packed:
         hdus = fits.HDUList(list(hdus)[1:])
     return hdus
+
+
+def gunzip(content: bytes, path: Path) -> bytes:
+    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `LARGEST`."""
+    parts, size = [], 0
+    while content:
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        parts.append(member.decompress(content, LARGEST + 1 - size))
+        size += len(parts[-1])
+        if size > LARGEST:
+            raise SpectrumError(
+                f"{path}: expected a spectrum, found an archive of more than {LARGEST:.2g} bytes"
+            )
+        if not member.eof:
+            raise SpectrumError(f"{path}: expected a whole archive, found a truncated file")
+        content = member.unused_data.lstrip(b"\0")
+    return b"".join(parts)
 
 
 @contextlib.contextmanager
@@ -309,7 +321,7 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
             return content + b"\0" * (at - len(content)), packed
         if not content[at : at + 8].startswith(b"XTENSION"):
             rest = content[at:]
-            if rest.strip(b"\0 "):
+            if rest.strip(b"\0 \r\n\x1a"):
                 raise SpectrumError(
                     f"{expected}, found {len(rest)} bytes that belong to nothing after HDU {number - 1}: a size in "
                     "its header is wrong"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ OPTIONAL = {
 }
 MOST_HEADER = 1000  # lines
 MISSING = {"", "nan", "--", "-", "null", "none", "n/a", "na", "indef", "inf", "-inf", "+inf", "infinity"}
+# With an exponent after e or d, or after nothing but its sign, as Fortran writes one of three digits.
+NUMBER = re.compile(r"([+-]?(\d+\.?\d*|\.\d+))([eEdD][+-]?\d+|[+-]\d{3})?")
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -95,8 +96,7 @@ def read_text_spectrum(
 def _decode(path: Path) -> str:
     content = path.read_bytes()
     if content.startswith(files.GZIP):
-        with gzip.open(path) as file:
-            content = file.read(files.LARGEST + 1)
+        content = files.gunzip(content, path)
     if len(content) > files.LARGEST:
         raise SpectrumError(f"{path}: expected a spectrum, found more than {files.LARGEST:.2g} bytes")
     for mark, encoding in BOMS.items():
@@ -130,7 +130,7 @@ def _parse(text: str, path: Path, comments: tuple[str, ...]) -> tuple[np.ndarray
                 if i > MOST_HEADER:
                     raise SpectrumError(f"{path}: expected numbers within {MOST_HEADER} lines, found none")
                 continue
-        lines.append(stripped)
+        lines.append(line.strip(" \r\n"))  # a tab at the end parts an empty cell
         numbers.append(i)
     if first is None:
         raise SpectrumError(
@@ -141,8 +141,12 @@ def _parse(text: str, path: Path, comments: tuple[str, ...]) -> tuple[np.ndarray
     separator, decimal = first
     if decimal:
         lines = [line.replace(",", ".") for line in lines]
+    if '"' in lines[0]:
+        lines = [line.replace('"', "") for line in lines]
     width = len(split(lines[0], separator))
     table = _fast(lines, separator, width)
+    if table is None and separator is None and width == 2:  # a pixel without a flux
+        table = _fast([line if len(line.split()) != 1 else f"{line} nan" for line in lines], separator, width)
     if table is None:
         table = np.array(
             [_row(line, separator, width, path, i) for line, i in zip(lines, numbers, strict=True)]
@@ -170,14 +174,19 @@ def _separator(line: str) -> tuple[str | None, bool] | None:
     ):
         if separator is not None and separator not in line:
             continue
-        cells = split(line.replace(",", ".") if decimal else line, separator)
+        cells = [c.strip('"') for c in split(line.replace(",", ".") if decimal else line, separator)]
         if len(cells) > 1 and all(_is_number(c) for c in cells[:2]):
             return separator, decimal
     return None
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", cell) is not None or cell.lower() == "nan"
+    return NUMBER.fullmatch(cell) is not None or cell.lower() == "nan"
+
+
+def _number(cell: str) -> float:
+    mantissa, exponent = NUMBER.fullmatch(cell).groups()[::2] if cell.lower() != "nan" else ("nan", None)
+    return float(mantissa if exponent is None else f"{mantissa}e{exponent.lstrip('eEdD')}")
 
 
 def _fast(lines: list[str], separator: str | None, width: int) -> np.ndarray | None:
@@ -203,7 +212,7 @@ def _row(line: str, separator: str | None, width: int, path: Path, number: int) 
         if cell.lower() in MISSING:
             out.append(np.nan)
         elif _is_number(cell):
-            out.append(float(cell.replace("d", "e").replace("D", "e")))
+            out.append(_number(cell))
         elif at > 1:
             out.append(np.nan)  # a remark in a column that need not be read
         else:

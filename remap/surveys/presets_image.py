@@ -108,13 +108,13 @@ def _apstar() -> tuple[dict[str, Any], ...]:
 IMAGES: tuple[Survey, ...] = (
     Survey(
         name="lamost_lrs",
-        about="LAMOST, low resolution. In the image of five rows the third is the flux over a continuum (DR1 "
-        "to DR5) or "
-        "the wavelength (later), told apart by whether it rises; from DR8 v2 on there is a table of one row. "
-        "Any bit of "
-        "the andmask spoils a pixel; the ormask is not used. R about 1,800; the velocity is the pipeline's "
-        "redshift; the "
-        "S/N is that in g. DESIG moves by 0.01 arcsec between releases: join repeated spectra by their coordinates.",
+        about=(
+            "LAMOST, low resolution. In the image of five rows the third is the flux over a continuum (DR1 "
+            "to DR5) or the wavelength (later), told apart by whether it rises; from DR8 v2 on there is a "
+            "table of one row. Any bit of the andmask spoils a pixel; the ormask is not used. R about "
+            "1,800; the velocity is the pipeline's redshift; the S/N is that in g. DESIG moves by 0.01 "
+            "arcsec between releases: join repeated spectra by their coordinates."
+        ),
         source={
             "format": "any",
             "options": (
@@ -150,10 +150,12 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="sdss_spspec",
-        about="SDSS DR1 to DR7, spSpec: rows of flux, flux less continuum, error, mask. Of the mask count NOPLUG, "
-        "BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA and COMBINEREJ; not EMLINE, an "
-        "emission line. "
-        "The line spread is the column dispersion of HDU 6, σ in pixels. The velocity is the pipeline's redshift.",
+        about=(
+            "SDSS DR1 to DR7, spSpec: rows of flux, flux less continuum, error, mask. Of the mask count "
+            "NOPLUG, BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA and COMBINEREJ; not "
+            "EMLINE, an emission line. The line spread is the column dispersion of HDU 6, σ in pixels. The "
+            "velocity is the pipeline's redshift."
+        ),
         source={
             **_LOG10,
             "flux": {"row": 0},
@@ -180,13 +182,14 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="apogee",
-        about="APOGEE, H band. apStar: the sum of all visits, pixels weighted singly, and the visits as "
-        "exposures, all at "
-        "rest. apVisit: three chips of decreasing wavelength, as observed (override frame with 'observed' "
-        "for folders of "
-        "them). aspcapStar: normalised, at rest. Of the mask count BADPIX to NOSKY (bits 0 to 7), "
-        "SIG_SKYLINE (12) and "
-        "NOT_ENOUGH_PSF (14), of any visit; an error from 1e9 on means no measurement. R about 22,500.",
+        about=(
+            "APOGEE, H band. apStar: the sum of all visits, pixels weighted singly, and the visits as "
+            "exposures, all at rest. aspcapStar: normalised, at rest. Their velocity is therefore 0. "
+            "apVisit: three chips of decreasing wavelength, as observed, with the velocity of its header; "
+            "for its sake the frame is 'observed'. Of the mask count BADPIX to NOSKY (bits 0 to 7), "
+            "SIG_SKYLINE (12) and NOT_ENOUGH_PSF (14), of any visit; an error from 1e9 on means no "
+            "measurement. R about 22,500."
+        ),
         source={
             "format": "any",
             "options": (
@@ -197,7 +200,7 @@ IMAGES: tuple[Survey, ...] = (
                     "facts": _APSTAR_FACTS,
                     "when": {
                         "shape": tuple({"hdu": h, "shape": (None,)} for h in (1, 2, 3)),
-                        "name": r"(?i)aspcap|^apStar|^asStar",
+                        "keywords": {"CRVAL1": r"4\.1[789]"},
                     },
                 },
             ),
@@ -210,13 +213,16 @@ IMAGES: tuple[Survey, ...] = (
             "asVisit*.fits",
             "ap*.fits.gz",
         ),
-        frame="rest",
+        frame="observed",
         reference="Nidever et al. 2015, AJ 150, 173; Holtzman et al. 2015, AJ 150, 148",
     ),
     Survey(
         name="harps",
-        about="HARPS s1d (pipeline 3.x): linear, without errors; exact zeros at the ends and between the two chips. "
-        "R = 115,000. The S/N is that of order 50, near 5500 Å. The observer's velocity (TARG RADVEL) is not taken.",
+        about=(
+            "HARPS s1d (pipeline 3.x): linear, without errors; exact zeros at the ends and between the two "
+            "chips. R = 115,000. The S/N is that of order 50, near 5500 Å. The observer's velocity (TARG "
+            "RADVEL) is not taken."
+        ),
         source={
             **_LINEAR_AIR,
             "line_spread": {"resolution": 115000.0},
@@ -233,9 +239,10 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="uves",
-        about="Merged spectra of the UVES pipeline: linear, without errors, zeros at the ends. R is about "
-        "40,000 with a "
-        "slit of 1 arcsec; give line_spread where another was used.",
+        about=(
+            "Merged spectra of the UVES pipeline: linear, without errors, zeros at the ends. R is about "
+            "40,000 with a slit of 1 arcsec; give line_spread where another was used."
+        ),
         source={
             **_LINEAR_AIR,
             "line_spread": {"resolution": 40000.0},
@@ -247,7 +254,7 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="elodie",
-        about="The ELODIE archive: linear, errors in HDU NOISE, the line spread (FWHM in Å) in H_WRESOL.",
+        about=("The ELODIE archive: linear, errors in HDU NOISE, the line spread (FWHM in Å) in H_WRESOL."),
         source={
             "format": "any",
             "options": (
@@ -272,11 +279,12 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="galah",
-        about="GALAH DR2 and DR3, one file for each of the four arms: the reduced flux in HDU 0, its "
-        "relative error in HDU "
-        "1, the reference pixel 1 even where the header says 0. R = 28,000. The normalised flux of HDU 4 is "
-        "at rest and "
-        "has an axis of its own. Declared from the documents of the release, without a file to try it on.",
+        about=(
+            "GALAH DR2 and DR3, one file for each of the four arms: the reduced flux in HDU 0, its "
+            "relative error in HDU 1, the reference pixel 1 even where the header says 0. R = 28,000. The "
+            "normalised flux of HDU 4 is at rest and has an axis of its own. Declared from the documents "
+            "of the release, without a file to try it on."
+        ),
         source={
             **_LINEAR_AIR,
             "error": {"hdu": 1},
@@ -296,7 +304,7 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="miles",
-        about="The MILES library: a linear axis in air, no errors and no masks, FWHM 2.5 Å throughout.",
+        about=("The MILES library: a linear axis in air, no errors and no masks, FWHM 2.5 Å throughout."),
         source={
             **_LINEAR_AIR,
             "line_spread": {"fwhm": 2.5},
@@ -308,9 +316,10 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="mike",
-        about="Spectra merged from the orders of MIKE, normalised, a linear axis in air and nothing else in "
-        "the header; "
-        "NaN and zeros at the ends. R about 30,000.",
+        about=(
+            "Spectra merged from the orders of MIKE, normalised, a linear axis in air and nothing else in "
+            "the header; NaN and zeros at the ends. R about 30,000."
+        ),
         source={**_LINEAR_AIR, "line_spread": {"resolution": 30000.0}, "facts": {"rv": {"value": 0.0}}},
         patterns=_FITS,
         frame="rest",
@@ -318,8 +327,10 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="linear_image",
-        about="Any image of one spectrum with a linear axis in Å in air: the header has CRVAL1, CDELT1 and CRPIX1. "
-        "Medium, frame and line spread are to be overridden with what the file is.",
+        about=(
+            "Any image of one spectrum with a linear axis in Å in air: the header has CRVAL1, CDELT1 and "
+            "CRPIX1. Medium, frame and line spread are to be overridden with what the file is."
+        ),
         source=_LINEAR_AIR,
         patterns=_FITS,
         frame="rest",
@@ -327,9 +338,10 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="marvels",
-        about="MARVELS as extracted: tables of wavelength (Å in air), flux and inverse variance; two beams "
-        "of a star in "
-        "two files. R about 11,000.",
+        about=(
+            "MARVELS as extracted: tables of wavelength (Å in air), flux and inverse variance; two beams "
+            "of a star in two files. R about 11,000."
+        ),
         source={
             "format": "table",
             "medium": "air",
@@ -345,9 +357,10 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="phoenix",
-        about="PHOENIX-ACES models: HiRes files with their WAVE file beside them, and MedRes files, whose "
-        "axis is ln λ in "
-        "vacuum although CTYPE1 says AWAV-LOG. Labels are in the header.",
+        about=(
+            "PHOENIX-ACES models: HiRes files with their WAVE file beside them, and MedRes files, whose "
+            "axis is ln λ in vacuum although CTYPE1 says AWAV-LOG. Labels are in the header."
+        ),
         source={
             "format": "any",
             "options": (
@@ -373,9 +386,10 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="text",
-        about="Text of two columns, wavelength in Å in air and flux; set error_column where there is a third "
-        "with errors, "
-        "and override medium, frame and line spread with what the file is.",
+        about=(
+            "Text of two columns, wavelength in Å in air and flux; set error_column where there is a third "
+            "with errors, and override medium, frame and line spread with what the file is."
+        ),
         source={"format": "text", "medium": "air", "axis": "linear", "wave_unit": "Angstrom"},
         patterns=("*.txt", "*.dat", "*.csv", "*.ascii", "*.asc", "*.tsv"),
         frame="observed",
@@ -383,9 +397,11 @@ IMAGES: tuple[Survey, ...] = (
     ),
     Survey(
         name="iraf_multispec",
-        about="IRAF's multispec and equispec: each order a segment, its axis in the header, of any kind that "
-        "IRAF has. "
-        "Medium and frame are to be overridden with what the file is; wavelength solutions of ThAr lamps are in air.",
+        about=(
+            "IRAF's multispec and equispec: each order a segment, its axis in the header, of any kind that "
+            "IRAF has. Medium and frame are to be overridden with what the file is; wavelength solutions "
+            "of ThAr lamps are in air."
+        ),
         source={
             "format": "iraf",
             "medium": "air",

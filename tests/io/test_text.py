@@ -35,6 +35,8 @@ def read(tmp_path, text, **source):
         "a line of words\nNumber of pixels: 3\n5000 1\n5000.5 0.5\n5001 -0.002\n",
         "5000 1.0D0\n5000.5 5.0d-1\n5001 -2.0D-3\n",
         "5001 -0.002\n5000.5 0.5\n5000 1\n",
+        '"5000","1"\n"5000.5","0.5"\n"5001","-0.002"\n',
+        "5000 1.0+000\n5000.5 50.0-002\n5001 -2.-003\n",
     ],
 )
 @pytest.mark.parametrize(
@@ -49,6 +51,8 @@ def test_ways_to_write_columns(tmp_path, text, encode):
 def test_missing_values_and_lines_without_a_flux(tmp_path):
     found = read(tmp_path, "5000 nan\n5001 INDEF\n5002\n5003 4\n")
     assert found.valid.tolist() == [[False, False, False, True]]
+    found = read(tmp_path, "wave\tflux\n5000\t1\n5001\t\n5002\tNA\n5003\t4\n")
+    assert found.valid.tolist() == [[True, False, False, True]]
     found = read(tmp_path, "5000,1\n5001,\n5002,--\n5003,4\n")
     assert found.valid.tolist() == [[True, False, False, True]]
 

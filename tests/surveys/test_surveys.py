@@ -10,6 +10,7 @@ from astropy.io import fits
 from remap import io, surveys
 from remap.config import ConfigError
 from remap.spectra import SpectrumError, air_to_vacuum
+from remap.surveys import identification
 
 
 def shared(pattern):
@@ -206,6 +207,9 @@ def test_phoenix():
         ("elodie/*.fits", "elodie"),
         ("elodie/*.dat", "text"),
         ("mike/*", "linear_image"),
+        ("calspec/*", "calspec"),
+        ("hires/*", "hires"),
+        ("ferre/*", "ferre"),
         ("sun_image/*", "linear_image"),
         ("sun_text/*", "text"),
         ("iraf/TRES.fits", "iraf_multispec"),
@@ -217,6 +221,12 @@ def test_files_are_identified_with_reasons(pattern, name):
         best = surveys.identify(path)[0]
         assert best.name == name
         assert best.reasons
+
+
+def test_every_survey_can_be_identified():
+    """Except those whose files say nothing of themselves."""
+    assert set(surveys.names()) - set(identification.SIGNS) == {"mike"}
+    assert set(identification.SIGNS) <= set(surveys.names())
 
 
 def test_what_cannot_be_identified(tmp_path):
