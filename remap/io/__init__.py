@@ -28,7 +28,13 @@ __all__ = ["FORMATS", "LabelTable", "find_data", "list_files", "read", "read_lab
 FORMATS = ("image", "phoenix_hires", "table", "bundle")
 
 
-def read(path: str | os.PathLike, *, source: Section, data_root: str | os.PathLike | None = None) -> Spectra:
+def read(
+    path: str | os.PathLike,
+    *,
+    source: Section,
+    data_root: str | os.PathLike | None = None,
+    within: tuple[float, float] | None = None,
+) -> Spectra:
     """Reads one file, in the medium, unit and order in which its source declares it.
 
     Args:
@@ -36,6 +42,8 @@ def read(path: str | os.PathLike, *, source: Section, data_root: str | os.PathLi
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
         `read_image_spectrum`, `read_phoenix_hires`, `read_table_spectrum` and `read_bundle`.
       data_root: folder of relative paths; None means $REMAP_DATA.
+      within: lowest and highest wavelength wanted [Å, in the source's medium]; the others are dropped before any
+        check of wavelengths or flux. None = all.
 
     Returns:
       The spectra: one, or as many as a bundle holds. Names are file names without the folder.
@@ -50,9 +58,9 @@ def read(path: str | os.PathLike, *, source: Section, data_root: str | os.PathLi
         raise ConfigError(f"source: format must be one of {FORMATS}, found {source['format']!r}")
     path = files.resolve(path, data_root)
     if source["format"] == "image":
-        return read_image_spectrum(path, source)
+        return read_image_spectrum(path, source, within)
     if source["format"] == "phoenix_hires":
-        return read_phoenix_hires(path, source, data_root)
+        return read_phoenix_hires(path, source, data_root, within)
     if source["format"] == "table":
-        return read_table_spectrum(path, source)
-    return read_bundle(path, source)
+        return read_table_spectrum(path, source, within)
+    return read_bundle(path, source, within)

@@ -20,7 +20,7 @@ WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
 RENAMED = {"m_h": "feh"}  # the scaled-solar libraries' [M/H] is what the package calls feh
 
 
-def read_bundle(path: Path, source: Section) -> Spectra:
+def read_bundle(path: Path, source: Section, within: tuple[float, float] | None = None) -> Spectra:
     """Reads all spectra of a bundle.
 
     Args:
@@ -29,6 +29,7 @@ def read_bundle(path: Path, source: Section) -> Spectra:
         flux × interp(wave_air, cont_wave_air, continuum) (erg/s/cm²/Å) and False for flux as stored;
         label_columns, the names of the columns of `labels` in order, where m_h becomes feh; wave_unit,
         which can only be Angstrom and need not be given.
+      within: wavelengths that are wanted [Å, in the source's medium]; the others are dropped before any check.
 
     Returns:
       The spectra, named `names` or "file.npz[0]" and so on, in the precision of the file.
@@ -78,12 +79,17 @@ def read_bundle(path: Path, source: Section) -> Spectra:
     there = tuple(str(n) for n in arrays["label_names"]) if "label_names" in arrays else columns
     if there != columns:
         raise SpectrumError(f"{path}: expected the label columns {list(columns)}, found {list(there)}")
-    wave = files.wavelengths(arrays[wave_key], path, axis="linear", wave_unit="Angstrom")
+    angstrom = {"axis": "linear", "wave_unit": "Angstrom"}
+    keep = files.pixels_within(arrays[wave_key], path, **angstrom, within=within)
+    if within is not None:
+        cut = {key: arrays[key][..., keep] for key in ("wave_air", "wave_vac", "ivar") if key in arrays}
+        arrays, flux = arrays | cut, flux[:, keep]
+    wave = files.wavelengths(arrays[wave_key], path, **angstrom)
 
     ivar = arrays.get("ivar")
     if source["absolute"]:
-        air = files.wavelengths(arrays["wave_air"], path, axis="linear", wave_unit="Angstrom")
-        nodes = files.wavelengths(arrays["cont_wave_air"], path, axis="linear", wave_unit="Angstrom")
+        air = files.wavelengths(arrays["wave_air"], path, **angstrom)
+        nodes = files.wavelengths(arrays["cont_wave_air"], path, **angstrom)
         if nodes[0] > air[0] or nodes[-1] < air[-1]:
             raise SpectrumError(
                 f"{path}: expected a continuum over {air[0]:.6g} to {air[-1]:.6g} Å, found {nodes[0]:.6g} to "

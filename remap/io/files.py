@@ -217,6 +217,38 @@ def card(header: fits.Header, key: str, path: Path, default: Any = None) -> Any:
         ) from error
 
 
+def pixels_within(
+    values: np.ndarray, path: Path, *, axis: str, wave_unit: str, within: tuple[float, float] | None
+) -> slice:
+    """The pixels that a reader is asked for, before anything is asked of the others.
+
+    Args:
+      values, path, axis, wave_unit: as for `wavelengths`.
+      within: the range asked for [Å], both ends included; None = all pixels.
+
+    Raises:
+      SpectrumError: no pixel lies within.
+    """
+    if within is None:
+        return slice(None)
+    wave = _in_angstrom(values, axis=axis, wave_unit=wave_unit)
+    low, high = within
+    keep = np.flatnonzero((wave >= low) & (wave <= high))
+    if not keep.size:
+        finite = wave[np.isfinite(wave)]
+        found = f"{finite.min():.6g} to {finite.max():.6g} Å" if finite.size else "no finite wavelength"
+        raise SpectrumError(f"{path}: expected wavelengths within {low:.6g} to {high:.6g} Å, found {found}")
+    # From the first to the last, so that a wavelength missing between them is found out later.
+    return slice(int(keep[0]), int(keep[-1]) + 1)
+
+
+def _in_angstrom(values: np.ndarray, *, axis: str, wave_unit: str) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):  # exp(3540) is one of the contradictions that `wavelengths` tells apart
+        wave = {"linear": lambda x: x, "ln": np.exp, "log10": lambda x: 10.0**x}[axis](values)
+        return wave * units.Unit(wave_unit).to(units.AA)
+
+
 def wavelengths(values: np.ndarray, path: Path, *, axis: str, wave_unit: str) -> np.ndarray:
     """Coordinates along a declared axis, in Å.
 
@@ -230,10 +262,7 @@ def wavelengths(values: np.ndarray, path: Path, *, axis: str, wave_unit: str) ->
       SpectrumError: the result does not increase strictly, or no stellar spectrum lies there, so the
         declaration and the file contradict each other.
     """
-    values = np.asarray(values, np.float64)
-    with np.errstate(over="ignore"):  # exp(3540) is one of the contradictions that are told apart below
-        wave = {"linear": lambda x: x, "ln": np.exp, "log10": lambda x: 10.0**x}[axis](values)
-        wave = wave * units.Unit(wave_unit).to(units.AA)
+    wave = _in_angstrom(values, axis=axis, wave_unit=wave_unit)
     declared = f"axis={axis!r} and wave_unit={wave_unit!r}"
     if not np.all((wave >= PLAUSIBLE[0]) & (wave <= PLAUSIBLE[1])):
         raise SpectrumError(

@@ -12,7 +12,7 @@ from remap.io.phoenix import phoenix_labels
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
 
-def read_image_spectrum(path: Path, source: Section) -> Spectra:
+def read_image_spectrum(path: Path, source: Section, within: tuple[float, float] | None = None) -> Spectra:
     """Reads one spectrum from a FITS image of shape [N] or [1, N].
 
     The coordinate of pixel i (from 0) is CRVAL1 + CD1_1 · (i + 1 - CRPIX1), with CDELT1 where there is no
@@ -23,6 +23,7 @@ def read_image_spectrum(path: Path, source: Section) -> Spectra:
     Args:
       path: the file, `.fits` or `.fits.gz`.
       source: format "image"; medium; axis "linear", "ln" or "log10"; wave_unit; hdu (default 0).
+      within: wavelengths that are wanted [Å, in the source's medium]; the others are dropped before any check.
 
     Returns:
       One spectrum in the medium declared; with labels where the header has PHOENIX's.
@@ -45,12 +46,10 @@ def read_image_spectrum(path: Path, source: Section) -> Spectra:
         if not isinstance(value, int | float):
             raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
     start, step, reference = axis.values()
-    wave = files.wavelengths(
-        start + step * (np.arange(flux.size) + 1 - reference),
-        path,
-        axis=source["axis"],
-        wave_unit=source["wave_unit"],
-    )
+    values = start + step * (np.arange(flux.size) + 1 - reference)
+    axis_of = {"axis": source["axis"], "wave_unit": source["wave_unit"]}
+    keep = files.pixels_within(values, path, **axis_of, within=within)
+    wave, flux = files.wavelengths(values[keep], path, **axis_of), flux[keep]
     return make_spectra(
         wave, flux, medium=source["medium"], names=[path.name], labels=phoenix_labels(header, path)
     )

@@ -16,7 +16,12 @@ from remap.spectra import Spectra, SpectrumError, make_spectra
 LABEL_KEYS = {"teff": "PHXTEFF", "logg": "PHXLOGG", "feh": "PHXM_H", "alpha": "PHXALPHA"}
 
 
-def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike | None = None) -> Spectra:
+def read_phoenix_hires(
+    path: Path,
+    source: Section,
+    data_root: str | os.PathLike | None = None,
+    within: tuple[float, float] | None = None,
+) -> Spectra:
     """Reads one HiRes spectrum and the WAVE file that goes with it, which is read once and kept.
 
     Args:
@@ -24,6 +29,7 @@ def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike
       source: format "phoenix_hires"; medium; wave_unit; wave_path, absolute, beside the flux file, or under
         the data root (see `find_data`); hdu (default 0).
       data_root: the data root.
+      within: wavelengths that are wanted [Å, in the source's medium]; the others are dropped before any check.
 
     Returns:
       One spectrum in the unit of the file (erg/s/cm²/cm), with the labels of `phoenix_labels`.
@@ -47,6 +53,8 @@ def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike
     wave = _read_wave(wave_path, stat.st_mtime_ns, stat.st_size, source["wave_unit"])
     if wave.size != flux.size:
         raise SpectrumError(f"{path}: expected {wave.size} pixels as in {wave_path}, found {flux.size}")
+    keep = files.pixels_within(wave, path, axis="linear", wave_unit="Angstrom", within=within)
+    wave, flux = wave[keep], flux[keep]
     return make_spectra(
         wave, flux, medium=source["medium"], names=[path.name], labels=phoenix_labels(header, path)
     )

@@ -22,7 +22,7 @@ OPTIONAL = {
 }
 
 
-def read_table_spectrum(path: Path, source: Section) -> Spectra:
+def read_table_spectrum(path: Path, source: Section, within: tuple[float, float] | None = None) -> Spectra:
     """Reads one spectrum from a FITS binary table: one row per pixel, or one row with an array per column.
 
     Args:
@@ -32,6 +32,7 @@ def read_table_spectrum(path: Path, source: Section) -> Spectra:
         deviation); mask_column together with mask_good, "zero" or "nonzero": which of its values mean a
         good pixel; mask_bits, an integer that selects the bits of the mask that count (default all);
         hdu (default 1).
+      within: wavelengths that are wanted [Å, in the source's medium]; the others are dropped before any check.
 
     Returns:
       One spectrum; a pixel with a null, non-finite or not positive error or inverse variance is invalid.
@@ -68,9 +69,10 @@ def read_table_spectrum(path: Path, source: Section) -> Spectra:
         found = ", ".join(f"{source[key]} {len(c)}" for key, c in columns.items())
         raise SpectrumError(f"{path}: expected columns of one length, found {found}")
     _check_unit(unit, source, path)
-    wave = files.wavelengths(
-        _numbers(columns["wave_column"]), path, axis=source["axis"], wave_unit=source["wave_unit"]
-    )
+    axis_of = {"axis": source["axis"], "wave_unit": source["wave_unit"]}
+    keep = files.pixels_within(_numbers(columns["wave_column"]), path, **axis_of, within=within)
+    columns = {key: column[keep] for key, column in columns.items()}
+    wave = files.wavelengths(_numbers(columns["wave_column"]), path, **axis_of)
 
     ivar, valid = None, None
     if source["ivar_column"]:

@@ -17,10 +17,15 @@ from remap.spectra import Spectra, SpectrumError, doppler_shift
 CROP_MARGIN = 50.0
 
 
+def needed_range(preprocessing: Preprocessing) -> tuple[float, float]:
+    """Lowest and highest wavelength [Å] that the arms need of a spectrum in either medium, with a margin."""
+    ends = np.concatenate([preprocessing.wave(arm)[[0, -1]] for arm in preprocessing.arms])
+    return float(ends.min() - CROP_MARGIN), float(ends.max() + CROP_MARGIN)
+
+
 def crop(spectra: Spectra, preprocessing: Preprocessing) -> Spectra:
     """The part of library spectra that the arms need, with a margin for degrading; labels and names stay."""
-    ends = np.concatenate([preprocessing.wave(arm)[[0, -1]] for arm in preprocessing.arms])
-    low, high = ends.min() - CROP_MARGIN, ends.max() + CROP_MARGIN
+    low, high = needed_range(preprocessing)
     keep = (spectra.wave >= low) & (spectra.wave <= high)
     if not keep.any():
         raise SpectrumError(
