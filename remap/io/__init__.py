@@ -19,11 +19,22 @@ from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
 from remap.io.image import read_image_spectrum
 from remap.io.labels import LabelTable, read_labels
+from remap.io.node_labels import labels_from_header, labels_from_name
 from remap.io.phoenix import read_phoenix_hires
 from remap.io.table import read_table_spectrum
 from remap.spectra import Spectra
 
-__all__ = ["FORMATS", "LabelTable", "find_data", "list_files", "read", "read_labels", "write_bundle"]
+__all__ = [
+    "FORMATS",
+    "LabelTable",
+    "find_data",
+    "labels_from_header",
+    "labels_from_name",
+    "list_files",
+    "read",
+    "read_labels",
+    "write_bundle",
+]
 
 FORMATS = ("image", "phoenix_hires", "table", "bundle")
 
