@@ -57,7 +57,7 @@ def test_two_swapped_labels_rank_first(pair):
 
 
 def test_a_factor_on_a_spectrum_is_without_effect():
-    log_flux, labels, names = make_nodes()
+    log_flux, labels, _ = make_nodes()
     before = neighbour_residuals(log_flux, labels)
     log_flux[7] += 3.0
     np.testing.assert_allclose(neighbour_residuals(log_flux, labels).z, before.z, atol=1e-6)
@@ -69,7 +69,7 @@ def test_holes_and_lines_of_one_node_leave_nodes_unchecked_and_say_so():
     _, found = first(
         np.concatenate([log_flux[5:], log_flux[:1]]),
         np.concatenate([labels[5:], alone]),
-        names[5:] + ["alone"],
+        [*names[5:], "alone"],
     )
     assert [(f.node, f.kind) for f in found if f.kind == "unchecked"] == [(75, "unchecked")]
     assert np.isnan(neighbour_residuals(log_flux[:2], labels[:2]).z).all()
