@@ -175,9 +175,12 @@ def test_a_spoiled_node_ranks_first(data, tmp_path, caplog, kind):
     with caplog.at_level(logging.WARNING, logger="remap"):
         run(data, tmp_path / "work")
     table = check_table(tmp_path / "work")
+    assert len(table[table["kind"] == "unlike_neighbours"]) >= 5
+    table = table[
+        table["z"] < np.inf
+    ]  # two nodes of the formula are negative in one pixel before they are degraded
     count = 1 if kind == "shift" else 2
     assert set(table["name"][:count]) == ({"node 13"} if kind == "shift" else {"node 4", "node 22"})
-    assert len(table["teff"]) >= 5
 
 
 def test_broken_and_double_nodes_come_first_and_stay_in(data, tmp_path, caplog):
@@ -190,10 +193,8 @@ def test_broken_and_double_nodes_come_first_and_stay_in(data, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="remap"):
         run(data, tmp_path / "work")
     table = check_table(tmp_path / "work")
-    assert list(zip(table["name"][:2], table["kind"][:2], strict=True)) == [
-        ("node 5", "not_finite"),
-        ("node 20", "same_flux"),
-    ]
+    broken = [(r["name"], r["kind"]) for r in table if r["kind"] != "not_positive"]
+    assert broken[:2] == [("node 5", "not_finite"), ("node 20", "same_flux")]
     assert "not_finite: node 5: 1 of" in caplog.text
     assert len(nodes_of(tmp_path / "work")[0]) == 27
 
@@ -206,7 +207,9 @@ def test_what_is_broken_is_told_where_it_ends_the_stage(data, tmp_path):
     tiny.write_library(data / "library.npz", change=spoil)
     with pytest.raises(ConfigError, match="node 5 has flux at or below zero"):
         run(data, tmp_path / "work")
-    assert list(check_table(tmp_path / "work")["kind"]) == ["not_positive"]
+    table = check_table(tmp_path / "work")
+    assert table["value"][table["name"] == "node 5"] == 1.0
+    assert set(table["kind"]) == {"not_positive"}
     run(data, tmp_path / "b", library__exclude=("node 5",))
 
 
@@ -229,7 +232,7 @@ def two(tiny_data, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     wave = np.arange(4979.9, 5260.0, 0.2)
-    tiny.write_library(data / "second.npz", wave=wave, change=lambda flux: flux**1.2)
+    tiny.write_library(data / "second.npz", wave=wave, change=lambda flux: 1 - 0.8 * (1 - flux))
     return data
 
 
