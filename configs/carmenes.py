@@ -5,8 +5,9 @@
     python -m launch.autoencoder        --config=configs/carmenes.py --workdir=workdirs/carmenes
 
 Expected under the data root: `phoenix/hires/` with the PHOENIX-ACES HiRes files of M dwarfs (2300-4500 K, log g
-4.5-5.5, [M/H] -1 to +1, no alpha enhancement) and their WAVE file, `carmenes/spectra/` with one FITS table per star
-(columns wavelength in Å, vacuum, at rest; flux; ivar), `carmenes/labels.ecsv` with the files' stars; labels in it are
+4.5-5.5, [M/H] -1 to +1, no alpha enhancement) and their WAVE file (`launch.fetch_library` gets them),
+`carmenes/spectra/` with one FITS table per star (columns wavelength in Å, vacuum, at rest; flux; ivar),
+`carmenes/labels.ecsv` with the files' stars; labels in it are
 used for the diagnostics alone. Published ranges, widths, penalties, rates and lengths; what is not published is
 said at the field. The paper's continuum normaliser (GISIC) is not at hand: a Chebyshev series stands in. Never run
 here: the data are not at hand. `configs/miles_autoencoder.py` has been.

@@ -139,6 +139,45 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.seed = 0
     c.data_root = ""  # folder of the data; "" = $REMAP_DATA
 
+    # How observed spectra are treated before the networks see them (remap.preprocess.observe). `velocity`: "rest",
+    # "file" (what the file says; measured where it does not) or "measure" (cross-correlation with the library); a
+    # column of velocities in the table of labels comes first. `join` makes one row of the spectra of a star.
+    c.observe = {
+        "velocity": "rest",
+        "check": True,  # tell where measured velocities contradict what is used,
+        "tolerance": 20.0,  # km/s, by more than this
+        "coarser": 0.25,  # how much wider lines may be than the networks know them, a fraction
+        "sharper": 8.0,  # pixels per line beyond which lines of unknown width are taken to be too sharp
+        "join": False,
+        "radius": 5.0,  # arcsec; one identifier farther apart than this is not one star
+        "bad_pixels": True,  # mask exact zeros and absurd values
+        "cosmic_rays": False,  # mask what is narrower than a line can be
+        "cleaning": {},  # fields of remap.preprocess.cleaning.CleaningSettings
+        "cross_correlation": {},  # fields of remap.preprocess.velocity.VelocitySettings
+        "stacking": {},  # fields of remap.preprocess.stacking.StackSettings
+    }
+
+    # launch.fetch_library: the part of PHOENIX-ACES HiRes that is fetched, into `folder` or, where that is "",
+    # into `library.path`. Ranges: (low, high), both included; () = what bins and `library.select` have in common.
+    c.fetch = {
+        "url": "https://phoenix.astro.physik.uni-goettingen.de/data/HiResFITS/",  # or a mirror's
+        "folder": "",
+        "teff": (),
+        "logg": (),
+        "feh": (),
+        "alpha": (),
+        "connections": 4,  # files at a time
+        "retries": 5,  # attempts that may fail in a row without a new byte
+        "timeout": 30.0,  # s
+        "backoff": 1.0,  # s before the first of them, doubled for each further one
+        "slowest": 1000.0,  # bytes/s, below which a connection is given up and begun anew
+        "largest": 100_000_000,  # bytes of a file
+        "give_up": 20,  # failures in a row after which no more files are asked for
+        "progress": 10.0,  # s between two messages
+        "ask_again": False,  # True: also for files that the server did not have
+        "verify": False,  # True: read all files that are there again
+    }
+
     # Labels (§5 i-iii): bins as wide as the median uncertainty of the calibration stars. `library_sigma` is
     # the library's grid step / 5; `error` is used for observed labels that come without one.
     c.label_names = ("teff", "logg", "feh")

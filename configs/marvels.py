@@ -1,5 +1,6 @@
 """MARVELS: the paper's values throughout. Needs the PHOENIX-ACES HiRes library and MARVELS spectra.
 
+    python -m launch.fetch_library --config=configs/marvels.py  # 2870 models, 18 GB; see docs/libraries.md
     python -m launch.preprocess --config=configs/marvels.py --workdir=workdirs/marvels
     python -m launch.pretrain   --config=configs/marvels.py --workdir=workdirs/marvels
     python -m launch.finetune   --config=configs/marvels.py --workdir=workdirs/marvels

@@ -33,6 +33,7 @@ _DATA = (
     "library",
     "libraries",
     "survey",
+    "observe",
 )
 
 # Which sections decide what; networks on disk are known again by these, so that a change here forgets them.

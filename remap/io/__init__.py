@@ -2,7 +2,8 @@
 
 A *source* declares what a file is: its format, its medium, the unit and kind of its wavelength axis, its
 columns. Nothing of that is guessed from headers, which are wrong about it too often. It is a plain dict or
-an `ml_collections.ConfigDict`; the keys of each format are in the docstring of its reader.
+an `ml_collections.ConfigDict`; the keys of each format are in the docstring of its reader. `remap.surveys` has
+the sources of many surveys by name.
 
 Files that cannot be used raise `remap.spectra.SpectrumError`, which names the file, what was expected and
 what was found; a batch may catch it, flag the row and go on. Declarations that cannot be right raise a plain
@@ -12,31 +13,38 @@ ValueError that names the key.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from remap.config import ConfigError, Section
-from remap.io import files
+from remap.io import axis, files, segments
 from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
-from remap.io.image import read_image_spectrum
+from remap.io.image import read_image_spectra
+from remap.io.iraf import read_iraf_spectra
 from remap.io.labels import LabelTable, read_labels
 from remap.io.node_labels import labels_from_header, labels_from_name
 from remap.io.phoenix import read_phoenix_hires
-from remap.io.table import read_table_spectrum
-from remap.spectra import Spectra
+from remap.io.table import read_table_spectra
+from remap.io.targets import read_target_spectra
+from remap.io.text import read_text_spectrum
+from remap.spectra import Spectra, SpectrumError
 
 __all__ = [
     "FORMATS",
     "LabelTable",
+    "download",
     "find_data",
     "labels_from_header",
     "labels_from_name",
     "list_files",
+    "phoenix_server",
     "read",
     "read_labels",
+    "read_segments",
     "write_bundle",
 ]
 
-FORMATS = ("image", "phoenix_hires", "table", "bundle")
+FORMATS = ("image", "phoenix_hires", "table", "targets", "bundle", "text", "iraf", "any")
 
 
 def read(
@@ -51,27 +59,101 @@ def read(
     Args:
       path: the file, as it is or under the data root (see `find_data`).
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
-        `read_image_spectrum`, `read_phoenix_hires`, `read_table_spectrum` and `read_bundle`.
+        `read_image_spectra`, `read_iraf_spectra`, `read_text_spectrum`, `read_phoenix_hires`, `read_table_spectra`,
+        `read_target_spectra` and `read_bundle`. A source of format "any" has `options`, sources of which the first
+        whose test `when` holds is used (see `remap.io.segments.choose`).
       data_root: folder of relative paths; None means $REMAP_DATA.
-      within: lowest and highest wavelength wanted [Å, in the source's medium]; the others are dropped before any
-        check of wavelengths or flux. None = all.
+      within: Å, in the medium of the source: pixels outside are dropped before anything there is checked.
 
     Returns:
-      The spectra: one, or as many as a bundle holds. Names are file names without the folder.
+      The spectra: one, or as many as a bundle or a table of targets holds. Names are file names without the folder.
 
     Raises:
-      SpectrumError: the file cannot be used.
+      SpectrumError: the file cannot be used, or has several segments (arms, orders, ...) besides single exposures.
       ValueError: the declaration cannot be right.
     """
+    found = _read(path, source, data_root, within, exposures=False)
+    if len(found) > 1:
+        names = ", ".join(
+            dict.fromkeys(f"{s.fact('segment')[0]} {s.fact('exposure')[0]}".strip() for s in found)
+        )
+        raise SpectrumError(
+            f"{path}: expected one segment, found {len(found)} ({names}): read_segments reads them all"
+        )
+    return found[0]
+
+
+def read_segments(
+    path: str | os.PathLike,
+    *,
+    source: Section,
+    data_root: str | os.PathLike | None = None,
+    within: tuple[float, float] | None = None,
+    exposures: bool = True,
+) -> tuple[Spectra, ...]:
+    """Reads every segment of a file: arms, chips, orders and single exposures, each on a grid of its own.
+
+    Args:
+      path: as for `read`.
+      source: as for `read`.
+      data_root: as for `read`.
+      within: as for `read`; segments without a pixel in it are left out.
+      exposures: False leaves out single exposures of what the file has summed up.
+
+    Returns:
+      The segments in the order in which the source declares them, told apart by their facts "segment" and, for single
+      exposures, "exposure".
+
+    Raises:
+      SpectrumError: the file cannot be used, or has no pixel within the range.
+      ValueError: the declaration cannot be right.
+    """
+    return _read(path, source, data_root, within, exposures=exposures)
+
+
+def _read(
+    path: str | os.PathLike,
+    source: Section,
+    data_root: str | os.PathLike | None,
+    within: tuple[float, float] | None,
+    *,
+    exposures: bool,
+) -> tuple[Spectra, ...]:
     if "format" not in source:
         raise ConfigError(f"source: missing 'format', one of {FORMATS}")
     if source["format"] not in FORMATS:
         raise ConfigError(f"source: format must be one of {FORMATS}, found {source['format']!r}")
+    within = axis.check_within(within)
     path = files.resolve(path, data_root)
+    if source["format"] == "any":
+        source = files.check_source(source, kind="any", required=("format", "options"), optional={})
+        chosen, hdus = segments.choose(source["options"], path)
+        with files.opened(path, hdus):
+            return _read(path, chosen, data_root, within, exposures=exposures)
     if source["format"] == "image":
-        return read_image_spectrum(path, source, within)
+        return read_image_spectra(path, source, within=within, exposures=exposures)
+    if source["format"] == "text":
+        return read_text_spectrum(path, source, within=within)
+    if source["format"] == "iraf":
+        return read_iraf_spectra(path, source, within=within)
     if source["format"] == "phoenix_hires":
-        return read_phoenix_hires(path, source, data_root, within)
+        return (_crop(read_phoenix_hires(path, source, data_root), path, within),)
     if source["format"] == "table":
-        return read_table_spectrum(path, source, within)
-    return read_bundle(path, source, within)
+        return read_table_spectra(path, source, within=within, exposures=exposures)
+    if source["format"] == "targets":
+        return read_target_spectra(path, source, within=within)
+    return (_crop(read_bundle(path, source, within), path, within),)
+
+
+def _crop(spectra: Spectra, path: Path, within: tuple[float, float] | None) -> Spectra:
+    """The pixels within the range."""
+    if within is None:
+        return spectra
+    wave = spectra.wave
+    inside = (wave >= within[0]) & (wave <= within[1])
+    if not inside.any():
+        raise axis.OutsideError(
+            f"{path}: expected pixels within {within[0]:g} to {within[1]:g} Å, found {wave[0]:.6g} to "
+            f"{wave[-1]:.6g} Å"
+        )
+    return spectra if inside.all() else spectra.pixels(inside)

@@ -29,7 +29,8 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
         flux × interp(wave_air, cont_wave_air, continuum) (erg/s/cm²/Å) and False for flux as stored;
         label_columns, the names of the columns of `labels` in order, where m_h becomes feh; wave_unit,
         which can only be Angstrom and need not be given.
-      within: wavelengths that are wanted [Å, in the source's medium]; the others are dropped before any check.
+      within: Å, in the medium of the source: pixels outside are dropped before anything there is checked; where
+        there are no others, all are kept.
 
     Returns:
       The spectra, named `names` or "file.npz[0]" and so on, in the precision of the file.
@@ -79,17 +80,18 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
     there = tuple(str(n) for n in arrays["label_names"]) if "label_names" in arrays else columns
     if there != columns:
         raise SpectrumError(f"{path}: expected the label columns {list(columns)}, found {list(there)}")
-    angstrom = {"axis": "linear", "wave_unit": "Angstrom"}
-    keep = files.pixels_within(arrays[wave_key], path, **angstrom, within=within)
     if within is not None:
-        cut = {key: arrays[key][..., keep] for key in ("wave_air", "wave_vac", "ivar") if key in arrays}
-        arrays, flux = arrays | cut, flux[:, keep]
-    wave = files.wavelengths(arrays[wave_key], path, **angstrom)
+        inside = np.flatnonzero((arrays[wave_key] >= within[0]) & (arrays[wave_key] <= within[1]))
+        if inside.size:  # from the first to the last, so that a wavelength missing between them is found out
+            keep = slice(int(inside[0]), int(inside[-1]) + 1)
+            cut = {key: arrays[key][..., keep] for key in ("wave_air", "wave_vac", "ivar") if key in arrays}
+            arrays, flux = arrays | cut, flux[:, keep]
+    wave = files.wavelengths(arrays[wave_key], path, axis="linear", wave_unit="Angstrom")
 
     ivar = arrays.get("ivar")
     if source["absolute"]:
-        air = files.wavelengths(arrays["wave_air"], path, **angstrom)
-        nodes = files.wavelengths(arrays["cont_wave_air"], path, **angstrom)
+        air = files.wavelengths(arrays["wave_air"], path, axis="linear", wave_unit="Angstrom")
+        nodes = files.wavelengths(arrays["cont_wave_air"], path, axis="linear", wave_unit="Angstrom")
         if nodes[0] > air[0] or nodes[-1] < air[-1]:
             raise SpectrumError(
                 f"{path}: expected a continuum over {air[0]:.6g} to {air[-1]:.6g} Å, found {nodes[0]:.6g} to "

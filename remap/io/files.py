@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gzip
 import io
+import math
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,21 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 
-from remap.config import ConfigError, Section
+from remap.config import ConfigError, Section, is_section
 from remap.spectra import MEDIA, SpectrumError
 
+_OPENED: contextvars.ContextVar[tuple[Path, fits.HDUList] | None] = contextvars.ContextVar(
+    "opened", default=None
+)
+GZIP = b"\x1f\x8b"
+BLOCK, CARD = 2880, 80  # bytes, of FITS
+LARGEST = 2**31  # bytes of a file that may hold spectra
+LONGEST_HEADER = 2**23  # bytes
+MOST_AXES = 9
+END = re.compile(rb"END {77}")
+SIZES = re.compile(
+    rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|ZNAXIS\d{0,3}|ZTILE\d{1,3}) *= ([^/]{1,70})"
+)
 AXES = ("linear", "ln", "log10")
 # Stellar spectra lie well inside. Those with an axis declared linear that is logarithmic, ln that is log10,
 # or Å that is µm do not.
@@ -34,6 +50,20 @@ def find_data(path: str | os.PathLike, *, root: str | os.PathLike | None = None)
     Raises:
       SpectrumError: it is not there (the message names the place), or no folder of the data is known.
     """
+    found = data_path(path, root=root)
+    if not found.exists():
+        absolute = Path(path).expanduser().is_absolute()
+        hint = "" if absolute else "; data_root in the config and $REMAP_DATA say where data are"
+        raise SpectrumError(f"{path}: not found; expected it at {found}{hint}")
+    return found
+
+
+def data_path(path: str | os.PathLike, *, root: str | os.PathLike | None = None) -> Path:
+    """Where a data file or folder belongs, there or not; see `find_data`.
+
+    Raises:
+      SpectrumError: no folder of the data is known.
+    """
     path = Path(path).expanduser()
     root = root or os.environ.get("REMAP_DATA")
     if not path.is_absolute() and not root:
@@ -41,11 +71,7 @@ def find_data(path: str | os.PathLike, *, root: str | os.PathLike | None = None)
             f"{path}: expected to know the folder of the data: set $REMAP_DATA to it, or data_root in the config "
             "(--config.data_root=FOLDER), or give an absolute path"
         )
-    found = path if path.is_absolute() else Path(root).expanduser() / path
-    if not found.exists():
-        hint = "" if path.is_absolute() else "; data_root in the config and $REMAP_DATA say where data are"
-        raise SpectrumError(f"{path}: not found; expected it at {found}{hint}")
-    return found
+    return path if path.is_absolute() else Path(root).expanduser() / path
 
 
 def resolve(path: str | os.PathLike, root: str | os.PathLike | None) -> Path:
@@ -70,13 +96,23 @@ def list_files(path: str | os.PathLike, patterns: str | Iterable[str]) -> list[P
         return [path]
     if not path.is_dir():
         raise SpectrumError(f"{path}: expected a file or a folder, found nothing")
-    found = sorted({f for pattern in patterns for f in path.glob(pattern) if f.is_file()})
+    # Beside every file macOS leaves one of its own, `._NAME`, on discs that are not its own.
+    found = sorted(
+        {f for pattern in patterns for f in path.glob(pattern) if f.is_file() and not f.name.startswith("._")}
+    )
     if not found:
         raise SpectrumError(
             f"{path}: expected files like {' or '.join(patterns)}, found none among "
             f"{sum(1 for _ in path.iterdir())} entries"
         )
     return found
+
+
+def plain(value: Any) -> Any:
+    """A part of a config as plain dicts and tuples, at all depths."""
+    if isinstance(value, Mapping) or is_section(value):
+        return {key: plain(value[key]) for key in value}
+    return tuple(plain(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def check_source(
@@ -96,7 +132,7 @@ def check_source(
     Raises:
       ValueError: a key that is missing or unknown, a medium, axis or wavelength unit that does not exist.
     """
-    found = {key: source[key] for key in source if source[key] is not None}
+    found = {key: plain(source[key]) for key in source if source[key] is not None}
     required = tuple(required)
     known = (*required, *optional)
     missing = [key for key in required if key not in found]
@@ -148,7 +184,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         warnings.simplefilter("always")
         try:
             yield
-        except SpectrumError:
+        except (SpectrumError, ConfigError):
             raise
         # Parsers meet damaged bytes with nearly every exception that there is (OSError, EOFError,
         # zlib.error, TypeError, UnicodeDecodeError, ...), and all of them mean the same to the caller.
@@ -163,21 +199,178 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         raise SpectrumError(f"{path}: expected {expected}, found an unreadable file ({reason})") from failure
 
 
+def is_fits(path: Path) -> bool:
+    """Whether a file begins as FITS does, gzipped or not; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+        if start.startswith(GZIP):
+            with gzip.open(path) as file:
+                start = file.read(6)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return start == b"SIMPLE"
+
+
 def open_fits(path: Path) -> fits.HDUList:
-    """Opens a plain or gzipped FITS file; archives are decompressed whole, so that damage is noticed."""
+    """Opens a plain or gzipped FITS file, whose sizes are checked against its headers before anything is read.
+
+    Archives are decompressed whole, so that damage is noticed. A last block without its padding is padded. An image
+    that `fpack` took from the primary HDU is HDU 0 again.
+    """
+    before = _OPENED.get()
+    if before is not None and before[0] == path:
+        _OPENED.set(None)
+        return before[1]
     content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
-    return fits.open(io.BytesIO(content))
+    if content.startswith(GZIP):
+        with gzip.open(io.BytesIO(content)) as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise SpectrumError(
+                f"{path}: expected a spectrum, found an archive of more than {LARGEST:.2g} bytes"
+            )
+    content, packed = check_fits(content, path)
+    hdus = fits.open(io.BytesIO(content), memmap=False)
+    if packed:
+        hdus = fits.HDUList(list(hdus)[1:])
+    return hdus
+
+
+@contextlib.contextmanager
+def opened(path: Path, hdus: fits.HDUList | None) -> Iterator[None]:
+    """Within it the first `open_fits` of a path gives what is open already, so that headers are parsed but once."""
+    token = _OPENED.set(None if hdus is None else (path, hdus))
+    try:
+        yield
+    finally:
+        _OPENED.reset(token)
+        if hdus is not None:
+            hdus.close()
+
+
+def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
+    """Follows the headers through a FITS file, so that no reader allocates what is not there.
+
+    Args:
+      content: of the file.
+      path: the file, for messages.
+
+    Returns:
+      The content, padded to whole blocks, and whether its first image was packed by `fpack`.
+
+    Raises:
+      SpectrumError: a header without end, sizes that are no sizes or go beyond the file, or that leave a
+        part of it over.
+    """
+    expected = f"{path}: expected a FITS file"
+    if not content.startswith(b"SIMPLE"):
+        raise SpectrumError(f"{expected}, found an unreadable file (it begins with {content[:6]!r})")
+    at, number, packed = 0, 0, False
+    while at < len(content):
+        start, cards = at, {}
+        while True:
+            block = content[at : at + BLOCK]
+            if len(block) < CARD or at - start > LONGEST_HEADER:
+                raise SpectrumError(
+                    f"{expected}, found a truncated file (a header without END in HDU {number})"
+                )
+            at += BLOCK
+            for card in SIZES.finditer(block):
+                if card.start() % CARD == 0:
+                    cards.setdefault(card[1].decode(), card[2].decode("latin-1").strip())
+            if any(end.start() % CARD == 0 for end in END.finditer(block)):
+                break
+        sizes = {}
+        for key, value in cards.items():
+            if key != "ZSIMPLE":
+                if not re.fullmatch(r"[+-]?\d{1,18}", value):
+                    raise SpectrumError(f"{expected}, found {key} = {value} in HDU {number}")
+                sizes[key] = int(value)
+        _check_sizes(sizes, f"{expected}, found", number)
+        packed |= number == 1 and cards.get("ZSIMPLE") == "T"
+        size = _data_size(sizes)
+        if at + size > len(content):
+            raise SpectrumError(
+                f"{expected}, found a truncated file ({size} bytes of data in HDU {number}, {len(content) - at} "
+                "there)"
+            )
+        at += size
+        short = -size % BLOCK
+        number += 1
+        rest = content[at : at + short]
+        if rest.strip(b"\0 "):
+            raise SpectrumError(
+                f"{expected}, found bytes that belong to nothing after HDU {number - 1}: a size in its header is "
+                "wrong"
+            )
+        at += short
+        if at >= len(content):
+            return content + b"\0" * (at - len(content)), packed
+        if not content[at : at + 8].startswith(b"XTENSION"):
+            rest = content[at:]
+            if rest.strip(b"\0 "):
+                raise SpectrumError(
+                    f"{expected}, found {len(rest)} bytes that belong to nothing after HDU {number - 1}: a size in "
+                    "its header is wrong"
+                )
+            return content[:at], packed
+    return content, packed
+
+
+def _check_sizes(sizes: dict[str, int], found: str, number: int) -> None:
+    """SpectrumError where the sizes in a header cannot be."""
+    if sizes.get("BITPIX") not in (8, 16, 32, 64, -32, -64):
+        raise SpectrumError(f"{found} BITPIX = {sizes.get('BITPIX')} in HDU {number}")
+    axes = sizes.get("NAXIS", -1)
+    if not 0 <= axes <= MOST_AXES:
+        raise SpectrumError(f"{found} NAXIS = {axes} in HDU {number}")
+    for key in (*(f"NAXIS{i + 1}" for i in range(axes)), "PCOUNT", "GCOUNT", "TFIELDS"):
+        value = sizes.get(key, -1 if key.startswith("NAXIS") else 0)
+        if value < 0 or (key == "TFIELDS" and value > 999):
+            raise SpectrumError(f"{found} {key} = {sizes.get(key)} in HDU {number}")
+    if "ZNAXIS" in sizes:
+        pixels = [sizes.get(f"ZNAXIS{i + 1}", -1) for i in range(min(max(sizes["ZNAXIS"], 0), MOST_AXES))]
+        tiles = [sizes.get(f"ZTILE{i + 1}", n if i == 0 else 1) for i, n in enumerate(pixels)]
+        if sizes["ZNAXIS"] != len(pixels) or min([*pixels, *tiles], default=0) < 1:
+            raise SpectrumError(
+                f"{found} a compressed image of {pixels} pixels in tiles of {tiles} in HDU {number}"
+            )
+        count = math.prod(-(-n // t) for n, t in zip(pixels, tiles, strict=True))
+        if count != sizes.get("NAXIS2") or math.prod(pixels) * 8 > LARGEST:
+            raise SpectrumError(
+                f"{found} a compressed image of {pixels} pixels in tiles of {tiles}, but {sizes.get('NAXIS2')} tiles "
+                f"in HDU {number}"
+            )
+
+
+def _data_size(sizes: dict[str, int]) -> int:
+    """Bytes of data that belong to a header, without padding (FITS standard 4.0, equations 1 and 2)."""
+    axes = [sizes[f"NAXIS{i + 1}"] for i in range(sizes["NAXIS"])]
+    if not axes:
+        return 0
+    groups = len(axes) > 1 and axes[0] == 0  # random groups
+    pixels = math.prod(axes[1:] if groups else axes)
+    return abs(sizes["BITPIX"]) // 8 * sizes.get("GCOUNT", 1) * (sizes.get("PCOUNT", 0) + pixels)
 
 
 def pick_hdu(hdus: fits.HDUList, hdu: int | str, path: Path) -> fits.hdu.base._BaseHDU:
-    """The HDU with a number or a name, or a SpectrumError that tells which there are."""
+    """The HDU with a number or a name, or a SpectrumError that tells which there are.
+
+    Where the primary HDU is empty and a compressed image the only other one, it is what HDU 0 means.
+    """
     try:
         chosen = hdus[hdu]
     except (KeyError, IndexError) as error:
         there = ", ".join(f"{i} {h.name!r}" for i, h in enumerate(hdus))
         raise SpectrumError(f"{path}: expected HDU {hdu!r}, found {there}") from error
+    if (
+        hdu == 0
+        and len(hdus) == 2
+        and chosen.header.get("NAXIS") == 0
+        and isinstance(hdus[1], fits.CompImageHDU)
+    ):
+        return hdus[1]
     return chosen
 
 
@@ -217,38 +410,6 @@ def card(header: fits.Header, key: str, path: Path, default: Any = None) -> Any:
         ) from error
 
 
-def pixels_within(
-    values: np.ndarray, path: Path, *, axis: str, wave_unit: str, within: tuple[float, float] | None
-) -> slice:
-    """The pixels that a reader is asked for, before anything is asked of the others.
-
-    Args:
-      values, path, axis, wave_unit: as for `wavelengths`.
-      within: the range asked for [Å], both ends included; None = all pixels.
-
-    Raises:
-      SpectrumError: no pixel lies within.
-    """
-    if within is None:
-        return slice(None)
-    wave = _in_angstrom(values, axis=axis, wave_unit=wave_unit)
-    low, high = within
-    keep = np.flatnonzero((wave >= low) & (wave <= high))
-    if not keep.size:
-        finite = wave[np.isfinite(wave)]
-        found = f"{finite.min():.6g} to {finite.max():.6g} Å" if finite.size else "no finite wavelength"
-        raise SpectrumError(f"{path}: expected wavelengths within {low:.6g} to {high:.6g} Å, found {found}")
-    # From the first to the last, so that a wavelength missing between them is found out later.
-    return slice(int(keep[0]), int(keep[-1]) + 1)
-
-
-def _in_angstrom(values: np.ndarray, *, axis: str, wave_unit: str) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    with np.errstate(over="ignore"):  # exp(3540) is one of the contradictions that `wavelengths` tells apart
-        wave = {"linear": lambda x: x, "ln": np.exp, "log10": lambda x: 10.0**x}[axis](values)
-        return wave * units.Unit(wave_unit).to(units.AA)
-
-
 def wavelengths(values: np.ndarray, path: Path, *, axis: str, wave_unit: str) -> np.ndarray:
     """Coordinates along a declared axis, in Å.
 
@@ -262,7 +423,10 @@ def wavelengths(values: np.ndarray, path: Path, *, axis: str, wave_unit: str) ->
       SpectrumError: the result does not increase strictly, or no stellar spectrum lies there, so the
         declaration and the file contradict each other.
     """
-    wave = _in_angstrom(values, axis=axis, wave_unit=wave_unit)
+    values = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):  # exp(3540) is one of the contradictions that are told apart below
+        wave = {"linear": lambda x: x, "ln": np.exp, "log10": lambda x: 10.0**x}[axis](values)
+        wave = wave * units.Unit(wave_unit).to(units.AA)
     declared = f"axis={axis!r} and wave_unit={wave_unit!r}"
     if not np.all((wave >= PLAUSIBLE[0]) & (wave <= PLAUSIBLE[1])):
         raise SpectrumError(

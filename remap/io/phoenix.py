@@ -13,15 +13,13 @@ from remap.config import Section
 from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
+# Keys of the declaration.
+REQUIRED = ("format", "medium", "wave_unit", "wave_path")
+OPTIONAL = {"hdu": 0}
 LABEL_KEYS = {"teff": "PHXTEFF", "logg": "PHXLOGG", "feh": "PHXM_H", "alpha": "PHXALPHA"}
 
 
-def read_phoenix_hires(
-    path: Path,
-    source: Section,
-    data_root: str | os.PathLike | None = None,
-    within: tuple[float, float] | None = None,
-) -> Spectra:
+def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike | None = None) -> Spectra:
     """Reads one HiRes spectrum and the WAVE file that goes with it, which is read once and kept.
 
     Args:
@@ -29,7 +27,6 @@ def read_phoenix_hires(
       source: format "phoenix_hires"; medium; wave_unit; wave_path, absolute, beside the flux file, or under
         the data root (see `find_data`); hdu (default 0).
       data_root: the data root.
-      within: wavelengths that are wanted [Å, in the source's medium]; the others are dropped before any check.
 
     Returns:
       One spectrum in the unit of the file (erg/s/cm²/cm), with the labels of `phoenix_labels`.
@@ -38,23 +35,19 @@ def read_phoenix_hires(
       SpectrumError: a file is broken or missing, or the two differ in length.
       ValueError: the declaration is wrong.
     """
-    source = files.check_source(
-        source,
-        kind="phoenix_hires",
-        required=("format", "medium", "wave_unit", "wave_path"),
-        optional={"hdu": 0},
-    )
+    source = files.check_source(source, kind="phoenix_hires", required=REQUIRED, optional=OPTIONAL)
     header, flux = files.read_image(path, source["hdu"])
     beside = path.parent / source["wave_path"]
-    wave_path = beside if beside.is_file() else files.find_data(source["wave_path"], root=data_root)
+    try:
+        wave_path = beside if beside.is_file() else files.find_data(source["wave_path"], root=data_root)
+    except SpectrumError as error:
+        raise SpectrumError(f"{path}: expected its wavelengths in a file of their own: {error}") from error
     if not wave_path.is_file():
         raise SpectrumError(f"{wave_path}: expected the wavelengths of {path.name}, found a folder")
     stat = wave_path.stat()
     wave = _read_wave(wave_path, stat.st_mtime_ns, stat.st_size, source["wave_unit"])
     if wave.size != flux.size:
         raise SpectrumError(f"{path}: expected {wave.size} pixels as in {wave_path}, found {flux.size}")
-    keep = files.pixels_within(wave, path, axis="linear", wave_unit="Angstrom", within=within)
-    wave, flux = wave[keep], flux[keep]
     return make_spectra(
         wave, flux, medium=source["medium"], names=[path.name], labels=phoenix_labels(header, path)
     )

@@ -53,6 +53,8 @@ class Flag(enum.IntFlag):
     FAR = 1 << 6
     MISSING_ARM = 1 << 7
     UNREADABLE = 1 << 8
+    RESOLUTION = 1 << 9
+    VELOCITY = 1 << 10
 
 
 _MEANING = {
@@ -65,6 +67,8 @@ _MEANING = {
     Flag.FAR: "the spectrum lies far from all training spectra in embedding space",
     Flag.MISSING_ARM: "an arm is not covered, or only in part; the other arms alone were used",
     Flag.UNREADABLE: "the spectrum could not be used; the row holds NaN and `message` says why",
+    Flag.RESOLUTION: "the lines are wider than the networks know them, or very finely sampled and of unknown width",
+    Flag.VELOCITY: "the radial velocity is poor, or the one used contradicts the one measured",
 }
 
 
@@ -144,6 +148,7 @@ def build_catalogue(
     arms: Mapping[str, np.ndarray],
     messages: Sequence[str] | None = None,
     star_ids: Sequence[str] | None = None,
+    more: Mapping[str, tuple[np.ndarray, str, str]] | None = None,
 ) -> Table:
     """The catalogue's table: one row per input, in the order given.
 
@@ -158,11 +163,12 @@ def build_catalogue(
       arms: arm -> bool[S], whether the row used it.
       messages: S reasons why rows are NaN, "" elsewhere; None = none.
       star_ids: S identifiers, if known.
+      more: name -> S values, unit and description of further columns.
 
     Returns:
-      file, star_id (if given), for each label X: X (median), X_p16, X_p84, X_mean, X_std, X_mode, X_entropy;
-      flags (int32), snr, arms ("A,B"), luminosity_class (if there are labels teff and logg), message. Every
-      column has a description and, where it has one, a unit.
+      file, star_id (if given), for each label X: X (median), X_p16, X_p84, X_mean, X_std, X_mode, X_entropy; flags
+      (int32), snr, the columns of `more`, arms ("A,B"), luminosity_class (if there are labels teff and logg),
+      message. Every column has a description and, where it has one, a unit.
 
     Raises:
       ValueError: arrays that do not agree, a label without edges or unit, or with a reserved name, and what
@@ -198,6 +204,10 @@ def build_catalogue(
     rest = {
         "flags": (_numbers(flags, np.int32, count, "flags"), f"bit mask: {names}"),
         "snr": (_numbers(snr, np.float64, count, "snr"), "signal-to-noise ratio per pixel"),
+        **{
+            name: (_numbers(values, values.dtype.type, count, name), description)
+            for name, (values, _, description) in (more or {}).items()
+        },
         "arms": (_used(arms, count), "arms that were used"),
     }
     if "teff" in labels and "logg" in labels:
@@ -208,7 +218,8 @@ def build_catalogue(
     for name, (values, description) in rest.items():
         if name in table.colnames:
             raise ValueError(f"label {name}: there is a column {name} already")
-        table[name] = Column(values, description=description)
+        unit = (more or {}).get(name, (None, "", ""))[1]
+        table[name] = Column(values, unit=u.Unit(unit) if unit else None, description=description)
     return table
 
 

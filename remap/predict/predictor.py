@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap import io
+from remap import io, surveys
 from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates, Calibration
@@ -21,12 +21,34 @@ from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.grid import observed_on_grid, scale_to_unit, snr_estimate, usable
-from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError
+from remap.preprocess.grid import needed_range, usable
+from remap.preprocess.observe import (
+    Observed,
+    ObserveSettings,
+    concatenate,
+    join,
+    nothing,
+    observe,
+    observe_files,
+    observe_settings,
+    warn_of_velocities,
+)
+from remap.preprocess.stationary import StationaryMask
+from remap.preprocess.velocity import Templates
+from remap.spectra import Spectra, SpectrumError
 from remap.store.checkpoint import check_equal
-from remap.store.workdir import network_description, read_calibration, read_config, read_preprocessing
+from remap.store.workdir import (
+    load_templates,
+    network_description,
+    read_calibration,
+    read_config,
+    read_preprocessing,
+)
+from remap.surveys import Survey
 
 logger = logging.getLogger(__name__)
+
+FILES_AT_A_TIME = 256  # whose pixels are in memory
 
 
 class ArmInputs(NamedTuple):
@@ -64,6 +86,7 @@ class Predictor:
       config: the settings recorded in the working folder.
       calibration: widens the combined PMFs; None = they stay as the networks give them.
       description: what the networks' trainings share (stage, config, split), as JSON values.
+      templates: of the library, to measure velocities with; None = the folder has none.
     """
 
     preprocessing: Preprocessing
@@ -71,6 +94,7 @@ class Predictor:
     config: Mapping[str, Any]
     calibration: Calibrates | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    templates: Templates | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -85,18 +109,10 @@ class Predictor:
         mean = np.mean([p[label, :bins] for p in priors], axis=0, dtype=np.float64)
         return mean / mean.sum()
 
-    def prepare(self, spectra: Spectra, *, velocity: float = 0.0) -> dict[str, ArmInputs]:
-        """Spectra of any grid and medium on the arms' grids.
-
-        Args:
-          velocity: radial velocity to remove [km/s].
-        """
-        out = {}
-        for arm in self.preprocessing.arms:
-            on = observed_on_grid(spectra, self.preprocessing, arm, velocity=velocity)
-            snr = snr_estimate(on.flux, on.valid, on.ivar)
-            out[arm] = ArmInputs(scale_to_unit(on.flux, on.valid), on.valid, snr)
-        return out
+    @property
+    def observe_settings(self) -> ObserveSettings:
+        """How observed spectra are treated: as the working folder's config says, else the defaults."""
+        return observe_settings(self.config.get("observe", {}))
 
     def predict_arm(self, arm: str, inputs: ArmInputs) -> ArmPrediction:
         """PMFs of one arm, the mean over its networks, in batches of one shape.
@@ -172,6 +188,7 @@ class Predictor:
         *,
         messages: Sequence[str] | None = None,
         star_ids: Sequence[str] | None = None,
+        observed: Observed | None = None,
         date: str | None = None,
     ) -> Catalogue:
         """The catalogue of the arms' predictions, combined as `predict.combine` says and then calibrated.
@@ -181,6 +198,7 @@ class Predictor:
           names: S names, the catalogue's column `file`.
           messages: S reasons why a spectrum could not be used, "" elsewhere.
           star_ids: S identifiers, if known.
+          observed: what the spectra were before: velocities and positions for the catalogue, and their flags.
           date: of the catalogue, ISO 8601; None = now.
         """
         limits = self.config["predict"]
@@ -203,6 +221,9 @@ class Predictor:
             pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
             pmfs |= {(b.name, arm): single[i] for i, arm in enumerate(arms)}
             flags |= self._pmf_flags(joint, single, b.edges, used)
+        if observed is not None:
+            flags[observed.coarse] |= Flag.RESOLUTION
+            flags[observed.doubtful] |= Flag.VELOCITY
         unusable = ~used.any(axis=0)
         flags[unusable] = Flag.UNREADABLE
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
@@ -216,6 +237,7 @@ class Predictor:
             arms=dict(zip(arms, used, strict=True)),
             messages=list(reasons),
             star_ids=star_ids,
+            more=None if observed is None else _observed_columns(observed),
         )
         meta = provenance(
             config=self.config,
@@ -250,89 +272,156 @@ class Predictor:
 
     def predict(
         self,
-        spectra: Spectra | Sequence[Spectra],
+        spectra: Spectra | Sequence[Spectra | Sequence[Spectra]],
         *,
-        velocities: Sequence[float] | np.ndarray | None = None,
+        velocities: Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
         date: str | None = None,
     ) -> Catalogue:
         """Stellar parameters of spectra in memory.
 
         Args:
-          spectra: from `make_spectra`, one container or several on different grids.
-          velocities: radial velocity of each spectrum, in their order [km/s]; None = all at rest.
+          spectra: from `make_spectra`, one container or several on different grids; a sequence among them holds the
+            segments (arms, chips, orders, exposures) of one file.
+          velocities: radial velocity of each spectrum, in their order [km/s]; or "rest", "file" or "measure" (see
+            `ObserveSettings.velocity`); None = as the settings say.
+          settings: how they are treated; None = as the working folder's config says.
           date: of the catalogue, ISO 8601; None = now.
 
         Returns:
           Table, PMFs, bin edges and provenance; a spectrum that cannot be used is a flagged row of NaNs.
         """
         groups = [spectra] if isinstance(spectra, Spectra) else list(spectra)
-        names = [name for group in groups for name in group.names]
-        if not names:
+        files = [[group] if isinstance(group, Spectra) else list(group) for group in groups]
+        if not any(len(part) for file in files for part in file):
             raise ValueError("expected at least one spectrum, found none")
-        speeds = np.zeros(len(names)) if velocities is None else np.asarray(velocities, float)
-        if speeds.shape != (len(names),):
-            raise ValueError(f"expected {len(names)} velocities, found shape {speeds.shape}")
-        parts, messages, start = [], [], 0
-        for group in groups:
-            own = speeds[start : start + len(group)]
-            start += len(group)
-            if np.all(own == 0):
-                parts.append(self.prepare(group))
-                messages += [""] * len(group)
-                continue
-            for row, speed in zip((group.rows(slice(i, i + 1)) for i in range(len(group))), own, strict=True):
-                # A star whose velocity is unknown cannot go to the rest frame: a flagged row.
-                known = bool(abs(speed) < SPEED_OF_LIGHT)
-                parts.append(self.prepare(row, velocity=speed) if known else self._nothing())
-                messages.append("" if known else f"{row.names[0]}: expected a radial velocity, found {speed}")
-        return self._predict_prepared(parts, names, messages, date)
+        settings = _with_velocities(settings or self.observe_settings, velocities)
+        given = None if velocities is None or isinstance(velocities, str) else np.asarray(velocities, float)
+        observed = observe(
+            files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
+        )
+        return self._predict_observed(observed, settings, date)
 
     def predict_files(
-        self, files: Iterable[str | Path], *, source: Mapping[str, Any] | None = None, date: str | None = None
+        self,
+        files: Iterable[str | Path],
+        *,
+        survey: Survey | str | None = None,
+        source: Mapping[str, Any] | None = None,
+        velocities: Mapping[str, float] | Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+        stationary: StationaryMask | None = None,
+        date: str | None = None,
     ) -> Catalogue:
-        """Stellar parameters of spectra in files, which must be at rest.
+        """Stellar parameters of spectra in files.
 
         Args:
-          files: any number, in any order; the catalogue keeps it.
-          source: how to read them (see `remap.io.read`); None = as the survey of the config.
+          files: any number, in any order; the catalogue keeps it. They are read some at a time.
+          survey: whose files they are, a name of `remap.surveys` or a record of one's own: says how they are read,
+            and in which frame they are. None = as the survey of the config.
+          source: how to read them (see `remap.io.read`), instead of or in addition to what the survey says.
+          velocities: km/s, of each file in their order, or by the name of the file; or "rest", "file" or "measure"
+            (see `ObserveSettings.velocity`). None = at rest where the survey is, else the file's own, else measured;
+            without a survey as the settings say.
+          settings: how the spectra are treated; None = as the working folder's config says.
+          stationary: places of the detector that are masked, see `remap.preprocess.cleaning`.
           date: of the catalogue, ISO 8601; None = now.
 
         Returns:
-          As `predict`. A file that cannot be read is a flagged row of NaNs, with the reason in `message`.
+          As `predict`. A file that cannot be read is a flagged row of NaNs, with the reason in `message`. Files of
+          one star are one row where the settings say `join`, or where a survey is given that has identifiers.
         """
-        source = self.config["survey"]["source"] if source is None else source
-        parts, names, messages = [], [], []
-        for file in files:
-            try:
-                spectra = io.read(file, source=source, data_root=self.config["data_root"] or None)
-                parts.append(self.prepare(spectra))
-                names += [Path(file).name] if len(spectra) == 1 else list(spectra.names)
-                messages += [""] * len(spectra)
-            except SpectrumError as error:
-                parts.append(self._nothing())
-                names.append(Path(file).name)
-                messages.append(str(error))
-                logger.warning("flagged: %s", error)
-        if not names:
+        files = [Path(file) for file in files]
+        if not files:
             raise ValueError("expected at least one file, found none")
-        return self._predict_prepared(parts, names, messages, date)
+        settings = settings or self.observe_settings
+        if survey is not None:
+            preset = surveys.get(survey) if isinstance(survey, str) else survey
+            settings = dataclasses.replace(
+                settings, velocity="rest" if preset.frame == "rest" else "file", join=True
+            )
+            source = preset.with_source(source or {}).source
+        elif source is None:
+            source = self.config["survey"]["source"]
+        settings = _with_velocities(settings, velocities)
+        if velocities is None or isinstance(velocities, str):
+            given = None
+        elif isinstance(velocities, Mapping):
+            given = [float(velocities.get(f.name, np.nan)) for f in files]
+        else:
+            given = np.asarray(velocities, float).tolist()
+            if len(given) != len(files):
+                raise ConfigError(f"expected {len(files)} velocities, found {len(given)}")
+        parts = []
+        for i in range(0, len(files), FILES_AT_A_TIME):
+            some = slice(i, i + FILES_AT_A_TIME)
+            parts += self._observe_files(
+                files[some], source, settings, None if given is None else given[some], stationary
+            )
+        observed = concatenate(parts)
+        warn_of_velocities(observed, settings)
+        return self._predict_observed(observed, settings, date)
 
-    def _predict_prepared(
-        self, parts: list[dict[str, ArmInputs]], names: list[str], messages: list[str], date: str | None
-    ) -> Catalogue:
-        arms = {}
-        for arm in self.preprocessing.arms:
-            inputs = ArmInputs(*(np.concatenate(x) for x in zip(*(p[arm] for p in parts), strict=True)))
-            arms[arm] = self.predict_arm(arm, inputs)
-        return self.combine(arms, names, messages=messages, date=date)
+    def _observe_files(
+        self,
+        files: Sequence[Path],
+        source: Mapping[str, Any],
+        settings: ObserveSettings,
+        velocities: Sequence[float] | None,
+        stationary: StationaryMask | None,
+    ) -> list[Observed]:
+        """The rows of some files, in their order."""
+        within = needed_range(self.preprocessing, velocity=settings.cross_correlation.limit)
+        read: list[tuple[Spectra, ...] | None] = []
+        failed: dict[int, Observed] = {}
+        for i, file in enumerate(files):
+            try:
+                read.append(
+                    io.read_segments(
+                        file, source=source, data_root=self.config["data_root"] or None, within=within
+                    )
+                )
+            except SpectrumError as error:
+                logger.warning("flagged: %s", error)
+                failed[i] = nothing(file.name, self.preprocessing, str(error))
+                read.append(None)
+        good = [i for i, segments in enumerate(read) if segments is not None]
+        out: list[Observed] = []
+        try:
+            rows = observe_files(
+                [read[i] for i in good],
+                self.preprocessing,
+                settings=settings,
+                velocities=None if velocities is None else [velocities[i] for i in good],
+                templates=self.templates,
+                stationary=stationary,
+            )
+        except SpectrumError as error:
+            if len(files) == 1:
+                logger.warning("flagged: %s", error)
+                return [nothing(files[0].name, self.preprocessing, str(error))]
+            for i in range(len(files)):  # one of them alone can be at fault
+                own = None if velocities is None else velocities[i : i + 1]
+                out += self._observe_files(files[i : i + 1], source, settings, own, stationary)
+            return out
+        by_file = dict(zip(good, rows, strict=True)) | failed
+        return [by_file[i] for i in range(len(files))]
 
-    def _nothing(self) -> dict[str, ArmInputs]:
-        """Inputs of one spectrum without a valid pixel."""
-        pixels = {arm: len(self.preprocessing.wave(arm)) for arm in self.preprocessing.arms}
-        return {
-            arm: ArmInputs(np.zeros((1, n), np.float32), np.zeros((1, n), bool), np.full(1, np.nan))
-            for arm, n in pixels.items()
+    def _predict_observed(self, observed: Observed, settings: ObserveSettings, date: str | None) -> Catalogue:
+        if settings.join:
+            observed = join(observed, self.preprocessing, settings=settings)
+        arms = {
+            arm: self.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
+            for arm, on in observed.arms.items()
         }
+        return self.combine(
+            arms,
+            observed.names,
+            messages=observed.messages,
+            star_ids=observed.star_ids if any(observed.star_ids) else None,
+            observed=observed,
+            date=date,
+        )
 
 
 def load(
@@ -379,7 +468,25 @@ def load(
             f"{workdir}: calibration of another predict.combine",
         )
         calibration = Calibration.from_json(found["all"])
-    return Predictor(expected, networks, config, calibration, description)
+    return Predictor(expected, networks, config, calibration, description, load_templates(workdir))
+
+
+def _with_velocities(settings: ObserveSettings, velocities: object) -> ObserveSettings:
+    return dataclasses.replace(settings, velocity=velocities) if isinstance(velocities, str) else settings
+
+
+def _observed_columns(observed: Observed) -> dict[str, tuple[np.ndarray, str, str]]:
+    """Columns of the catalogue: name -> values, unit, description. Positions only where there are some."""
+    columns = {
+        "rv": (observed.velocity, "km/s", "radial velocity that was taken out; 0 = taken to be at rest"),
+        "rv_err": (observed.velocity_error, "km/s", "its standard deviation, NaN = not known"),
+    }
+    for name, values in (("ra", observed.ra), ("dec", observed.dec)):
+        if np.isfinite(values).any():
+            columns[name] = (values, "deg", "position as the file says")
+    if np.any(observed.inputs > 1):
+        columns["exposures"] = (observed.inputs.astype(np.int32), "", "spectra that the row is made of")
+    return columns
 
 
 def _mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
-"""How library and survey become inputs of a network: grids, line spreads, resampling, and their description."""
+"""How library and survey become inputs of a network: cleaning, grids, line spreads, resampling; its description."""
 
+from remap.preprocess.cleaning import CleaningSettings, mask_bad
+from remap.preprocess.cosmic_rays import mask_cosmic_rays, mask_cosmic_rays_in_stack, measure_line_width
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import (
     crop,
@@ -13,17 +15,42 @@ from remap.preprocess.grid import (
 )
 from remap.preprocess.resample import LineSpread, degrade, degrade_and_resample, line_fwhm
 from remap.preprocess.rotation import broaden, rotate
+from remap.preprocess.stationary import StationaryMask, find_stationary, mask_stationary
+from remap.preprocess.velocity import (
+    MediaComparison,
+    Templates,
+    Velocities,
+    VelocitySettings,
+    compare_media,
+    make_templates,
+    measure_velocities,
+)
 
 __all__ = [
+    "CleaningSettings",
     "LineSpread",
+    "MediaComparison",
     "Preprocessing",
+    "StationaryMask",
+    "Templates",
+    "Velocities",
+    "VelocitySettings",
     "broaden",
+    "compare_media",
     "crop",
     "degrade",
     "degrade_and_resample",
+    "find_stationary",
     "library_on_grid",
     "line_fwhm",
     "make_preprocessing",
+    "make_templates",
+    "mask_bad",
+    "mask_cosmic_rays",
+    "mask_cosmic_rays_in_stack",
+    "mask_stationary",
+    "measure_line_width",
+    "measure_velocities",
     "model_inputs",
     "needed_range",
     "observed_on_grid",

@@ -18,7 +18,7 @@ from remap.config import ConfigError, Section
 from remap.continuum.common import NormalizeFn
 from remap.continuum.normalizers import NORMALIZERS, get_normalizer
 from remap.labels import LabelBins, label_bins
-from remap.preprocess.resample import LineSpread
+from remap.preprocess.resample import LineSpread, line_fwhm
 from remap.spectra import MEDIA
 
 # Raised whenever the same settings would give other pixels; part of the description.
@@ -65,6 +65,17 @@ class Preprocessing:
         """The line spreads as records that `resample.degrade` takes."""
         kind, values = self.spreads
         return tuple(LineSpread(**{kind: value}) for value in values)
+
+    def fwhm(self, arm: str) -> np.ndarray:
+        """float64[N], Å: the line spread that observed spectra are brought to, the middle one of `line_spreads`."""
+        kind, values = self.spreads
+        middle = sorted(values)[len(values) // 2]
+        return line_fwhm(LineSpread(**{kind: middle}), self.wave(arm))
+
+    def coarsest(self, arm: str) -> np.ndarray:
+        """float64[N], Å: the widest line spread that the networks have seen."""
+        wave = self.wave(arm)
+        return np.max([line_fwhm(spread, wave) for spread in self.line_spreads()], axis=0)
 
     def normalizer(self, arm: str) -> NormalizeFn:
         """The jit-able normaliser of an arm's spectra: (flux[S, N], valid[S, N]) -> normalised flux[S, N]."""

@@ -10,17 +10,23 @@ import numpy as np
 from remap.config import ConfigError
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.resample import LineSpread, degrade_and_resample, resample
-from remap.spectra import Spectra, SpectrumError, doppler_shift
+from remap.spectra import Spectra, SpectrumError, doppler_shift, to_medium
 
 # Å beyond the outermost pixels that degrading may look at: 4σ of any line spread below 25 Å, the shift
 # between air and vacuum (1.6 Å at 5750 Å), and a spline's reach.
 CROP_MARGIN = 50.0
+FEWEST_PIXELS = 4  # that a cubic spline takes
 
 
-def needed_range(preprocessing: Preprocessing) -> tuple[float, float]:
-    """Lowest and highest wavelength [Å] that the arms need of a spectrum in either medium, with a margin."""
+def needed_range(preprocessing: Preprocessing, *, velocity: float = 0.0) -> tuple[float, float]:
+    """Å, of either medium: what the arms need of a spectrum, with a margin for degrading.
+
+    Args:
+      velocity: the spectra may move by as much to either side [km/s].
+    """
     ends = np.concatenate([preprocessing.wave(arm)[[0, -1]] for arm in preprocessing.arms])
-    return float(ends.min() - CROP_MARGIN), float(ends.max() + CROP_MARGIN)
+    low, high = doppler_shift(ends.min(), -velocity), doppler_shift(ends.max(), velocity)
+    return float(low) - CROP_MARGIN, float(high) + CROP_MARGIN
 
 
 def crop(spectra: Spectra, preprocessing: Preprocessing) -> Spectra:
@@ -76,18 +82,75 @@ def library_on_grid(
 def observed_on_grid(
     spectra: Spectra, preprocessing: Preprocessing, arm: str, *, velocity: float = 0.0
 ) -> Spectra:
-    """Observed spectra on an arm's grid, at rest.
+    """Observed spectra on an arm's grid, at rest and at the networks' line spread, in one interpolation.
+
+    Where the spectra say how wide their lines are (`Spectra.fwhm`), those that are sharper than
+    `Preprocessing.fwhm` are convolved down to it on their own pixels; coarser ones stay as they are, which
+    `coarser_than` tells. Where they do not, they are taken to be as the networks know them. The variance of a
+    convolved pixel is the kernel's square against the variances of the pixels under it; that of an interpolated one
+    is interpolated linearly.
 
     Args:
       spectra: as read, in their own medium and sampling.
-      velocity: radial velocity to remove [km/s], positive when receding.
+      velocity: radial velocity to remove [km/s], positive when receding. Wavelengths are shifted in vacuum.
 
     Returns:
       The resampled spectra; pixels that the input does not cover are invalid.
     """
+    wave = preprocessing.wave(arm)
+    # Only what is needed: far from the arms, in the ultraviolet, the formula for the index of air has poles.
+    low, high = doppler_shift(wave[[0, -1]], velocity)
+    near = (spectra.wave >= low - CROP_MARGIN) & (spectra.wave <= high + CROP_MARGIN)
+    if np.count_nonzero(near) < FEWEST_PIXELS:
+        return _nothing(spectra, wave, preprocessing.medium)
+    if not near.all():
+        spectra = spectra.pixels(np.flatnonzero(near))
     if velocity:
-        spectra = dataclasses.replace(spectra, wave=doppler_shift(spectra.wave, -velocity))
-    return resample(spectra, preprocessing.wave(arm), medium=preprocessing.medium)
+        spectra = at_rest(spectra, velocity)
+    if spectra.fwhm is None:
+        return resample(spectra, wave, medium=preprocessing.medium)
+    return degrade_and_resample(
+        spectra,
+        wave,
+        medium=preprocessing.medium,
+        lsf=LineSpread(fwhm=preprocessing.fwhm(arm)),
+        native=LineSpread(fwhm=spectra.fwhm),
+        keep_coarser=True,
+    )
+
+
+def at_rest(spectra: Spectra, velocity: float) -> Spectra:
+    """Spectra with a radial velocity [km/s] taken out of their wavelengths, which are in vacuum afterwards."""
+    vacuum = to_medium(spectra.wave, source=spectra.medium, target="vacuum")
+    shifted = doppler_shift(vacuum, -velocity)
+    fwhm = None if spectra.fwhm is None else spectra.fwhm * (shifted / vacuum)
+    return dataclasses.replace(spectra, wave=shifted, fwhm=fwhm, medium="vacuum")
+
+
+def coarser_than(spectra: Spectra, preprocessing: Preprocessing, arm: str, *, tolerance: float) -> bool:
+    """True where spectra on an arm's grid have wider lines than the networks have seen, by more than a tolerance.
+
+    Args:
+      spectra: from `observed_on_grid`.
+      tolerance: 0.1 allows a tenth more than the widest line spread of the training, in the median over the arm.
+    """
+    if spectra.fwhm is None:
+        return False
+    return bool(np.median(spectra.fwhm / preprocessing.coarsest(arm)) > 1 + tolerance)
+
+
+def _nothing(spectra: Spectra, wave: np.ndarray, medium: str) -> Spectra:
+    """The same spectra on a grid that they do not reach."""
+    shape = (len(spectra), wave.size)
+    return dataclasses.replace(
+        spectra,
+        wave=wave,
+        flux=np.zeros(shape, spectra.flux.dtype),
+        valid=np.zeros(shape, bool),
+        ivar=None if spectra.ivar is None else np.zeros(shape, spectra.ivar.dtype),
+        medium=medium,
+        fwhm=None,
+    )
 
 
 def scale_to_unit(flux: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -185,6 +185,7 @@ def degrade_and_resample(
     medium: str,
     lsf: LineSpread | None,
     native: LineSpread | None = None,
+    keep_coarser: bool = False,
 ) -> Spectra:
     """`degrade` and then `resample`, on no more of the spectra than the new grid needs.
 
@@ -198,9 +199,10 @@ def degrade_and_resample(
       medium: "air" or "vacuum".
       lsf: the line spread wanted; arrays are per pixel of `new_wave`. None leaves out degrading.
       native: the one that the spectra have; arrays are per pixel of `spectra`. None is infinitely sharp.
+      keep_coarser: leave pixels as they are whose own line spread is the wider one, instead of refusing them.
 
     Returns:
-      The spectra float[S, M].
+      The spectra float[S, M] with the line spread that they have now.
 
     Raises:
       ValueError, SpectrumError: as `degrade` and `resample`.
@@ -213,7 +215,7 @@ def degrade_and_resample(
     fwhm = line_fwhm(_line_spread_on(lsf, target, wave), wave)
     if native is not None:  # beyond the new grid nothing is wanted, so nothing there can be too sharp
         own = line_fwhm(native, wave)
-        beyond = (wave < target[0]) | (wave > target[-1])
+        beyond = keep_coarser | (wave < target[0]) | (wave > target[-1])
         fwhm = np.where(beyond, np.maximum(fwhm, own), fwhm)
     first, last = np.searchsorted(wave, target[[0, -1]])
     first, last = min(max(first - 1, 0), wave.size - 1), min(last, wave.size - 1)

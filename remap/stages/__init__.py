@@ -1,9 +1,10 @@
-"""The stages of the main route, one per file; each takes a config and a working folder."""
+"""The stages of the main route, one per file; each takes a config and, but for `fetch_library`, a folder."""
 
 __all__ = [
     "align",
     "calibrate",
     "evaluate",
+    "fetch_library",
     "finetune",
     "preprocess",
     "pretrain",

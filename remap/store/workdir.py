@@ -5,6 +5,7 @@ workdir/data/preprocessing.json         the description of the inputs
 workdir/data/library_ARM.npz            library on the arm's grid, before noise and normalisation
 workdir/data/libraries/NAME/library_ARM.npz     the same of each of `config.libraries`
 workdir/data/library_check.ecsv         what is odd about the nodes of the libraries
+workdir/data/templates.npz              spectra of the library that velocities are measured with
 workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
@@ -40,10 +41,13 @@ from astropy.table import Table
 
 from remap.config import config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
+from remap.preprocess.velocity import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
-from remap.store.atomic import write_json
+from remap.store.atomic import save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
+
+PER_ARM = ("wave", "flux", "valid")  # of the templates of velocities
 
 
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -125,6 +129,32 @@ def load_survey(workdir: Path, arm: str) -> tuple[Stars, np.ndarray]:
     with np.load(workdir / "data" / f"survey_{arm}.npz") as a:
         survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
         return survey, a["snr"]
+
+
+def save_templates(workdir: Path, templates: Templates) -> None:
+    """Writes the templates of velocities, whole or not at all."""
+    arms = {f"{name}_{arm}": getattr(templates, name)[arm] for name in PER_ARM for arm in templates.wave}
+    save_arrays(
+        workdir / "data" / "templates.npz",
+        labels=templates.labels,
+        index=templates.index,
+        taper=np.array(templates.taper),
+        medium=np.array(templates.medium),
+        arms=np.array(list(templates.wave)),
+        **arms,
+    )
+
+
+def load_templates(workdir: Path) -> Templates | None:
+    """The templates of velocities, or None in a folder that was prepared before there were any."""
+    path = workdir / "data" / "templates.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as a:
+        arms = [str(arm) for arm in a["arms"]]
+        per_arm = {name: {arm: a[f"{name}_{arm}"] for arm in arms} for name in PER_ARM}
+        own = {"labels": a["labels"], "index": a["index"]}
+        return Templates(**per_arm, **own, medium=str(a["medium"]), taper=float(a["taper"]))
 
 
 def share(workdir: Path, name: str, source: Path) -> None:

@@ -29,6 +29,7 @@ from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
 from remap.stages.align import AlignStageSettings
 from remap.stages.evaluate import EvaluateSettings
+from remap.stages.fetch_library import FetchSettings
 from remap.stages.finetune import FinetuneSettings
 from remap.stages.library import LibraryFiles
 from remap.stages.preprocess import SurveyFiles
@@ -289,6 +290,7 @@ def test_defaults_of_the_stages_records_are_the_shared_values():
         (EmbeddingSettings, "embeddings"),
         (RangeSettings, "find_lr"),
         (AlignStageSettings, "align"),
+        (FetchSettings, "fetch"),
     ):
         assert record(cls, c[name], name) == cls(), name
     tuned = record(FinetuneSettings, c.finetune, "finetune")

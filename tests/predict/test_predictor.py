@@ -11,7 +11,7 @@ from helpers import tiny
 from remap import Predictor, load, make_spectra
 from remap.io import list_files
 from remap.predict.catalogue import Flag
-from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift
+from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
 
 LABELS = ("teff", "logg", "feh")
 GOOD = tuple(range(5))
@@ -173,7 +173,7 @@ def test_names_may_repeat(tiny_predictor, good):
 def test_velocities_take_stars_to_rest(tiny_predictor, good):
     speeds = np.array([0.0, 150.0, -200.0, 30.0, 90.0])
     moved = [
-        dataclasses.replace(s, wave=doppler_shift(s.wave, v))
+        dataclasses.replace(s, wave=vacuum_to_air(doppler_shift(air_to_vacuum(s.wave), v)))
         for s, v in zip((tiny.spectra((i,)) for i in GOOD), speeds, strict=True)
     ]
     # The wavelengths come back to rounding, and so do the pixels.
@@ -185,7 +185,7 @@ def test_velocities_take_stars_to_rest(tiny_predictor, good):
 
 def test_star_of_unknown_velocity_is_flagged_and_wrong_counts_are_refused(tiny_predictor, good):
     found = tiny_predictor.predict(tiny.spectra(GOOD), velocities=[0, 0, np.nan, 0, 0])
-    assert_unusable(found, 2, "dwarf_02.fits: expected a radial velocity, found nan")
+    assert_unusable(found, 2, "dwarf_02.fits: expected a radial velocity [km/s], found nan")
     assert_same_rows(found, good, [tiny.DWARFS[i][0] for i in (0, 1, 3, 4)])
     with pytest.raises(ValueError, match=r"expected 5 velocities, found shape \(2,\)"):
         tiny_predictor.predict(tiny.spectra(GOOD), velocities=[0, 0])
@@ -316,17 +316,18 @@ def test_unreadable_files_are_flagged_in_place_and_the_rest_goes_on(tiny_predict
     empty.touch()
     short = tiny.write_table(folder / "short.fits", wave, flux, ivar)
     short.write_bytes(short.read_bytes()[:-2880])
-    backwards = tiny.write_table(folder / "backwards.fits", wave[::-1], flux, ivar)
+    back = np.where(wave == wave[1], wave[0] - 1, wave)
+    backwards = tiny.write_table(folder / "backwards.fits", back, flux, ivar)
     image = tiny.write_image(folder / "image.fits", 4990.0, 1.0, flux)
     tiny_file = tiny.write_table(folder / "three.fits", wave[:3], flux[:3], ivar[:3])
     bad = [text, empty, short, backwards, image, tiny_file, folder / "gone.fits", folder]
     messages = [
-        "unreadable file",
+        "a header without END",
         "empty file",
         "truncated file",
-        "increase strictly, found 5251.3 then 5250.3",
+        "increase strictly, found 4990.3 then 4989.3",
     ]
-    messages += ["expected HDU 1, found 0", "expected at least 4 pixels", "gone.fits", "found a folder"]
+    messages += ["expected HDU 1, found 0", "no arm has enough valid pixels", "gone.fits", "found a folder"]
     files = [folder / tiny.DWARFS[i][0] for i in GOOD]
     mixed = [files[0], *bad[:4], *files[1:4], *bad[4:], files[4]]
     found = tiny_predictor.predict_files(mixed)
@@ -334,7 +335,8 @@ def test_unreadable_files_are_flagged_in_place_and_the_rest_goes_on(tiny_predict
     assert_same_rows(found, good)
     for path, message in zip(bad, messages, strict=True):
         assert_unusable(found, mixed.index(path), message)
-        assert path.name in found.table["message"][mixed.index(path)]
+        if path != tiny_file:  # that one was read
+            assert path.name in found.table["message"][mixed.index(path)]
 
 
 def test_a_batch_of_bad_files_alone_is_a_catalogue_too(tiny_predictor, tmp_path):

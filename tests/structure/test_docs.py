@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "benchmarks/README.md")
+DOCS = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/libraries.md", "benchmarks/README.md")
 PLACES = re.compile(r"`((?:remap|launch|configs|benchmarks|tests|docs)/[\w./]*)`")
 NAMES = re.compile(r"`((?:remap|launch|benchmarks)(?:\.\w+)+)`")
 LINKS = re.compile(r"\]\(([^)#:\s]*)(?:#([\w-]+))?\)")

@@ -1,0 +1,199 @@
+"""Networks applied to other surveys' spectra that they were not trained on, degraded to them: bias, scatter, flags.
+
+    python -m benchmarks.bench_surveys --workdir=workdirs/miles
+
+Needs the real files of the data root's folder `surveys` (its README names them) and a working folder with fine-tuned
+networks. Every survey is read by its preset (`remap.surveys`), cleaned, brought to the networks' line spread and to
+rest, and predicted as `launch.predict --survey=NAME` does it. Prints Markdown.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from astropy.table import Table
+
+from launch import cli
+from remap import io, surveys
+from remap.predict.catalogue import Catalogue, Flag
+from remap.predict.predictor import Predictor, load
+from remap.surveys import Survey
+
+STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "pretrain"], "Which networks.")
+LABELS = ("teff", "logg", "feh")
+UNITS = {"teff": 0, "logg": 2, "feh": 2}  # decimals
+
+
+class Star(NamedTuple):
+    """A file outside the big surveys, and what is known of its star."""
+
+    folder: str
+    file: str
+    survey: Survey
+    name: str
+    truth: tuple[float, float, float] | None  # None: what it is, not its labels, is known
+    velocity: float | None = None  # km/s, measured by others
+
+
+def _image(name: str, resolution: float, frame: str, **source: Any) -> Survey:
+    """An echelle spectrum on a linear axis in air, which no preset is about."""
+    declared = {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom"}
+    return Survey(
+        name=name,
+        about="",
+        source=declared | {"line_spread": {"resolution": resolution}} | source,
+        patterns=("*.fits",),
+        frame=frame,
+        reference="",
+    )
+
+
+def stars() -> tuple[Star, ...]:
+    """The single stars, with labels from the literature."""
+    mike = _image("mike", 30000.0, "rest")
+    text = surveys.get("text").with_source({"medium": "air", "line_spread": {"resolution": 80000.0}})
+    text = dataclasses.replace(text, frame="rest")
+    sun = _image("sun", 100000.0, "rest")
+    stis = surveys.get("calspec")
+    return (
+        Star("sun_image", "sun-450-530.fits", sun, "Sun", (5772.0, 4.44, 0.0), 0.0),
+        Star("sun_text", "UVES_Sun-1_cleaned_norm.txt", text, "Sun", (5772.0, 4.44, 0.0), 0.0),
+        Star(
+            "harps",
+            "HARPS.2006-09-08T02-12-38.604_s1d_A.fits",
+            surveys.get("harps"),
+            "HD 189733",
+            (5050.0, 4.5, -0.03),
+            -2.0,
+        ),
+        Star("mike", "hd122563.fits", mike, "HD 122563", (4587.0, 1.61, -2.64), 0.0),
+        Star("mike", "g64-12.fits", mike, "G64-12", (6435.0, 4.26, -3.3), 0.0),
+        Star("calspec", "p330e_001.fits", stis, "P330E", (5800.0, 4.4, 0.0)),
+        Star("calspec", "alpha_lyr_stis_005.fits", stis, "Vega (A0 V)", None),
+        Star("elodie", "exStar.fits", surveys.get("elodie"), "γ Peg (B2 IV)", None, -18.0),
+        Star("hires", "rj59.1926_adj.fits", surveys.get("hires"), "GJ 880 (M1.5 V)", None),
+        Star("uves", "", surveys.get("uves"), "MN Lup (T Tauri)", None),
+        Star("sdss_spec", "", surveys.get("sdss"), "hot star", None),
+        Star("boss_spec", "", surveys.get("sdss"), "G star", None),
+        Star("sdss_spSpec", "", surveys.get("sdss_spspec"), "galaxy", None),
+    )
+
+
+def main() -> None:
+    root = io.find_data("surveys")
+    predictor = load(cli.WORKDIR.value, stage=STAGE.value)
+    logging.getLogger("remap").setLevel(logging.ERROR)
+    print("**LAMOST low resolution** against LASP\n")
+    for line in lamost(predictor, root):
+        print(line)
+    print("\n**LAMOST, the same stars again**: scatter between visits over the predicted errors\n")
+    for line in repeats(predictor, root):
+        print(line)
+    print("\n**Single stars**\n")
+    for line in singles(predictor, root):
+        print(line)
+
+
+def lamost(predictor: Predictor, root: Path) -> Iterator[str]:
+    """Bias, robust scatter and coverage against the survey's own labels, and velocities against its own."""
+    survey, folder = surveys.get("lamost_lrs"), root / "lamost_lrs"
+    files = io.list_files(folder / "spectra", survey.patterns)
+    table = Table.read(folder / "labels.ecsv")
+    row = {str(name): i for i, name in enumerate(table["file"])}
+    table = table[[row[f.name] for f in files]]
+    found = predictor.predict_files(files, survey=survey, velocities="measure")
+    known = np.all([np.asarray(table[x], float) > -9000 for x in LABELS], axis=0)
+    velocity = np.asarray(table["rv"], float)
+    yield (
+        "| S/N (g) | n | "
+        + " | ".join(f"{x}: bias, robust, in 68 %" for x in LABELS)
+        + " | rv: median, robust |"
+    )
+    yield "|---|---|" + "---|" * (len(LABELS) + 1)
+    snr = np.asarray(table["snr_g"], float)
+    for low, high in ((0, 10), (10, 20), (20, 30), (30, np.inf)):
+        some = (snr > low) & (snr <= high) & known & _clean(found, ~(Flag.LOW_SNR | Flag.BAD_PIXELS))
+        cells = []
+        for label in LABELS:
+            difference = np.asarray(found.table[label])[some] - np.asarray(table[label], float)[some]
+            width = (found.table[f"{label}_p84"] - found.table[f"{label}_p16"])[some] / 2
+            joint = np.hypot(width, np.asarray(table[f"{label}_err"], float)[some])
+            inside = np.mean(np.abs(difference) < joint) if some.any() else np.nan
+            cells.append(
+                f"{np.median(difference):.{UNITS[label]}f}, {_robust(difference):.{UNITS[label]}f}, {inside:.2f}"
+            )
+        away = (np.asarray(found.table["rv"]) - velocity)[some & (velocity > -9000)]
+        cells.append(f"{np.median(away):.1f}, {_robust(away):.1f}")
+        yield f"| {low}-{high} | {np.count_nonzero(some)} | " + " | ".join(cells) + " |"
+    yield ""
+    flagged = {flag.name: int(np.count_nonzero(np.asarray(found.table["flags"]) & flag)) for flag in Flag}
+    yield f"Flags of all {len(files)}: " + ", ".join(f"{k} {v}" for k, v in flagged.items() if v)
+
+
+def repeats(predictor: Predictor, root: Path) -> Iterator[str]:
+    """Differences between visits of a star, in units of their joint predicted error."""
+    survey, folder = surveys.get("lamost_lrs"), root / "lamost_repeats"
+    table = Table.read(folder / "repeats.csv", format="ascii.csv")
+    files = [folder / "spectra" / str(name) for name in table["file"]]
+    settings = dataclasses.replace(predictor.observe_settings, velocity="measure", join=False)
+    # Not by the survey's preset as it is, which would make one row of a star's visits.
+    found = predictor.predict_files(files, source=survey.source, settings=settings)
+    group = np.asarray(table["group"])
+    good = _clean(found, Flag.UNREADABLE | Flag.EDGE | Flag.RESOLUTION | Flag.VELOCITY)
+    yield "| label | pairs | robust scatter of a difference / √2 | the same in predicted errors |"
+    yield "|---|---|---|---|"
+    for label in LABELS:
+        value, width = found.table[label], (found.table[f"{label}_p84"] - found.table[f"{label}_p16"]) / 2
+        pairs = []
+        for g in np.unique(group):
+            rows = np.flatnonzero((group == g) & good)
+            pairs += [(i, j) for k, i in enumerate(rows) for j in rows[k + 1 :]]
+        first, second = (np.array(x) for x in zip(*pairs, strict=True))
+        difference = np.asarray(value[first] - value[second])
+        pull = difference / np.hypot(width[first], width[second])
+        scatter = 1.4826 * np.median(np.abs(difference)) / np.sqrt(2)
+        yield (
+            f"| {label} | {len(pairs)} | {scatter:.{UNITS[label]}f} | {1.4826 * np.median(np.abs(pull)):.2f} |"
+        )
+
+
+def singles(predictor: Predictor, root: Path) -> Iterator[str]:
+    """One row per star: what is known, what is predicted, velocity and flags."""
+    yield "| star | file of | known | predicted | rv: known, measured | flags |"
+    yield "|---|---|---|---|---|---|"
+    for star in stars():
+        folder = root / star.folder
+        file = folder / star.file if star.file else io.list_files(folder, star.survey.patterns)[0]
+        for velocities in ("rest", "measure") if star.survey.frame == "rest" else ("measure",):
+            found = predictor.predict_files([file], survey=star.survey, velocities=velocities)
+            table = found.table
+            known = "" if star.truth is None else _values(star.truth)
+            said = ", ".join(
+                f"{table[x][0]:.{UNITS[x]}f} ± {(table[f'{x}_p84'][0] - table[f'{x}_p16'][0]) / 2:.{UNITS[x]}f}"
+                for x in LABELS
+            )
+            speed = f"{'' if star.velocity is None else f'{star.velocity:.0f}'}, {table['rv'][0]:.1f}"
+            raised = ", ".join(f.name for f in Flag if table["flags"][0] & f) or "none"
+            message = f" ({table['message'][0]})" if table["message"][0] else ""
+            yield f"| {star.name} | {star.folder} | {known} | {said} | {speed} | {raised}{message} |"
+
+
+def _values(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:.{UNITS[x]}f}" for x, v in zip(LABELS, values, strict=True))
+
+
+def _clean(found: Catalogue, flags: int) -> np.ndarray:
+    """bool[S]: rows with none of these flags."""
+    return (np.asarray(found.table["flags"]) & int(flags)) == 0
+
+
+def _robust(values: np.ndarray) -> float:
+    return float(1.4826 * np.median(np.abs(values - np.median(values)))) if values.size else float("nan")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir",))

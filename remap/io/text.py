@@ -1,0 +1,224 @@
+"""Spectra as text: columns of numbers, with or without a header."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remap.config import ConfigError, Section
+from remap.io import axis, facts, files, places, segments
+from remap.spectra import Spectra, SpectrumError
+
+COLUMNS = ("wave_column", "flux_column", "ivar_column", "error_column", "mask_column")
+OPTIONAL = {
+    "wave_column": 0,
+    "flux_column": 1,
+    "ivar_column": None,
+    "error_column": None,
+    "mask_column": None,
+    "mask_good": None,
+    "mask_bits": None,
+    "comments": ("#", "!", "%", "//"),
+    "facts": None,
+    "line_spread": None,
+}
+MOST_HEADER = 1000  # lines
+MISSING = {"", "nan", "--", "-", "null", "none", "n/a", "na", "indef", "inf", "-inf", "+inf", "infinity"}
+BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read_text_spectrum(
+    path: Path, source: Section, *, within: tuple[float, float] | None = None
+) -> tuple[Spectra, ...]:
+    """Reads one spectrum from a text file of two or more columns, one line per pixel.
+
+    Columns are parted by commas, semicolons, tabs or blanks; a comma may be the decimal point where it parts nothing.
+    Lines that are empty or begin with a comment are skipped, and those before the first line of numbers are the
+    header, whose last line may name the columns. After it every line must have as many numbers as the first. A last
+    line without an end is left out: it may have been cut within a number.
+
+    Args:
+      path: the file, plain or gzipped.
+      source: format "text"; medium; axis "linear", "ln" or "log10"; wave_unit; wave_column and flux_column (default 0
+        and 1), at most one of ivar_column and error_column, and mask_column with mask_good and mask_bits as in
+        tables: each a number from 0 or a name in the header. Further columns are not read: a third one may be an
+        error, a normalised flux or a continuum. comments, the texts with which a comment begins; facts (from the
+        file's name alone) and line_spread (see `remap.io.facts`).
+      within: Å, in the medium of the source.
+
+    Raises:
+      SpectrumError: the file is broken, binary, or not what is declared.
+      ValueError: the declaration is wrong.
+    """
+    required = ("format", "medium", "axis", "wave_unit")
+    source = files.check_source(source, kind="text", required=required, optional=OPTIONAL)
+    if source["ivar_column"] is not None and source["error_column"] is not None:
+        raise ConfigError("source of text: give ivar_column or error_column, not both")
+    if source["mask_column"] is not None:
+        files.check_choice(source, "mask_good", ("zero", "nonzero"), "text")
+    elif source["mask_good"] is not None or source["mask_bits"] is not None:
+        raise ConfigError("source of text: mask_good and mask_bits need a mask_column")
+    source["facts"] = facts.check_facts(source["facts"], "text")
+    source["line_spread"] = facts.check_spread(source["line_spread"], "text")
+    with files.reading(path, "a text file with columns of numbers"):
+        table, names = _parse(_decode(path), path, tuple(source["comments"]))
+        columns = {}
+        for key in COLUMNS:
+            if source[key] is not None:
+                columns[key] = table[:, _position(source[key], names, table.shape[1], path)]
+    valid = None
+    if "mask_column" in columns:
+        valid = places.good_pixels(
+            columns["mask_column"],
+            path,
+            good=source["mask_good"],
+            bits=source["mask_bits"],
+            what="the mask column",
+        )
+    segment = segments.Segment(
+        coordinate=columns["wave_column"],
+        flux=columns["flux_column"],
+        ivar=columns.get("ivar_column"),
+        error=columns.get("error_column"),
+        valid=valid,
+        names=(path.name,),
+        facts=facts.gather(source["facts"], path),
+    )
+    return segments.build_all([(segment, source)], path, axis.check_within(within))
+
+
+def _decode(path: Path) -> str:
+    content = path.read_bytes()
+    if content.startswith(files.GZIP):
+        with gzip.open(path) as file:
+            content = file.read(files.LARGEST + 1)
+    if len(content) > files.LARGEST:
+        raise SpectrumError(f"{path}: expected a spectrum, found more than {files.LARGEST:.2g} bytes")
+    for mark, encoding in BOMS.items():
+        if content.startswith(mark):
+            return content.decode(encoding)
+    if b"\0" in content[:65536] or b"\0" in content:
+        raise SpectrumError(f"{path}: expected a text file, found a binary one")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _parse(text: str, path: Path, comments: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
+    """The numbers float64[rows, columns] of a text, NaN where one is missing, and the names in its header."""
+    ended = text.endswith(("\n", "\r"))
+    lines, numbers, header = [], [], ""
+    first: tuple | None = None
+    for i, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped:
+            continue
+        if stripped.startswith(comments):
+            if first is None:
+                header = stripped.lstrip("".join(comments)).strip() or header
+            continue
+        if first is None:
+            first = _separator(stripped)
+            if first is None:
+                header = stripped
+                if i > MOST_HEADER:
+                    raise SpectrumError(f"{path}: expected numbers within {MOST_HEADER} lines, found none")
+                continue
+        lines.append(stripped)
+        numbers.append(i)
+    if first is None:
+        raise SpectrumError(
+            f"{path}: expected lines with two or more numbers, found none (header: {header[:60]!r})"
+        )
+    if not ended and len(lines) > 2:
+        lines, numbers = lines[:-1], numbers[:-1]
+    separator, decimal = first
+    if decimal:
+        lines = [line.replace(",", ".") for line in lines]
+    width = len(split(lines[0], separator))
+    table = _fast(lines, separator, width)
+    if table is None:
+        table = np.array(
+            [_row(line, separator, width, path, i) for line, i in zip(lines, numbers, strict=True)]
+        )
+    names = [n.strip().strip('"').strip("'") for n in split(header, separator)] if header else []
+    return table, names if len(names) == width else []
+
+
+def split(line: str, separator: str | None) -> list[str]:
+    """The cells of a line; an empty last one, after a separator at the end, is none."""
+    cells = line.split() if separator is None else [c.strip() for c in line.split(separator)]
+    return cells[:-1] if separator is not None and cells and not cells[-1] else cells
+
+
+def _separator(line: str) -> tuple[str | None, bool] | None:
+    """What parts the cells of a line of numbers, and whether a comma is its decimal point; None for other lines."""
+    for separator, decimal in (
+        (";", False),
+        (";", True),
+        (",", False),
+        ("\t", False),
+        (None, False),
+        ("\t", True),
+        (None, True),
+    ):
+        if separator is not None and separator not in line:
+            continue
+        cells = split(line.replace(",", ".") if decimal else line, separator)
+        if len(cells) > 1 and all(_is_number(c) for c in cells[:2]):
+            return separator, decimal
+    return None
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", cell) is not None or cell.lower() == "nan"
+
+
+def _fast(lines: list[str], separator: str | None, width: int) -> np.ndarray | None:
+    """All numbers at once; None where a line is not so simple."""
+    try:
+        table = np.loadtxt(lines, delimiter=separator, ndmin=2, comments=None)
+    except ValueError:
+        return None
+    return table if table.shape == (len(lines), width) else None
+
+
+def _row(line: str, separator: str | None, width: int, path: Path, number: int) -> list[float]:
+    cells = split(line, separator)
+    if len(cells) < width and (line.count(separator) == width - 1 if separator else width == 2):
+        cells += [""] * (width - len(cells))  # a pixel without a flux
+    if len(cells) != width:
+        raise SpectrumError(
+            f"{path}: expected {width} columns as in the first line of numbers, found {len(cells)} in line {number}"
+        )
+    out = []
+    for at, cell in enumerate(cells):
+        cell = cell.strip('"')
+        if cell.lower() in MISSING:
+            out.append(np.nan)
+        elif _is_number(cell):
+            out.append(float(cell.replace("d", "e").replace("D", "e")))
+        elif at > 1:
+            out.append(np.nan)  # a remark in a column that need not be read
+        else:
+            raise SpectrumError(f"{path}: expected a number in line {number}, found {cell[:40]!r}")
+    return out
+
+
+def _position(column: Any, names: list[str], width: int, path: Path) -> int:
+    if isinstance(column, str):
+        there = [n.lower() for n in names]
+        if column.lower() not in there:
+            raise SpectrumError(
+                f"{path}: expected a column {column!r}, found {', '.join(names) or 'a file without names of columns'}"
+            )
+        return there.index(column.lower())
+    if not 0 <= column < width:
+        raise SpectrumError(f"{path}: expected a column {column}, found {width} columns")
+    return column

@@ -1,0 +1,475 @@
+"""Cosmic rays in one-dimensional spectra: along wavelength, and in exposures of one star.
+
+ccdproc, astroscrappy and L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) look at images, where a cosmic ray has sharp
+edges in two dimensions. Extraction leaves one, so a spectrum needs its own rule, whose idea is the same: what reached
+the detector through the spectrograph is no sharper than its line spread.
+
+A spectrum is taken as a Gaussian process: a smooth continuum, plus lines of any strength seen through the line
+spread (covariance A² exp(-d²/4σ²) at distance d, with A from the contrast around the pixel), plus noise. Then what
+the pixels around say of a few pixels, with the uncertainty of that, is known exactly (Rasmussen & Williams 2006,
+section 5.4.2), and a cosmic ray is a positive deviation that is significant. Lines, in absorption or emission, follow
+from their wings and stay; where the line spread is not sampled, little follows from anything and little is found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import interpolate, ndimage
+
+from remap.preprocess.cleaning import BLOCK, CleaningSettings, segment_median
+from remap.preprocess.resample import FWHM_PER_SIGMA
+from remap.spectra import Spectra, SpectrumError, to_medium
+
+log = logging.getLogger(__name__)
+
+SEGMENT = 256  # pixels over which noise and contrast are taken
+PASSES = 4  # found pixels are left out and their neighbours looked at again
+FIRST = 0.7  # of the threshold, for the quick look that finds candidates
+MOST = 0.05  # of the pixels are candidates, the most significant ones
+CONTRAST = 0.35  # A over the range of values around a pixel
+FLOOR = 0.3  # A over the noise, at least
+REACH = 2.5  # FWHM that are looked at on both sides of a pixel, within
+WINDOW = (6, 24)  # pixels
+MEASURED = 0.6  # stars' lines are wider than the line spread, so a width measured from them is an upper limit
+RATIO_SEGMENT = 128  # pixels over which the ratio of two exposures is taken
+GROW = 0.55  # of the threshold, for the pixels beside a cosmic ray
+
+
+def mask_cosmic_rays(spectra: Spectra, settings: CleaningSettings) -> Spectra:
+    """Cosmic rays become bad pixels, from each spectrum alone; flux is as it was.
+
+    A peak is a cosmic ray where it is significant and narrower than a line can be: than `sharpness` times the line
+    spread. Noise is that of `ivar`, or of the highest frequencies of the flux, and is taken as larger where the
+    deviations themselves scatter by more. A cosmic ray as wide as the line spread looks like a line and stays, so
+    does a weak one in the core of a deep line; exposures of the same star tell more (`mask_cosmic_rays_in_stack`).
+
+    Args:
+      spectra: as observed or at rest, on their own pixels; not resampled to finer ones, which makes all of it smooth.
+        The line spread is `Spectra.fwhm`; else that of the settings; else it is measured from the flux.
+      settings: see `CleaningSettings`.
+
+    Returns:
+      The spectra with `valid` bool[S, N] changed. Nothing is masked where the line spread has fewer than
+      `min_sampling` pixels or is not known; the log says so.
+    """
+    width = _pixels_per_fwhm(spectra, settings)
+    if width is None:
+        return spectra
+    able = width >= settings.min_sampling
+    who = spectra.names[0] if spectra.names else "spectra"
+    if not able.all():
+        log.warning(
+            "%s: no cosmic rays are looked for in %.0f %% of the pixels, where the line spread has fewer than %g "
+            "pixels (%.2g to %.2g): a cosmic ray looks like a line there",
+            who,
+            100 * np.mean(~able),
+            settings.min_sampling,
+            width.min(),
+            width.max(),
+        )
+    if not able.any():
+        return spectra
+    valid = spectra.valid.copy()
+    step = max(1, BLOCK // (4 * spectra.wave.size))
+    for i in range(0, len(spectra), step):
+        rows = slice(i, i + step)
+        ivar = None if spectra.ivar is None else spectra.ivar[rows]
+        valid[rows] &= ~_find(
+            spectra.flux[rows], valid[rows], ivar, width * settings.sharpness, able, settings
+        )
+    return dataclasses.replace(spectra, valid=valid)
+
+
+def mask_cosmic_rays_in_stack(
+    exposures: Sequence[Spectra], settings: CleaningSettings
+) -> tuple[Spectra, ...]:
+    """Cosmic rays in exposures of the same star, which each has its own.
+
+    Every exposure is compared with the median of all (with the other one where there are two), after a smooth ratio
+    between them is taken out. The stack counts as uncertain by `stack_slope` times its change to the next pixel, as
+    the star may have moved a little. Of two exposures that disagree, the one is hit that is further from
+    what is around it. One exposure alone goes to `mask_cosmic_rays`.
+
+    Args:
+      exposures: of one spectrum each, in one frame (to a fraction of a pixel), on any grids.
+      settings: see `CleaningSettings`.
+
+    Returns:
+      The exposures, in their order, with `valid` changed.
+
+    Raises:
+      SpectrumError: an exposure holds more than one spectrum.
+    """
+    for exposure in exposures:
+        if len(exposure) != 1:
+            raise SpectrumError(
+                f"{exposure.names[0] if exposure.names else 'exposures'}: expected one spectrum per exposure, found "
+                f"{len(exposure)}"
+            )
+    if len(exposures) == 1:
+        return (mask_cosmic_rays(exposures[0], settings),)
+    masks = [_above_stack(i, exposures, settings) for i in range(len(exposures))]
+    return tuple(
+        dataclasses.replace(e, valid=e.valid & ~found[None])
+        for e, found in zip(exposures, masks, strict=True)
+    )
+
+
+def measure_line_width(flux: np.ndarray, valid: np.ndarray) -> float:
+    """Typical FWHM of the narrowest structure of spectra, in pixels, from their power spectra.
+
+    A Gaussian of standard deviation σ pixels leaves the power exp(-4π²σ²f²) at frequency f, and the slope of its
+    logarithm in f² is fitted where the power is well above the noise's. Rotation and the star's own line widths are
+    in it, so it is an upper limit to the line spread.
+
+    Args:
+      flux: float[S, N].
+      valid: bool[S, N].
+
+    Returns:
+      The median over the spectra; NaN where no structure stands out of the noise.
+    """
+    found = []
+    for row, good in zip(flux, valid, strict=True):
+        ends = np.flatnonzero(good)
+        if ends.size < 64:
+            continue
+        part = slice(ends[0], ends[-1] + 1)
+        y = np.interp(np.arange(part.start, part.stop), ends, row[ends].astype(np.float64))
+        level = segment_median(y[None], SEGMENT)[0]
+        scale = np.median(np.abs(level))
+        if not scale > 0:
+            continue
+        y = np.clip((y - level) / scale, -3, 3) * np.hanning(y.size)
+        power = np.abs(np.fft.rfft(y)) ** 2
+        bins = np.array_split(power, 40)
+        mean = np.array([np.median(b) for b in bins])
+        f2 = ((np.arange(40) + 0.5) / 80) ** 2
+        use = mean > 5 * np.median(mean[-6:])
+        last = int(np.argmin(use)) if not use.all() else use.size
+        if last < 5:
+            continue
+        slope = np.polyfit(f2[1:last], np.log(mean[1:last]), 1)[0]
+        if slope < 0:
+            found.append(np.sqrt(-slope / (4 * np.pi**2)) * FWHM_PER_SIGMA)
+    return float(np.median(found)) if found else float("nan")
+
+
+def _pixels_per_fwhm(spectra: Spectra, settings: CleaningSettings) -> np.ndarray | None:
+    """float64[N]: the line spread in pixels, None where it is not known."""
+    step = np.gradient(spectra.wave)
+    if spectra.fwhm is not None:
+        return spectra.fwhm / step
+    if settings.fwhm is not None:
+        return settings.fwhm / step
+    if settings.resolution is not None:
+        return spectra.wave / settings.resolution / step
+    who = spectra.names[0] if spectra.names else "spectra"
+    width = measure_line_width(spectra.flux, spectra.valid)
+    if not np.isfinite(width):
+        log.warning(
+            "%s: no cosmic rays are looked for: the line spread is not known and nothing shows it", who
+        )
+        return None
+    log.warning(
+        "%s: the line spread is not known; the narrowest structure has a FWHM of %.2g pixels, and %.2g are taken",
+        who,
+        width,
+        MEASURED * width,
+    )
+    return np.full(spectra.wave.size, MEASURED * width)
+
+
+def _find(
+    flux: np.ndarray,
+    valid: np.ndarray,
+    ivar: np.ndarray | None,
+    width: np.ndarray,
+    able: np.ndarray,
+    settings: CleaningSettings,
+) -> np.ndarray:
+    """bool[S, N]: cosmic rays; `width` is that of the narrowest lines, pixels [N]."""
+    found, apart = np.zeros_like(valid), ~valid  # apart: pixels that say nothing of others
+    whole = valid.sum(axis=1) >= 4 * WINDOW[0]
+    if not whole.any():
+        return found
+    y = _bridge(np.where(valid, flux, 0).astype(np.float64), valid)
+    level = segment_median(np.where(valid, y, np.nan), SEGMENT)
+    noise = _noise(y, level, valid, ivar, width)
+    whole &= np.isfinite(noise).all(axis=1) & np.all(noise > 0, axis=1)
+    look = np.broadcast_to(whole[:, None], valid.shape).copy()
+    for _turn in range(PASSES):
+        scores = _quick_look(y - level, noise, apart, width, settings)
+        rows, columns = _candidates(scores, look & able & ~apart, settings)
+        if rows.size == 0:
+            break
+        hit, dip, guess = _confirm(y, noise, apart, rows, columns, width, scores, settings)
+        if not (hit.any() or dip.any()):
+            break
+        found |= hit
+        apart = apart | hit | dip
+        y = np.where(hit | dip, guess, y)
+        near = ndimage.binary_dilation(hit | dip, np.ones((1, 2 * WINDOW[0] + 1), bool))
+        look = near & whole[:, None]
+    return found
+
+
+def _bridge(y: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Linear interpolation over pixels that are not valid, in place."""
+    at = np.arange(y.shape[1])
+    for i in np.flatnonzero(~valid.all(axis=1) & valid.any(axis=1)):
+        good = valid[i]
+        y[i, ~good] = np.interp(at[~good], at[good], y[i, good])
+    return y
+
+
+def _whitening(width: float, ratio: float, half: int) -> np.ndarray:
+    """Row of the inverse covariance of lines through a Gaussian plus unit noise, 2 half + 1 taps, sum 0."""
+    sigma, size = width / FWHM_PER_SIGMA, 512
+    f = np.fft.fftfreq(size)
+    power = sum(np.exp(-4 * np.pi**2 * sigma**2 * (f + k) ** 2) for k in (-1, 0, 1))
+    inverse = 1 / (1 + ratio**2 * np.sqrt(4 * np.pi) * sigma * power)
+    inverse[np.abs(f) < 1 / (4 * half)] = 0
+    taps = np.fft.fftshift(np.fft.ifft(inverse).real)[size // 2 - half : size // 2 + half + 1]
+    return taps - taps.mean()
+
+
+def _half(width: float) -> int:
+    return int(np.clip(np.ceil(REACH * width), *WINDOW))
+
+
+def _noise(
+    y: np.ndarray, level: np.ndarray, valid: np.ndarray, ivar: np.ndarray | None, width: np.ndarray
+) -> np.ndarray:
+    """float64[S, N]: standard deviation of the noise of every pixel."""
+    if ivar is not None:
+        good = valid & (ivar > 0)
+        sigma = 1 / np.sqrt(np.where(good, ivar, 1).astype(np.float64))
+        return np.where(good, sigma, segment_median(np.where(good, sigma, np.nan), SEGMENT))
+    typical = float(np.median(width))
+    taps = _whitening(typical, 1000.0, _half(typical))
+    sharp = np.abs(ndimage.convolve1d(y, taps, axis=1, mode="mirror")) / np.sqrt(np.sum(taps**2))
+    clean = ndimage.binary_erosion(valid, np.ones((1, taps.size), bool), border_value=1)
+    sigma = 1.4826 * segment_median(np.where(clean, sharp, np.nan), SEGMENT, smooth=3)
+    # photons: what stands above the level of the continuum is noisier by the root of the ratio
+    with np.errstate(divide="ignore", invalid="ignore"):
+        above = ndimage.minimum_filter1d(y, 3, axis=1) / level
+    return sigma * np.sqrt(np.clip(np.nan_to_num(above, nan=1.0, posinf=1.0), 1.0, 1e4))
+
+
+def _quick_look(
+    y: np.ndarray, noise: np.ndarray, apart: np.ndarray, width: np.ndarray, settings: CleaningSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Significance float64[S, N] of the best block around a pixel, by one filter per spectrum; its excess."""
+    typical = float(np.median(width))
+    half = _half(typical)
+    smooth_noise = segment_median(np.where(apart, np.nan, noise), SEGMENT)
+    u = y / smooth_noise
+    contrast = 1.4826 * segment_median(np.abs(np.where(apart, np.nan, u)), SEGMENT)
+    ratio = np.sqrt(np.maximum(np.median(contrast, axis=1) ** 2 - 1, FLOOR**2))
+    bucket = np.clip(np.rint(np.log2(np.nan_to_num(ratio, nan=1.0))), -2, 10)
+    best, excess = np.full(y.shape, -np.inf), np.ones(y.shape)
+    for b in np.unique(bucket):
+        rows = np.flatnonzero(bucket == b)
+        taps = _whitening(typical, 2.0**b, half)
+        z = ndimage.convolve1d(u[rows], taps, axis=1, mode="nearest")
+        scatter, score = np.ones(z.shape), np.full(z.shape, -np.inf)
+        for k in range(1, settings.cosmic_width + 1):
+            lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
+            s = ndimage.uniform_filter1d(z, k, axis=1) * k / np.sqrt(taps[half + lags].sum())
+            spread = 1.4826 * segment_median(np.abs(np.where(apart[rows], np.nan, s)), SEGMENT, smooth=3)
+            spread = np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+            score = np.maximum(score, ndimage.maximum_filter1d(s / spread, k, axis=1))
+            scatter = np.maximum(scatter, spread) if k == 1 else scatter
+        best[rows], excess[rows] = score, scatter
+    return best, excess
+
+
+def _candidates(
+    scores: tuple[np.ndarray, np.ndarray], look: np.ndarray, settings: CleaningSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of pixels worth a closer look: peaks of the significance."""
+    best = np.where(look, scores[0], -np.inf)
+    good = (best > FIRST * settings.cosmic_sigma) & (best == ndimage.maximum_filter1d(best, 3, axis=1))
+    most = max(int(MOST * best.shape[1]), 16)
+    for i in np.flatnonzero(good.sum(axis=1) > most):
+        limit = np.partition(best[i][good[i]], -most)[-most]
+        good[i] &= best[i] >= limit
+    return np.nonzero(good)
+
+
+def _confirm(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    width: np.ndarray,
+    scores: tuple[np.ndarray, np.ndarray],
+    settings: CleaningSettings,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits and dips bool[S, N], and what the pixels around say of them, by the Gaussian process at each candidate."""
+    hit, dip, guess = np.zeros_like(apart), np.zeros_like(apart), y.copy()
+    half = _half(float(np.median(width)))
+    offset = np.arange(-half, half + 1)
+    chunk = max(1, BLOCK // (4 * offset.size**2))
+    distance2 = np.subtract.outer(offset, offset) ** 2
+    trend = 1 + np.multiply.outer(offset, offset) / half**2
+    for i in range(0, rows.size, chunk):
+        r, c = rows[i : i + chunk], columns[i : i + chunk]
+        at = c[:, None] + offset
+        inside = (at >= 0) & (at < y.shape[1])
+        at = np.clip(at, 0, y.shape[1] - 1)
+        values, sd = y[r[:, None], at], noise[r[:, None], at] * scores[1][r[:, None], at]
+        out = apart[r[:, None], at] | ~inside
+        # the candidate itself must not say how strong lines are here
+        around = np.where(out | (offset == 0), np.nan, values)
+        around = np.where(np.all(np.isnan(around), axis=1, keepdims=True), 0.0, around)
+        low, high = np.nanmin(around, axis=1), np.nanmax(around, axis=1)
+        middle = sd[:, half]
+        contrast = np.maximum(CONTRAST * (high - low), FLOOR * middle)
+        values = np.where(out, 0.0, (values - low[:, None]) / middle[:, None])
+        sd, contrast = sd / middle[:, None], contrast / middle
+        loose = 10 * (contrast + np.abs(np.nanmedian(around - low[:, None], axis=1)) / middle + 1)
+        sigma = width[c] / FWHM_PER_SIGMA
+        kernel = contrast[:, None, None] ** 2 * np.exp(-distance2 / (4 * sigma[:, None, None] ** 2))
+        kernel += loose[:, None, None] ** 2 * trend
+        kernel[:, np.arange(offset.size), np.arange(offset.size)] += np.where(
+            out, 1e6 * loose[:, None] ** 2, sd**2
+        )
+        inverse = np.linalg.inv(kernel)
+        z = np.einsum("cij,cj->ci", inverse, values)
+        top = np.full(r.size, -np.inf)
+        bottom, start, length = top.copy(), np.full(r.size, half), np.ones(r.size, int)
+        for k in range(1, settings.cosmic_width + 1):
+            for first in range(half - 2 * k + 1, half + k):
+                block = slice(first, first + k)
+                s = z[:, block].sum(axis=1) / np.sqrt(
+                    np.maximum(inverse[:, block, block].sum(axis=(1, 2)), 1e-300)
+                )
+                s = np.where(out[:, block].any(axis=1), 0.0, s)
+                bottom = np.maximum(bottom, -s)
+                if first <= half < first + k:
+                    better = s > top
+                    top[better], start[better], length[better] = s[better], first, k
+        sure = (top > settings.cosmic_sigma) & (top >= bottom)
+        low_side = (bottom > settings.cosmic_sigma) & ~sure
+        for j in np.flatnonzero(sure):
+            block = slice(start[j], start[j] + length[j])
+            columns_of = at[j, block]
+            hit[r[j], columns_of] = True
+            deviation = np.linalg.solve(inverse[j, block, block], z[j, block]) * middle[j]
+            guess[r[j], columns_of] = y[r[j], columns_of] - deviation
+        for j in np.flatnonzero(low_side):
+            block = slice(half - 1, half + 2)
+            worst = half - 1 + int(np.argmin(z[j, block]))
+            if out[j, worst]:
+                continue
+            dip[r[j], at[j, worst]] = True
+            guess[r[j], at[j, worst]] = (
+                y[r[j], at[j, worst]] - z[j, worst] / inverse[j, worst, worst] * middle[j]
+            )
+    return hit & ~apart, dip & ~apart & ~hit, guess
+
+
+def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSettings) -> np.ndarray:
+    """bool[N]: pixels of one exposure that stand above the stack of all."""
+    own = exposures[which]
+    y, good = own.flux[0].astype(np.float64), own.valid[0]
+    found = np.zeros(y.size, bool)
+    fluxes, variances, known = [], [], []
+    for i, other in enumerate(exposures):
+        if i == which:
+            continue
+        flux, variance, valid = _on_grid(other, own)
+        ratio = _smooth_ratio(y, flux, good & valid)
+        flux, variance = flux * ratio, None if variance is None else variance * ratio**2
+        fluxes.append(np.where(valid & np.isfinite(ratio), flux, np.nan))
+        variances.append(variance)
+        known.append(valid)
+    others = np.array(fluxes)
+    count = np.isfinite(others).sum(axis=0)
+    both = good & (count > 0)
+    if both.sum() < 4 * WINDOW[0]:
+        return found
+    stack = np.full(y.size, np.nan)
+    with_own = np.concatenate([np.where(good, y, np.nan)[None], others]) if len(fluxes) > 1 else others
+    filled = np.isfinite(with_own).any(axis=0)
+    stack[filled] = np.nanmedian(with_own[:, filled], axis=0)
+    difference = np.where(both, y - stack, np.nan)
+    bridged = _bridge(np.nan_to_num(stack)[None].copy(), filled[None])[0]
+    slope = np.maximum(
+        np.abs(np.diff(bridged, prepend=bridged[0])), np.abs(np.diff(bridged, append=bridged[-1]))
+    )
+    if own.ivar is not None and all(v is not None for v in variances):
+        spread = np.array(
+            [np.where(np.isfinite(f), v, np.nan) for f, v in zip(others, variances, strict=True)]
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.nansum(spread, axis=0) / np.maximum(count, 1)
+            # 1.57 = π/2: variance of a median of many, over that of the mean
+            stacked = mean / np.maximum(count, 1) * np.where(count > 1, np.pi / 2, 1.0)
+            sigma = np.sqrt(1 / np.where(good, own.ivar[0].astype(np.float64), np.nan) + stacked)
+    else:
+        sigma = np.full(y.size, np.nan)
+        quiet = np.where(both, np.abs(difference), np.nan)
+        sigma = 1.4826 * segment_median(quiet[None], SEGMENT)[0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            level = segment_median(np.where(filled, stack, np.nan)[None], SEGMENT)[0]
+            sigma = sigma * np.sqrt(np.clip(np.nan_to_num(bridged / level, nan=1.0, posinf=1.0), 1.0, 1e4))
+    t = difference / np.sqrt(sigma**2 + (settings.stack_slope * slope) ** 2)
+    excess = 1.4826 * segment_median(np.abs(t)[None], SEGMENT)[0]
+    t = np.where(both, t / np.maximum(np.nan_to_num(excess, nan=1.0), 1.0), 0.0)
+    t = np.nan_to_num(t, nan=0.0, posinf=0.0, neginf=0.0)
+    hit = t > settings.stack_sigma
+    single = count == 1
+    if (hit & single).any():
+        # of two that disagree, the one is hit that is further from what is around it
+        mine = np.abs(y - _around(y, good))
+        other = np.nan_to_num(others).sum(axis=0)
+        theirs = np.abs(other - _around(other, np.isfinite(others).any(axis=0)))
+        hit &= ~single | (mine > theirs)
+    beside = ndimage.binary_dilation(hit, np.ones(3, bool)) & (t > GROW * settings.stack_sigma)
+    return (hit | beside) & good
+
+
+def _around(y: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Median over nine pixels, bad ones bridged."""
+    return ndimage.median_filter(_bridge(np.where(good, y, 0.0)[None], good[None])[0], 9, mode="nearest")
+
+
+def _on_grid(other: Spectra, own: Spectra) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Flux, variance and mask float64[N] of an exposure at the pixels of another."""
+    wave = to_medium(other.wave, source=other.medium, target=own.medium)
+    flux, valid = other.flux[0].astype(np.float64), other.valid[0]
+    variance = None
+    if other.ivar is not None:
+        ivar = np.where(valid, other.ivar[0], 1).astype(np.float64)
+        variance = 1 / np.where(ivar > 0, ivar, np.inf)
+    if wave.shape == own.wave.shape and np.allclose(wave, own.wave, rtol=1e-9, atol=0):
+        return flux, variance, valid
+    if valid.sum() < 4:
+        return np.zeros(own.wave.size), variance and np.ones(own.wave.size), np.zeros(own.wave.size, bool)
+    bridged = _bridge(np.where(valid, flux, 0.0)[None], valid[None])[0]
+    at = np.clip(own.wave, wave[0], wave[-1])
+    right = np.clip(np.searchsorted(wave, own.wave), 1, wave.size - 1)
+    inside = (own.wave >= wave[0]) & (own.wave <= wave[-1])
+    flux = interpolate.CubicSpline(wave, bridged)(at)
+    variance = None if variance is None else np.interp(at, wave, variance)
+    return flux, variance, inside & valid[right] & valid[right - 1]
+
+
+def _smooth_ratio(own: np.ndarray, other: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """Ratio of two exposures, smooth over some hundred pixels; NaN where it is not known."""
+    if not both.any():
+        return np.full(own.shape, np.nan)
+    # a ratio of medians, not a median of ratios: faint pixels have any ratio
+    mine = segment_median(np.where(both, own, np.nan)[None], RATIO_SEGMENT, smooth=3)[0]
+    theirs = segment_median(np.where(both, other, np.nan)[None], RATIO_SEGMENT, smooth=3)[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = mine / theirs
+    return np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
