@@ -47,9 +47,7 @@ def test_a_wavelength_missing_inside_the_range_is_still_an_error(tmp_path):
 
 def test_a_file_without_any_of_the_range_says_which_it_has(tmp_path):
     path, _ = write_uv_table(tmp_path / "uv.fits")
-    with pytest.raises(
-        SpectrumError, match="expected wavelengths within 30000 to 31000 Å, found 88 to 20000 Å"
-    ):
+    with pytest.raises(SpectrumError, match="30000 to 31000 Å, found 88 to 20000 Å"):
         io.read(path, source=TABLE, within=(30000.0, 31000.0))
 
 
