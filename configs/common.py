@@ -26,6 +26,16 @@ def parse_arg(arg: str | None, **spec: bool) -> dict[str, bool]:
     return values
 
 
+# Fields of every section `library` that few need, see remap.stages.library.LibraryFiles.
+ANY_LIBRARY: dict[str, Any] = {
+    "exclude": (),  # nodes that are left out, by their names or labels
+    "labels": {},  # where in the headers labels stand
+    "labels_path": "",  # a table of labels,
+    "labels_table": {},  # and how it is read
+    "labels_from_name": "",  # a pattern of the files' names
+}
+
+
 def bundle_library(
     path: str, *, columns: tuple[str, ...] = ("teff", "logg", "m_h", "vmic"), absolute: bool = True
 ) -> dict[str, Any]:
@@ -43,6 +53,7 @@ def bundle_library(
         "native": {"kind": "sharp", "value": 0.0},
         "interpolate": True,
         "select": {},  # limits of labels, any that the library has
+        **ANY_LIBRARY,
     }
 
 
@@ -64,7 +75,17 @@ def phoenix_library(*, interpolate: bool) -> dict[str, Any]:
         "native": {"kind": "resolution", "value": 500000.0},
         "interpolate": interpolate,
         "select": {"alpha": (-0.01, 0.01)},
+        **ANY_LIBRARY,
     }
+
+
+def further_library(section: dict[str, Any], *, weight: float) -> dict[str, Any]:
+    """A section of `libraries`, from one that would do as `library`, whose `interpolate` is for all of them.
+
+    Args:
+      weight: share of the drawn spectra that come from it.
+    """
+    return {k: v for k, v in section.items() if k != "interpolate"} | {"weight": weight}
 
 
 def survey(
@@ -173,6 +194,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "logg": {"low": 1.0, "high": 5.5, "bins": 30, "unit": "dex", "library_sigma": 0.1, "error": 0.15},
         "feh": {"low": -2.0, "high": 1.0, "bins": 60, "unit": "dex", "library_sigma": 0.1, "error": 0.05},
     }
+
+    # Further libraries by their names, each as `library` and with its share of the draws (`further_library`).
+    c.libraries = ml_collections.ConfigDict()
 
     # Arms: one wavelength grid and one network each [Å, in `grid_medium`].
     c.grid_medium = "air"

@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 
 # Kept with every network beside the section of its stage; its inputs are described by the prepared data.
-_NETWORK = ("name", "seed", "model", "loss", "augment", "library")
+_NETWORK = ("name", "seed", "model", "loss", "augment", "library", "libraries")
 _DATA = (
     "grid_medium",
     "arm_names",
@@ -31,6 +31,7 @@ _DATA = (
     "label_names",
     "labels",
     "library",
+    "libraries",
     "survey",
     "observe",
 )
@@ -42,9 +43,28 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "align": (*_NETWORK, "align", "pretrain"),  # an aligned one: it draws from the library as that stage does
     "finetune": (*_NETWORK, "finetune"),  # a fine-tuned one, besides the network that it starts from
     "scores": (*_DATA, *_NETWORK, "pretrain", "align", "finetune", "split", "predict"),  # of held-out stars
-    "candidate": ("seed", "arm_names", "model", "loss", "augment", "library"),  # losses of a cross-validation
-    "autoencoder": ("name", "seed", "library", "autoencoder"),  # every stage of the autoencoder route
+    "candidate": (
+        "seed",
+        "arm_names",
+        "model",
+        "loss",
+        "augment",
+        "library",
+        "libraries",
+    ),  # losses of a cross-validation
+    "autoencoder": (
+        "name",
+        "seed",
+        "library",
+        "libraries",
+        "autoencoder",
+    ),  # every stage of the autoencoder route
 }
+
+# Sections that a config need not have, and fields of a library that decide nothing where they are empty: networks of
+# before there were any stay what they are.
+_OPTIONAL = ("libraries",)
+_EMPTY = ("exclude", "labels", "labels_path", "labels_table", "labels_from_name")
 
 # Fields of these sections that have no part in it: `interpolate` is about draws from the prepared library, and a
 # member can be added to an ensemble without training the others again.
@@ -60,10 +80,22 @@ def deciding(config: Section, what: str, also: Sequence[str] = ()) -> dict[str, 
       also: more sections, where what is decided depends on the config.
     """
     plain = config_to_json(config) if is_section(config) else config
-    out = {name: plain[name] for name in (*SECTIONS[what], *also)}
+    out = {name: plain[name] for name in (*SECTIONS[what], *also) if plain.get(name) or name not in _OPTIONAL}
+    if "library" in out:
+        out["library"] = _told(out["library"])
+    if "libraries" in out:
+        # Shares are of draws from the prepared libraries.
+        out["libraries"] = {
+            name: {k: v for k, v in _told(section).items() if what != "data" or k != "weight"}
+            for name, section in out["libraries"].items()
+        }
     for name, free in _FREE.get(what, {}).items():
         out[name] = {k: v for k, v in out[name].items() if k not in free}
     return out
+
+
+def _told(library: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in library.items() if v or k not in _EMPTY}
 
 
 def record(

@@ -110,10 +110,11 @@ def test_every_section_that_decides_something_is_in_a_config():
     plain = config_to_json(tiny.route_config(""))
     for what, names in SECTIONS.items():
         found = deciding(tiny.route_config(""), what, also=("search",))
-        assert found.keys() == {*names, "search"}
+        assert found.keys() == {*names, "search"} - {"libraries"}
         assert deciding(plain, what, also=("search",)) == found
     assert "interpolate" not in deciding(plain, "data")["library"]
-    assert deciding(plain, "scores")["library"] == plain["library"]
+    kept = {k: v for k, v in plain["library"].items() if v or k == "select"}
+    assert deciding(plain, "scores")["library"] == kept
     assert "members" not in deciding(plain, "autoencoder")["autoencoder"]
 
 

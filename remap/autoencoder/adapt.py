@@ -33,7 +33,7 @@ from remap.autoencoder.sources import Source, read_sky, read_source, training_po
 from remap.config import ConfigError, Section, record
 from remap.network.discrepancy import AlignSettings, find_scale, squared_distances
 from remap.sampling.batches import FixedSource, fixed_rows, source_tree
-from remap.sampling.sources import locate
+from remap.sampling.sources import locate_each, matched_chance
 from remap.store import checkpoint
 from remap.store.workdir import write_config
 from remap.train.keys import root_key
@@ -219,19 +219,20 @@ def _matched_pool(
     if source.libraries[0].cells.shape[1] == 1:
         raise ConfigError("adapt.align.match needs library.interpolate, found nodes without cells")
     chunk = route.autoencoder.chunk
-    library, observed = (
+    drawn, observed = (
         np.concatenate(list(encode(members, x, chunk=chunk)), axis=1) for x in (pool.pixels.flux, stars.flux)
     )
-    std = np.where(library.std(axis=0) > 0, library.std(axis=0), 1.0)
-    square = squared_distances(jnp.asarray(observed / std), jnp.asarray(library / std))
+    std = np.where(drawn.std(axis=0) > 0, drawn.std(axis=0), 1.0)
+    square = squared_distances(jnp.asarray(observed / std), jnp.asarray(drawn / std))
     _, nearest = jax.lax.top_k(-square, settings.neighbours)
     labels = np.asarray(pool.labels)[np.asarray(nearest)].mean(axis=1)
-    cell, _ = locate(source.libraries[0], labels.astype(float))
+    library = source.libraries[0]
     place = {c: k for k, c in enumerate(source.cells.tolist())}
-    rows = np.array([place[c] for c in cell.tolist() if c in place], int)
+    cell = np.vectorize(lambda c: place.get(c, -1), otypes=[int])(locate_each(library, labels.astype(float)))
+    rows = cell[cell >= 0]
     if not len(rows):
-        raise ConfigError(f"adapt.align.match: none of {len(cell)} stars seems to lie inside the library")
-    logger.info("adapt: library spectra from the cells of %d of %d stars", len(rows), len(cell))
+        raise ConfigError(f"adapt.align.match: none of {len(labels)} stars seems to lie inside the library")
+    logger.info("adapt: library spectra from %d cells for %d stars", len(rows), len(labels))
     return draw_pool(
         root_key(route.seed, "adapt", "matched"),
         source.libraries,
@@ -241,4 +242,5 @@ def _matched_pool(
         chunk=chunk,
         window=source.window,
         noise=route.autoencoder.noise,
+        chance=None if library.chance is None else matched_chance(library, cell),
     )

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from remap.autoencoder.inputs import draw_pool
 from remap.autoencoder.members import Route, fit_settings, open_route, stage_meta
 from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, autoencoder_loss
-from remap.autoencoder.sources import read_source
+from remap.autoencoder.sources import cell_chance, read_source
 from remap.autoencoder.train import fit_autoencoder
 from remap.config import ConfigError, record
 from remap.store import checkpoint
@@ -133,6 +133,7 @@ def _pools(route: Route, count: int) -> list[Pixels]:
             chunk=settings.chunk,
             window=source.window,
             noise=settings.noise,
+            chance=cell_chance(source.libraries[0], source.cells[fold == k]),
         ).pixels
         for k in range(count)
     ]

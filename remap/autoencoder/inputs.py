@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from remap.config import ConfigError, Section
 from remap.continuum.common import NormalizeFn
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import add_noise
-from remap.sampling.sources import Library, Stars, draw_library, stream_indices
+from remap.sampling.sources import Library, Stars, draw_cells, draw_library, stream_indices
 from remap.store.workdir import load_library, load_survey
 
 
@@ -95,10 +95,17 @@ def make_window(preprocessing: Preprocessing, *, low: float, high: float) -> Win
     return Window(tuple(preprocessing.normalizer(arm) for arm in preprocessing.arms), low, high)
 
 
-def load_libraries(workdir: Path, preprocessing: Preprocessing, *, interpolate: bool) -> tuple[Library, ...]:
-    """The preprocessed library in every arm; they share nodes and cells."""
+def load_libraries(
+    workdir: Path,
+    preprocessing: Preprocessing,
+    *,
+    interpolate: bool,
+    weights: Mapping[str, float] | None = None,
+) -> tuple[Library, ...]:
+    """The preprocessed library (or several as one, see `load_library`) in every arm; they share nodes and cells."""
     return tuple(
-        load_library(workdir, preprocessing, arm, interpolate=interpolate) for arm in preprocessing.arms
+        load_library(workdir, preprocessing, arm, interpolate=interpolate, weights=weights)
+        for arm in preprocessing.arms
     )
 
 
@@ -192,15 +199,20 @@ def draw_pool(
     chunk: int,
     window: Window,
     noise: Noise,
+    chance: Float[np.ndarray, " cells"] | None = None,
 ) -> Pool:
     """`count` spectra at random places of the given cells, every cell as often as any other.
 
     Args:
       cells: indices into the libraries' cells; `ranges` has a row for each.
+      chance: of each of the cells, where they are not all alike.
       chunk: spectra at a time.
     """
     order_key, place_key, draw_key = jax.random.split(key, 3)
-    which = np.asarray(stream_indices(order_key, jnp.asarray(0, jnp.int32), len(cells), count))
+    if chance is None:
+        which = np.asarray(stream_indices(order_key, jnp.asarray(0, jnp.int32), len(cells), count))
+    else:
+        which = np.asarray(draw_cells(order_key, jnp.asarray(chance), count))
     low, high = (np.asarray(r)[which] for r in ranges)
     places = low + (high - low) * np.asarray(jax.random.uniform(place_key, low.shape))
     return pool_at(

@@ -19,6 +19,7 @@ from remap.autoencoder.network import Autoencoder, AutoencoderLoss, AutoencoderS
 from remap.autoencoder.regressor import RegressSettings
 from remap.config import ConfigError, Section, deciding, record
 from remap.preprocess.description import Preprocessing
+from remap.sampling.mixture import library_weights
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, stage_folder
 from remap.train.loop import FitSettings
@@ -115,6 +116,7 @@ class Route:
       preprocessing: of its data.
       seed: of all random numbers.
       interpolate: True draws library spectra from cells, False takes its nodes.
+      weights: share of the draws of each library (`mixture.library_weights`).
       min_coverage: valid fraction of an arm below which a survey spectrum is left out.
       kept_aside: fraction of the stars that the fine-tuning does not see.
       autoencoder, regressor: settings of these sections.
@@ -126,6 +128,7 @@ class Route:
     preprocessing: Preprocessing
     seed: int
     interpolate: bool
+    weights: Mapping[str, float]
     min_coverage: float
     kept_aside: float
     autoencoder: EnsembleSettings
@@ -161,6 +164,7 @@ def make_route(config: ml_collections.ConfigDict, workdir: Path, preprocessing: 
         preprocessing=preprocessing,
         seed=config.seed,
         interpolate=config.library.interpolate,
+        weights=library_weights(config),
         min_coverage=config.predict.min_coverage,
         kept_aside=config.adapt.validation,
         autoencoder=settings,

@@ -26,7 +26,7 @@ from remap.config import ConfigError
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.folds import split_stars
-from remap.sampling.sources import Library
+from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
 from remap.store.stars import readable_stars
 from remap.train.keys import root_key
 
@@ -95,16 +95,23 @@ def open_source(config: ml_collections.ConfigDict, workdir: Path, preprocessing:
 def read_source(route: Route) -> Source:
     """The library with the cells that training may draw from, and those kept aside for validation."""
     settings = route.autoencoder
-    libraries = load_libraries(route.workdir, route.preprocessing, interpolate=route.interpolate)
+    libraries = load_libraries(
+        route.workdir, route.preprocessing, interpolate=route.interpolate, weights=route.weights
+    )
     cells, ranges = limit_cells(libraries[0], settings.limits, [b.name for b in route.preprocessing.labels])
     order = np.asarray(jax.random.permutation(root_key(route.seed, "autoencoder", "split"), len(cells)))
-    held = round(settings.validation * len(cells))
+    origin = cell_origin(libraries[0])[cells]
+    if len(np.unique(origin)) < len(route.weights):
+        raise ConfigError(
+            f"autoencoder.limits {dict(settings.limits)} leave no cell of one of the libraries {list(route.weights)}"
+        )
+    aside, trained = split_cells(origin, order, settings.validation)
+    held = len(aside)
     if not 0 < held < len(cells):
         raise ConfigError(
             f"autoencoder.validation {settings.validation} of {len(cells)} library cells: expected at least one "
             f"kept aside and one to train on, found {held} kept aside"
         )
-    aside, trained = order[:held], order[held:]
     return Source(
         open_window(route),
         libraries,
@@ -113,6 +120,11 @@ def read_source(route: Route) -> Source:
         cells[aside],
         Ranges(*(r[aside] for r in ranges)),
     )
+
+
+def cell_chance(library: Library, cells: np.ndarray) -> np.ndarray | None:
+    """float32[K]: chance of a draw to come from each of K cells of the library; None = all alike."""
+    return with_cells(library, np.asarray(library.cells)[cells]).chance
 
 
 def training_pool(route: Route, source: Source) -> Pool:
@@ -136,4 +148,5 @@ def _pool(route: Route, source: Source, what: str, cells: np.ndarray, ranges: Ra
         chunk=route.autoencoder.chunk,
         window=source.window,
         noise=route.autoencoder.noise,
+        chance=cell_chance(source.libraries[0], cells),
     )

@@ -23,6 +23,7 @@ from remap.io.image import read_image_spectra
 from remap.io.iraf import read_iraf_spectra
 from remap.io.labels import LabelTable, read_labels, read_velocities
 from remap.io.matching import distinct_names, match_rows
+from remap.io.node_labels import labels_from_header, labels_from_name
 from remap.io.phoenix import read_phoenix_hires
 from remap.io.table import read_table_spectra
 from remap.io.targets import read_target_spectra
@@ -35,6 +36,8 @@ __all__ = [
     "distinct_names",
     "download",
     "find_data",
+    "labels_from_header",
+    "labels_from_name",
     "list_files",
     "match_rows",
     "phoenix_server",
@@ -143,7 +146,7 @@ def _read(
         return read_table_spectra(path, source, within=within, exposures=exposures)
     if source["format"] == "targets":
         return read_target_spectra(path, source, within=within)
-    return (_crop(read_bundle(path, source), path, within),)
+    return (_crop(read_bundle(path, source, within), path, within),)
 
 
 def _crop(spectra: Spectra, path: Path, within: tuple[float, float] | None) -> Spectra:

@@ -20,7 +20,7 @@ WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
 RENAMED = {"m_h": "feh"}  # the scaled-solar libraries' [M/H] is what the package calls feh
 
 
-def read_bundle(path: Path, source: Section) -> Spectra:
+def read_bundle(path: Path, source: Section, within: tuple[float, float] | None = None) -> Spectra:
     """Reads all spectra of a bundle.
 
     Args:
@@ -29,6 +29,8 @@ def read_bundle(path: Path, source: Section) -> Spectra:
         flux × interp(wave_air, cont_wave_air, continuum) (erg/s/cm²/Å) and False for flux as stored;
         label_columns, the names of the columns of `labels` in order, where m_h becomes feh; wave_unit,
         which can only be Angstrom and need not be given.
+      within: Å, in the medium of the source: pixels outside are dropped before anything there is checked; where
+        there are no others, all are kept.
 
     Returns:
       The spectra, named `names` or "file.npz[0]" and so on, in the precision of the file.
@@ -78,6 +80,12 @@ def read_bundle(path: Path, source: Section) -> Spectra:
     there = tuple(str(n) for n in arrays["label_names"]) if "label_names" in arrays else columns
     if there != columns:
         raise SpectrumError(f"{path}: expected the label columns {list(columns)}, found {list(there)}")
+    if within is not None:
+        inside = np.flatnonzero((arrays[wave_key] >= within[0]) & (arrays[wave_key] <= within[1]))
+        if inside.size:  # from the first to the last, so that a wavelength missing between them is found out
+            keep = slice(int(inside[0]), int(inside[-1]) + 1)
+            cut = {key: arrays[key][..., keep] for key in ("wave_air", "wave_vac", "ivar") if key in arrays}
+            arrays, flux = arrays | cut, flux[:, keep]
     wave = files.wavelengths(arrays[wave_key], path, axis="linear", wave_unit="Angstrom")
 
     ivar = arrays.get("ivar")

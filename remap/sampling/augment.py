@@ -25,6 +25,7 @@ from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shi
 from remap.sampling.sources import (
     Library,
     Stars,
+    draw_cells,
     draw_library,
     draw_survey,
     paired_indices,
@@ -204,7 +205,13 @@ def library_draw(
             raise ConfigError("augment.kind 'paper' draws nodes: set library.interpolate to False")
         values_key, noise_key = jax.random.split(set_key)
         effects_key = fresh_key  # without effect: the fixed set has noise alone
-        index = stream_indices(order_key, step, paper_set_size(library, settings), batch)
+        if library.chance is None:
+            index = stream_indices(order_key, step, paper_set_size(library, settings), batch)
+        else:
+            cell_key, copy_key = jax.random.split(jax.random.fold_in(order_key, step))
+            copies = paper_set_size(library, settings) // cells
+            index = jax.random.randint(copy_key, (batch,), 0, copies) * cells
+            index = index + draw_cells(cell_key, library.chance, batch)
         cell, rest = index % cells, index // cells
         level, rest = rest % settings.levels, rest // settings.levels
         spread = rest // settings.draws
@@ -215,7 +222,10 @@ def library_draw(
         keys = jax.vmap(lambda i: jax.random.fold_in(noise_key, i))(index)
         places = jnp.zeros((batch, labels))
     else:
-        cell = stream_indices(order_key, step, cells, batch)
+        if library.chance is None:
+            cell = stream_indices(order_key, step, cells, batch)
+        else:
+            cell = draw_cells(jax.random.fold_in(order_key, step), library.chance, batch)
         fresh_key = jax.random.fold_in(fresh_key, step)
         spread_key, place_key, sigma_key, noise_key, effects_key = jax.random.split(fresh_key, 5)
         spread = jax.random.randint(spread_key, (batch,), 0, library.log_flux.shape[0])

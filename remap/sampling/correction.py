@@ -18,7 +18,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from remap.config import ConfigError
 from remap.continuum.common import NormalizeFn
-from remap.sampling.sources import Library, Stars, draw_library, in_chunks, locate
+from remap.sampling.sources import (
+    Library,
+    Stars,
+    cell_origin,
+    draw_library,
+    in_chunks,
+    library_shares,
+    locate,
+)
 
 CHUNK = 64  # spectra: one shape, however many stars there are, because the normaliser takes long to compile
 MIN_DEPTH_FLUX = 0.05  # normalised flux below which a logarithm says more about the zero point than the star
@@ -82,6 +90,41 @@ def fit_correction(
     return Correction(
         (nodes @ coefficients.T).astype(np.float32), np.clip(residuals, -clip, clip).astype(np.float32)
     )
+
+
+def fit_corrections(
+    library: Library,
+    stars: Stars,
+    normalize: NormalizeFn,
+    *,
+    spread: int,
+    ridge: float,
+    clip: float,
+    chunk: int = CHUNK,
+) -> Correction:
+    """`fit_correction` of each of the libraries that are mixed, since each is wrong in its own way.
+
+    Args:
+      library, stars, normalize, spread, ridge, clip, chunk: as there.
+
+    Returns:
+      The corrections of all nodes; the residuals that each library leaves, one after the other.
+
+    Raises:
+      ValueError: as there, for any of the libraries.
+    """
+    how = {"spread": spread, "ridge": ridge, "clip": clip, "chunk": chunk}
+    if library.origin is None:
+        return fit_correction(library, stars, normalize, **how)
+    origin, cells = np.asarray(library.origin), np.asarray(library.cells)
+    nodes, residuals = np.zeros(np.shape(library.log_flux)[1:], np.float32), []
+    for k in range(len(library_shares(library))):
+        mine = origin == k
+        one = library._replace(cells=cells[cell_origin(library) == k], chance=None, origin=None)
+        found = fit_correction(one, stars, normalize, **how)
+        nodes[mine] = found.nodes[mine]
+        residuals.append(found.residuals)
+    return Correction(nodes, np.concatenate(residuals))
 
 
 def _log_ratio(

@@ -33,6 +33,8 @@ class Library(NamedTuple):
     labels: Float[Array, "nodes labels"]
     sigma: Float[Array, " labels"]  # standard deviation given to each label (paper §5 iii)
     cells: Int[Array, "cells corners"]  # nodes at the corners of each cell; one corner = no interpolation
+    chance: Float[Array, " cells"] | None = None  # of a draw to come from each cell; None = all alike
+    origin: Int[Array, " nodes"] | None = None  # which library each node is of, see `mixture.mix`; None = one
 
 
 class Stars(NamedTuple):
@@ -119,10 +121,69 @@ def draw_library(
     return Stars(flux, valid, labels, jnp.broadcast_to(library.sigma[None, :], labels.shape))
 
 
+def draw_cells(key: Array, chance: Float[Array, " cells"], count: int) -> Int[Array, " count"]:
+    """`count` cells at random, each with its chance (in any unit)."""
+    reach = jnp.cumsum(chance)
+    at = jax.random.uniform(key, (count,)) * reach[-1]
+    return jnp.minimum(jnp.searchsorted(reach, at, side="right"), chance.shape[0] - 1).astype(jnp.int32)
+
+
+def cell_origin(library: Library, cells: np.ndarray | None = None) -> np.ndarray:
+    """int[C]: which library each cell is of (or each of other `cells` of the same nodes)."""
+    cells = np.asarray(library.cells if cells is None else cells)
+    if library.origin is None:
+        return np.zeros(len(cells), np.int32)
+    return np.asarray(library.origin)[cells[:, 0]]
+
+
+def library_shares(library: Library) -> np.ndarray:
+    """float64[K]: chance of a draw to come from each of the libraries that are mixed in this one."""
+    if library.chance is None:
+        return np.ones(1)
+    count = int(np.asarray(library.origin).max()) + 1
+    shares = np.bincount(cell_origin(library), np.asarray(library.chance, float), minlength=count)
+    return shares / shares.sum()
+
+
+def with_cells(library: Library, cells: np.ndarray) -> Library:
+    """The library with other cells of the same nodes, alike in chance but for the shares of the libraries in it.
+
+    A library that none of them is of has no share.
+    """
+    if library.chance is None:
+        return library._replace(cells=cells)
+    shares, origin = library_shares(library), cell_origin(library, cells)
+    counts = np.bincount(origin, minlength=len(shares))
+    chance = (shares / np.maximum(counts, 1))[origin]
+    return library._replace(cells=cells, chance=(chance / chance.sum()).astype(np.float32))
+
+
+def split_cells(origin: np.ndarray, order: np.ndarray, held: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cells kept aside and the others, as indices in a given order: of every library the first of its cells.
+
+    Args:
+      origin: int[C], which library each cell is of (`cell_origin`).
+      order: int[C], a permutation of the cells.
+      held: fraction kept aside, of each library's.
+    """
+    aside = np.zeros(len(order), bool)
+    for one in np.unique(origin):
+        mine = np.flatnonzero(origin[order] == one)
+        aside[mine[: round(held * len(mine))]] = True
+    return order[aside], order[~aside]
+
+
 def random_labels(key: Array, library: Library, draws: int) -> Float[Array, "spectra labels"]:
-    """Labels of `draws` random places in every cell, as training draws them (nodes have one place)."""
+    """Labels of `draws` random places in every cell, as training draws them (nodes have one place).
+
+    Of cells that differ in chance there are as many places in all.
+    """
     nodes = library.labels[library.cells]
     low, high = nodes[:, 0], nodes[:, -1]
+    if library.chance is not None:
+        cell_key, key = jax.random.split(key)
+        cell = draw_cells(cell_key, library.chance, draws * low.shape[0])
+        low, high, draws = low[cell], high[cell], 1
     place = jax.random.uniform(key, (draws, *low.shape))
     return (low[None] + place * (high - low)[None]).reshape(-1, low.shape[1])
 
@@ -234,7 +295,9 @@ def matched_cells(library: Library, cell: np.ndarray) -> Library:
     """The library with one cell for each star that is in one, so that draws have the stars' distribution.
 
     Args:
-      cell: int[S], index into `library.cells`, -1 = none (`sources.locate`).
+      cell: int[S], index into `library.cells`, -1 = none (`sources.locate`); or int[K, S], those of each of K
+        libraries that are mixed (`sources.locate_each`). A star that several hold has a cell in each, and their
+        shares divide its chance.
 
     Raises:
       ValueError: no star is in a cell, or cells are single nodes, which no star is in.
@@ -244,13 +307,38 @@ def matched_cells(library: Library, cell: np.ndarray) -> Library:
     inside = cell[cell >= 0]
     if not len(inside):
         raise ConfigError(
-            f"align.match: none of {len(cell)} stars is inside the library, as far as the networks can tell"
+            f"align.match: none of {cell.shape[-1]} stars is inside the library, as far as the networks can tell"
         )
-    return library._replace(cells=np.asarray(library.cells)[inside])
+    matched = library._replace(cells=np.asarray(library.cells)[inside])
+    return matched if library.chance is None else matched._replace(chance=matched_chance(library, cell))
 
 
-def locate(library: Library, labels: Float[np.ndarray, "stars labels"]) -> tuple[np.ndarray, np.ndarray]:
+def matched_chance(library: Library, cell: np.ndarray) -> np.ndarray:
+    """float32[M]: chance of each of the M cells among the entries of int[K, S], see `matched_cells`."""
+    share = np.where(cell >= 0, library_shares(library)[:, None], 0.0)
+    share = share / np.maximum(share.sum(axis=0), 1e-300)
+    share = share[cell >= 0]
+    return (share / share.sum()).astype(np.float32)
+
+
+def locate_each(library: Library, labels: Float[np.ndarray, "stars labels"]) -> np.ndarray:
+    """The cell that holds each star in each of the libraries that are mixed: int[K, S], -1 = none.
+
+    int[S] where there is one library.
+    """
+    if library.chance is None:
+        return locate(library, labels)[0]
+    return np.stack([locate(library, labels, origin=k)[0] for k in range(len(library_shares(library)))])
+
+
+def locate(
+    library: Library, labels: Float[np.ndarray, "stars labels"], *, origin: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The library cell that holds each star, and the place in it.
+
+    Args:
+      labels: float[S, L], NaN = unknown.
+      origin: of libraries that are mixed, the one whose cells count; None = all, and the first cell is taken.
 
     Returns:
       int[S], the index into `library.cells`, -1 for labels that are missing or in no cell; float32[S, L] in
@@ -259,6 +347,8 @@ def locate(library: Library, labels: Float[np.ndarray, "stars labels"]) -> tuple
     nodes, cells = np.asarray(library.labels, float), np.asarray(library.cells)
     low, high = nodes[cells[:, 0]], nodes[cells[:, -1]]
     inside = ((labels[:, None] >= low) & (labels[:, None] <= high)).all(axis=-1)
+    if origin is not None:
+        inside &= (cell_origin(library) == origin)[None, :]
     cell = np.where(inside.any(axis=1), inside.argmax(axis=1), -1)
     with np.errstate(invalid="ignore"):
         place = np.where((cell >= 0)[:, None], (labels - low[cell]) / (high - low)[cell], 0.0)

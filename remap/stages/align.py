@@ -49,7 +49,7 @@ from remap.sampling.batches import (
     static,
 )
 from remap.sampling.folds import split_stars
-from remap.sampling.sources import locate, matched_cells
+from remap.sampling.sources import locate_each, matched_cells
 from remap.stages.common import (
     Arm,
     first_network,
@@ -252,10 +252,13 @@ def _source(
     matched = pre.library
     if settings.match:
         estimates = _estimates(arm, preprocessing, variables, stars, settings.chunk)
-        cell, _ = locate(pre.library, estimates)
+        cell = locate_each(pre.library, estimates)
         matched = jax.tree.map(jnp.asarray, matched_cells(pre.library, cell))
         logger.info(
-            "align %s: library spectra from the cells of %d of %d", arm.name, len(matched.cells), len(cell)
+            "align %s: library spectra from %d cells for %d stars",
+            arm.name,
+            len(matched.cells),
+            len(estimates),
         )
     parts = [
         LibrarySource(library, arm.wave, settings.batch_size, arm.augment)

@@ -60,7 +60,7 @@ from remap.io.phoenix_server import (
 )
 from remap.labels import label_bins
 from remap.spectra import SpectrumError
-from remap.stages.preprocess import LibraryFiles
+from remap.stages.library import LibraryFiles
 from remap.store.atomic import write_json
 
 logger = logging.getLogger(__name__)

@@ -30,8 +30,9 @@ from remap.sampling.batches import (
     normalize_in_chunks,
     padded_rows,
 )
-from remap.sampling.correction import CHUNK, apply_correction, fit_correction
-from remap.sampling.sources import Library, Stars, node_cells
+from remap.sampling.correction import CHUNK, apply_correction, fit_corrections
+from remap.sampling.mixture import library_weights
+from remap.sampling.sources import Library, Stars, library_shares, node_cells, with_cells
 from remap.stages.common import (
     Arm,
     Training,
@@ -200,7 +201,8 @@ def finetuning(
         # A correction is fitted between the nodes, even where nodes alone are rehearsed.
         nodes = not config.library.interpolate
         between = settings.correction != "none" or not nodes
-        library = load_library(workdir, preprocessing, name, interpolate=between)
+        weights = library_weights(config)
+        library = load_library(workdir, preprocessing, name, interpolate=between, weights=weights)
         rehearsal = _rehearsal(library, arm, settings, survey, nodes=nodes)
     if settings.anchored:
         names = [b.name for b in preprocessing.labels]
@@ -276,7 +278,7 @@ def _rehearsal(
     """
     residuals, count = None, 0
     if settings.correction != "none":
-        found = fit_correction(
+        found = fit_corrections(
             library,
             Stars(*(a[survey.train] for a in survey.stars)),
             arm.normalize,
@@ -293,10 +295,11 @@ def _rehearsal(
         )
         library = apply_correction(library, found)
         if max(settings.residual_weight) > 0:  # padded to one shape for all folds
-            residuals = np.zeros_like(survey.stars.flux)
+            rows = len(survey.stars.flux) * len(library_shares(library))
+            residuals = np.zeros((rows, *survey.stars.flux.shape[1:]), survey.stars.flux.dtype)
             residuals[:count] = found.residuals
     if nodes:
-        library = library._replace(cells=node_cells(len(library.labels)))
+        library = with_cells(library, node_cells(len(library.labels)))
     augment = record(
         AugmentSettings, {**vars(arm.augment), **settings.rehearsal_augment}, "finetune.rehearsal_augment"
     )

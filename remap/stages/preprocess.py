@@ -13,10 +13,10 @@ import numpy as np
 from astropy.table import Table
 
 from remap import io
-from remap.config import ConfigError, Section, record
+from remap.config import Section, record
 from remap.labels import LabelBins, check_labels, in_range
 from remap.preprocess.description import Preprocessing, make_preprocessing
-from remap.preprocess.grid import crop, library_on_grid, needed_range
+from remap.preprocess.grid import needed_range
 from remap.preprocess.observe import (
     Observed,
     ObserveSettings,
@@ -27,41 +27,14 @@ from remap.preprocess.observe import (
     star_groups,
     warn_of_velocities,
 )
-from remap.preprocess.resample import LineSpread
-from remap.preprocess.rotation import rotate
 from remap.preprocess.velocity import Templates, make_templates
-from remap.spectra import SPEED_OF_LIGHT, Spectra, SpectrumError, make_spectra
+from remap.spectra import SPEED_OF_LIGHT, SpectrumError
+from remap.stages.library import prepare_libraries
 from remap.store.atomic import save_arrays, write_json
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
 from remap.store.workdir import save_templates, write_config
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LibraryFiles:
-    """Where the library is and how it is read (config section `library`).
-
-    Attributes:
-      path: a file, or a folder in which the names of the files match `patterns`.
-      source: how a file is read, see `remap.io.read`.
-      native: line spread of the spectra: "kind" is "sharp", or a field of `LineSpread` whose value is "value".
-      interpolate: draw spectra between the nodes too, which is for the stages after this one.
-      select: limits of labels, any that the library has.
-    """
-
-    path: str
-    patterns: Sequence[str]
-    source: Section
-    native: Section
-    interpolate: bool = True
-    select: Section = dataclasses.field(default_factory=dict)
-
-    @property
-    def line_spread(self) -> LineSpread | None:
-        """The same as `native`, None for sharp lines."""
-        kind, value = self.native["kind"], self.native["value"]
-        return None if kind == "sharp" else record(LineSpread, {kind: value}, "library.native")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,18 +66,9 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     workdir = Path(workdir)
     preprocessing = make_preprocessing(config)
     data, root = workdir / "data", config.data_root or None
-    library = record(LibraryFiles, config.library, "library")
     survey = record(SurveyFiles, config.survey, "survey")
     vsini = config.labels.vsini.get("library_values", ()) if "vsini" in config.label_names else ()
-    spectra = _read_library(library, preprocessing, vsini, root)
-    sigma = np.array([config.labels[b.name].library_sigma for b in preprocessing.labels], np.float32)
-    labels = np.stack([spectra.labels[b.name] for b in preprocessing.labels], axis=1)
-    native = library.line_spread
-    for arm in preprocessing.arms:
-        log_flux, valid = library_on_grid(spectra, preprocessing, arm, native=native)
-        save_arrays(data / f"library_{arm}.npz", log_flux=log_flux, valid=valid, labels=labels, sigma=sigma)
-        logger.info("preprocess: library, arm %s: %d nodes, %d pixels", arm, len(labels), valid.size)
-
+    prepare_libraries(config, preprocessing, data, vsini)
     known = {b.name: config.labels[b.name].error for b in preprocessing.labels}
     templates = _templates(data, preprocessing)
     save_templates(workdir, templates)
@@ -126,60 +90,6 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     stars.write(data / "stars.ecsv", format="ascii.ecsv", overwrite=True)
     write_json(data / "preprocessing.json", preprocessing.to_json())
     write_config(workdir, config)
-
-
-def _read_library(
-    library: LibraryFiles, preprocessing: Preprocessing, vsini: Sequence[float], root: str | None
-) -> Spectra:
-    """All library spectra whose labels lie inside bins and `library.select`, as one container.
-
-    Args:
-      vsini: velocities [km/s] that a library without this label is rotated to, if it is one of the bins'.
-      root: folder of the data, None = $REMAP_DATA.
-      settings: how the spectra are treated.
-      templates: of the library.
-    """
-    bins = preprocessing.labels
-    files = io.list_files(io.find_data(library.path, root=root), library.patterns)
-    # Cropped file by file: a PHOENIX spectrum has 1.5 million pixels, of which an arm needs a few thousand.
-    parts = [crop(io.read(f, source=library.source, data_root=root), preprocessing) for f in files]
-    if any(b.name == "vsini" for b in bins):  # few libraries have it, and none needs to
-        parts = [p if "vsini" in p.labels else rotate(p, vsini) for p in parts]
-    for part in parts:
-        missing = [b.name for b in bins if b.name not in part.labels]
-        if missing:
-            raise SpectrumError(
-                f"{part.names[0]}: expected the labels {missing} with the library, found {sorted(part.labels)}"
-            )
-        if part.wave.shape != parts[0].wave.shape or not np.allclose(part.wave, parts[0].wave, rtol=1e-9):
-            raise SpectrumError(
-                f"{part.names[0]}: expected the wavelengths of {parts[0].names[0]} "
-                f"({parts[0].wave.size} pixels from {parts[0].wave[0]:.3f} Å), found {part.wave.size} pixels "
-                f"from {part.wave[0]:.3f} Å"
-            )
-    labels = {b.name: np.concatenate([p.labels[b.name] for p in parts]) for b in bins}
-    inside = in_range(np.stack(list(labels.values()), axis=1), bins)
-    for name, (low, high) in library.select.items():
-        if any(name not in p.labels for p in parts):
-            raise ConfigError(f"library.select names {name!r}, which the library's spectra have no label of")
-        value = np.concatenate([p.labels[name] for p in parts])
-        inside &= (value >= low) & (value <= high)
-    logger.info(
-        "preprocess: library of %d spectra, %d left out because their labels lie outside bins or limits",
-        inside.size,
-        np.count_nonzero(~inside),
-    )
-    if not inside.any():
-        raise ConfigError(f"library {library.path}: none of {inside.size} spectra has labels inside the bins")
-    names = [n for p in parts for n in p.names]
-    return make_spectra(
-        parts[0].wave,
-        np.concatenate([p.flux for p in parts])[inside],
-        medium=parts[0].medium,
-        valid=np.concatenate([p.valid for p in parts])[inside],
-        names=[n for n, keep in zip(names, inside, strict=True) if keep],
-        labels={k: v[inside] for k, v in labels.items()},
-    )
 
 
 def _read_survey(

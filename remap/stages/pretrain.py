@@ -19,7 +19,8 @@ from remap.network.resnet import count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch, join, paper_set_size
 from remap.sampling.batches import FinishedSource, LibrarySource
-from remap.sampling.sources import Library
+from remap.sampling.mixture import library_weights
+from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
 from remap.stages.common import Arm, Training, open_arm, train_network
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, load_library, stage_folder, write_config
@@ -91,7 +92,7 @@ class Pretraining(NamedTuple):
 
     def drawing_from(self, cells: np.ndarray) -> FinishedSource:
         """The source of other cells of the same library."""
-        library = self.library._replace(cells=jnp.asarray(cells))
+        library = jax.tree.map(jnp.asarray, with_cells(self.library, np.asarray(cells)))
         return dataclasses.replace(
             self.source, spectra=dataclasses.replace(self.source.spectra, library=library)
         )
@@ -117,14 +118,20 @@ def pretraining(
     """Fresh network, batches and keys of one arm, as a function of config and prepared data alone."""
     arm = open_arm(config, preprocessing, name, "pretrain")
     settings = record(PretrainSettings, config.pretrain, "pretrain")
-    library = load_library(workdir, preprocessing, name, interpolate=config.library.interpolate)
+    library = load_library(
+        workdir,
+        preprocessing,
+        name,
+        interpolate=config.library.interpolate,
+        weights=library_weights(config),
+    )
     key = root_key(config.seed, "pretrain", name)
     init_key, split_key, fit_key, validation_key = jax.random.split(key, 4)
     # The library's "stars" are its cells (or nodes): held-out ones give no training spectrum.
     order = np.asarray(jax.random.permutation(split_key, len(library.cells)))
-    held = round(settings.validation * len(order))
-    held_out, trained = library.cells[order[:held]], library.cells[order[held:]]
-    library = jax.tree.map(jnp.asarray, library._replace(cells=trained))
+    aside, rest = split_cells(cell_origin(library), order, settings.validation)
+    held_out = library.cells[aside]
+    library = jax.tree.map(jnp.asarray, with_cells(library, library.cells[rest]))
     size = settings.epoch_size or paper_set_size(library, arm.augment)
     return Pretraining(
         arm,

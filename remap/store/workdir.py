@@ -3,6 +3,8 @@
 workdir/config.json                     the settings of the newest stage
 workdir/data/preprocessing.json         the description of the inputs
 workdir/data/library_ARM.npz            library on the arm's grid, before noise and normalisation
+workdir/data/libraries/NAME/library_ARM.npz     the same of each of `config.libraries`
+workdir/data/library_check.ecsv         what is odd about the nodes of the libraries
 workdir/data/templates.npz              spectra of the library that velocities are measured with
 workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
@@ -40,6 +42,7 @@ from astropy.table import Table
 from remap.config import config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.velocity import Templates
+from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
 from remap.store.atomic import save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
@@ -84,9 +87,38 @@ def check_preprocessing(found: Mapping[str, Any], expected: Mapping[str, Any], w
     check_equal(found, expected, f"{where}: other preprocessing")
 
 
-def load_library(workdir: Path, preprocessing: Preprocessing, arm: str, *, interpolate: bool) -> Library:
-    """One arm of the preprocessed library."""
-    with np.load(workdir / "data" / f"library_{arm}.npz") as a:
+def library_path(data: Path, arm: str, name: str = "") -> Path:
+    """Where one arm of a prepared library is; `name` as in `config.libraries`, "" = `config.library`."""
+    return (data / "libraries" / name if name else data) / f"library_{arm}.npz"
+
+
+def load_library(
+    workdir: Path,
+    preprocessing: Preprocessing,
+    arm: str,
+    *,
+    interpolate: bool,
+    weights: Mapping[str, float] | None = None,
+) -> Library:
+    """One arm of the preprocessed library, or of several as one (`mixture.mix`).
+
+    Args:
+      weights: share of the draws of each library by name (`mixture.library_weights`); None = `config.library` alone.
+    """
+    shares = {"": 1.0} if weights is None else dict(weights)
+    parts = [_read_library(workdir, preprocessing, arm, name, interpolate=interpolate) for name in shares]
+    return mix(parts, list(shares.values()))
+
+
+def _read_library(
+    workdir: Path, preprocessing: Preprocessing, arm: str, name: str, *, interpolate: bool
+) -> Library:
+    path = library_path(workdir / "data", arm, name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected the preprocess stage's output, found none; run it (again) first"
+        )
+    with np.load(path) as a:
         names = [b.name for b in preprocessing.labels]
         cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
         return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)

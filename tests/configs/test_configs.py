@@ -31,7 +31,8 @@ from remap.stages.align import AlignStageSettings
 from remap.stages.evaluate import EvaluateSettings
 from remap.stages.fetch_library import FetchSettings
 from remap.stages.finetune import FinetuneSettings
-from remap.stages.preprocess import LibraryFiles, SurveyFiles
+from remap.stages.library import LibraryFiles
+from remap.stages.preprocess import SurveyFiles
 from remap.stages.pretrain import PretrainSettings
 from remap.store.stars import SplitSettings, split_settings
 from remap.studies.ablate import AblateSettings, plan
