@@ -118,9 +118,14 @@ def mend(
     wanted = known if within is None else known & (wave >= within[0]) & (wave <= within[1])
     if not wanted.any():
         there = wave[known]
+        hint = ""
+        for unit in ("nm", "um") if axis == "linear" else ():
+            scale = units.Unit(unit).to(wave_unit)
+            if np.any((there * scale >= within[0]) & (there * scale <= within[1])):
+                hint = f"; with wave_unit={unit!r} they would lie there"
         raise OutsideError(
             f"{path}: expected pixels within {within[0]:g} to {within[1]:g} Å, found {there.min():.6g} to "
-            f"{there.max():.6g} Å with the declared {declared}"
+            f"{there.max():.6g} Å with the declared {declared}{hint}"
         )
     first, last = np.flatnonzero(wanted)[[0, -1]]
     gaps = np.flatnonzero(~known[first:last]) + first

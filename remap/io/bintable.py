@@ -150,9 +150,19 @@ def open_table(hdu: fits.hdu.base._BaseHDU, path: Path) -> BinTable:
     Raises:
       SpectrumError: it is no binary table, or its header contradicts itself.
     """
-    kept = hdu.__dict__.get("_remap_table")  # it is asked for by every column and fact
-    if kept is not None:
-        return kept
+    kept = hdu.__dict__.get("_remap_table")  # it is asked for by every fact of every segment
+    if kept is None:
+        try:
+            kept = _open(hdu, path)
+        except SpectrumError as error:
+            kept = str(error)
+        hdu.__dict__["_remap_table"] = kept
+    if isinstance(kept, str):
+        raise SpectrumError(kept)
+    return kept
+
+
+def _open(hdu: fits.hdu.base._BaseHDU, path: Path) -> BinTable:
     if isinstance(hdu, fits.TableHDU):  # of text: rare, and astropy knows how
         written = io.BytesIO()
         fits.BinTableHDU(Table.read(hdu)).writeto(written)
@@ -184,9 +194,7 @@ def open_table(hdu: fits.hdu.base._BaseHDU, path: Path) -> BinTable:
         raise SpectrumError(
             f"{path}: expected {rows} rows and a heap in HDU {hdu.name!r}, found a truncated file"
         )
-    out = BinTable(fields=fields, rows=rows, width=width, heap=heap, content=content, path=path)
-    hdu.__dict__["_remap_table"] = out
-    return out
+    return BinTable(fields=fields, rows=rows, width=width, heap=heap, content=content, path=path)
 
 
 def _cards(header: bytes) -> dict[tuple[str, int], str | float]:

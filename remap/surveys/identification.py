@@ -78,12 +78,49 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
     ),
     "eso": (
         (
-            {"columns": {"hdu": 1, "names": ("WAVE", "FLUX")}},
+            {"columns": {"hdu": 1, "names": ("WAVE",)}},
             None,
-            "a table of WAVE and FLUX in HDU 1",
+            "a table with WAVE in HDU 1",
+        ),
+        (
+            {"keywords": {"SPECSYS": "(BARY|HELIO)"}},
+            None,
+            "SPECSYS is barycentric or heliocentric",
         ),
         ({"keywords": {"PRODCATG": "SCIENCE.SPECTRUM"}}, 4, "PRODCATG is SCIENCE.SPECTRUM"),
         ({"keywords": {"ORIGIN": "(?i)eso"}}, 2, "ORIGIN is ESO"),
+    ),
+    "eso_observed": (
+        (
+            {"columns": {"hdu": 1, "names": ("WAVE",)}},
+            None,
+            "a table with WAVE in HDU 1",
+        ),
+        (
+            {"keywords": {"SPECSYS": "(TOPO|GEO)CENT"}},
+            None,
+            "SPECSYS is topocentric or geocentric",
+        ),
+        ({"keywords": {"PRODCATG": "SCIENCE.SPECTRUM"}}, 4, "PRODCATG is SCIENCE.SPECTRUM"),
+        ({"keywords": {"ORIGIN": "(?i)eso"}}, 2, "ORIGIN is ESO"),
+    ),
+    "calspec": (
+        (
+            {"columns": {"hdu": 1, "names": ("WAVELENGTH", "FLUX")}},
+            None,
+            "a table of WAVELENGTH and FLUX in HDU 1",
+        ),
+        ({"keywords": {"DBTABLE": "(?i)crspectrum"}}, 4, "DBTABLE is CRSPECTRUM"),
+        ({"columns": {"hdu": 1, "names": ("STATERROR", "SYSERROR")}}, 3, "columns STATERROR and SYSERROR"),
+        ({"keywords": {"ORIGIN": "synphot"}}, 1, "ORIGIN is synphot"),
+    ),
+    "hires": (
+        ({"columns": {"hdu": 1, "names": ("s", "w", "serr")}}, None, "a table of s, w and serr in HDU 1"),
+        ({"columns": {"hdu": 1, "names": ("s", "w", "serr")}}, 4, "a table of s, w and serr in HDU 1"),
+    ),
+    "ferre": (
+        ({"columns": {"hdu": 1, "names": ("wave", "flux")}}, None, "a table of wave and flux in HDU 1"),
+        ({"name": "(?i)ferre"}, 4, "the name of the file"),
     ),
     "elodie": (
         (_ONE_IMAGE, None, "an image of one row with an axis"),
@@ -95,32 +132,6 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
         ({"keywords": {"ORIGIN": "(?i).*galah"}}, 4, "ORIGIN is GALAH"),
         ({"keywords": {"INSTRUME": "(?i)hermes"}}, 3, "INSTRUME is HERMES"),
         ({"name": r"^\d{15}[1-4]\."}, 3, "the name of the file: 15 digits and the arm"),
-    ),
-    "eso_observed": (
-        (
-            {"columns": {"hdu": 1, "names": ("WAVE", "FLUX")}, "keywords": {"SPECSYS": "(TOPO|GEO)CENT"}},
-            None,
-            "a table of WAVE and FLUX in HDU 1 and SPECSYS is TOPOCENT",
-        ),
-        ({"keywords": {"PRODCATG": "SCIENCE.SPECTRUM"}}, 4, "PRODCATG is SCIENCE.SPECTRUM"),
-        ({"keywords": {"ORIGIN": "(?i)eso"}}, 3, "ORIGIN is ESO"),
-    ),
-    "calspec": (
-        (
-            {"columns": {"hdu": 1, "names": ("WAVELENGTH", "FLUX")}},
-            None,
-            "a table of WAVELENGTH and FLUX in HDU 1",
-        ),
-        ({"columns": {"hdu": 1, "names": ("STATERROR", "SYSERROR")}}, 4, "columns STATERROR and SYSERROR"),
-        ({"columns": {"hdu": 1, "names": ("WAVELENGTH", "FLUX")}}, 1, "columns WAVELENGTH and FLUX"),
-    ),
-    "hires": (
-        ({"columns": {"hdu": 1, "names": ("s", "w", "serr")}}, None, "a table of s, w and serr in HDU 1"),
-        ({"columns": {"hdu": 1, "names": ("s", "w", "serr")}}, 4, "columns s, w and serr"),
-    ),
-    "ferre": (
-        ({"columns": {"hdu": 1, "names": ("wave", "flux")}}, None, "a table of wave and flux in HDU 1"),
-        ({"name": "(?i)ferre"}, 3, "the name of the file"),
     ),
     "miles": (
         (_ONE_IMAGE, None, "an image of one row with an axis"),

@@ -14,34 +14,46 @@ _REST = {"rv": {"value": 0.0}}
 _SDSS_BITS = sum(1 << bit for bit in (0, 1, 2, 3, 18, 22, 23, 24, 25, 26))
 _SURE = ({"column": "ZWARNING", "values": (0,)}, {"column": "CLASS", "values": ("STAR",)})
 
+_LAMOST_MRS_TABLE = {
+    "format": "table",
+    "medium": "vacuum",
+    "wave_unit": "Angstrom",
+    "flux_column": "FLUX",
+    "ivar_column": "IVAR",
+    "mask_column": "ANDMASK",
+    "mask_good": "zero",
+    "segments": (
+        {"hdus": r"COADD_(?P<segment>[BR])"},
+        {"hdus": r"(?P<segment>[BR])-(?P<exposure>\d+)", "mask_column": "PIXMASK"},
+    ),
+    "line_spread": {"resolution": 7500.0},
+    "facts": {
+        "star_id": "DESIG",
+        "ra": "RA",
+        "dec": "DEC",
+        "snr": {"keyword": "SNR", "missing": (-9999.0,)},
+    },
+}
+
 _LAMOST_MRS = Survey(
     name="lamost_mrs",
     about=(
         "LAMOST at medium resolution (R 7,500): tables COADD_B and COADD_R, then one of each exposure and arm, whose "
-        "red wavelengths decrease. Every bit of ANDMASK (sums) and PIXMASK (exposures) counts. The S/N is that of "
-        "the arm or exposure; the files hold no velocity."
+        "red wavelengths decrease; rows of pixels with LOGLAM, or in later releases one row of arrays with "
+        "WAVELENGTH. Every bit of ANDMASK (sums) and PIXMASK (exposures) counts. The S/N is that of the arm or "
+        "exposure; the files hold no velocity."
     ),
     source={
-        "format": "table",
-        "medium": "vacuum",
-        "axis": "log10",
-        "wave_unit": "Angstrom",
-        "wave_column": "LOGLAM",
-        "flux_column": "FLUX",
-        "ivar_column": "IVAR",
-        "mask_column": "ANDMASK",
-        "mask_good": "zero",
-        "segments": (
-            {"hdus": r"COADD_(?P<segment>[BR])"},
-            {"hdus": r"(?P<segment>[BR])-(?P<exposure>\d+)", "mask_column": "PIXMASK"},
+        "format": "any",
+        "options": tuple(
+            {
+                **_LAMOST_MRS_TABLE,
+                "axis": axis,
+                "wave_column": column,
+                "when": {"columns": {"hdu": 1, "names": (column, "FLUX", "IVAR")}},
+            }
+            for column, axis in (("LOGLAM", "log10"), ("WAVELENGTH", "linear"))
         ),
-        "line_spread": {"resolution": 7500.0},
-        "facts": {
-            "star_id": "DESIG",
-            "ra": "RA",
-            "dec": "DEC",
-            "snr": {"keyword": "SNR", "missing": (-9999.0,)},
-        },
     },
     patterns=_FITS,
     frame="heliocentric",

@@ -224,6 +224,17 @@ def test_the_unit_that_the_column_states(tmp_path):
             one(path, wave_unit="column")
 
 
+def test_wavelengths_in_nm_of_which_the_file_says_nothing(tmp_path):
+    path = write(tmp_path / "x.fits", hdu(WAVE=WAVE / 10))
+    with pytest.raises(
+        SpectrumError, match=r"found 500 to 514.95 Å .*; with wave_unit='nm' they would lie there"
+    ):
+        io.read(path, source=TABLE, within=(4000, 7000))
+    np.testing.assert_allclose(
+        io.read(path, source=TABLE | {"wave_unit": "nm"}, within=(4000, 7000)).wave, WAVE
+    )
+
+
 # Masks, nulls, errors
 
 

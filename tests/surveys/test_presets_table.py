@@ -29,6 +29,16 @@ def write(path, *hdus, **primary):
     return path
 
 
+def velocity(spectra, line, width):
+    """km/s of the deepest point near a line, of the parabola through three pixels."""
+    inside = (np.abs(spectra.wave - line) < width) & spectra.valid[0]
+    wave, flux = spectra.wave[inside], spectra.flux[0, inside].astype(float)
+    at = int(np.clip(np.argmin(flux), 1, len(flux) - 2))
+    left, middle, right = flux[at - 1 : at + 2]
+    centre = wave[at] + 0.5 * (left - right) / (left - 2 * middle + right) * (wave[at] - wave[at - 1])
+    return (centre / line - 1) * SPEED_OF_LIGHT
+
+
 def facts(spectra, *names):
     return [spectra.fact(name)[0] for name in names]
 
@@ -64,6 +74,23 @@ def test_lamost_mrs(name):
     assert len(read("lamost_mrs", path, exposures=False)) == 2
     blue = read("lamost_mrs", path, within=(5000.0, 5300.0))
     assert {s.fact("segment")[0] for s in blue} == {"B"}
+
+
+def test_lamost_mrs_with_one_row_of_arrays(tmp_path):
+    columns = {"FLUX": FLUX, "IVAR": FLUX, "WAVELENGTH": WAVE[::-1].astype(np.float32)}
+    hdus = []
+    for name in ("COADD_R", "R-84107311"):
+        mask = {"ANDMASK" if name.startswith("COADD") else "PIXMASK": (np.arange(N) == 2).astype(np.int16)}
+        hdus.append(fits.BinTableHDU(Table({k: v[None] for k, v in (columns | mask).items()}), name=name))
+    found = read("lamost_mrs", write(tmp_path / "med-1.fits", *hdus, DESIG="LAMOST J1"))
+    assert [facts(s, "segment", "exposure", "star_id") for s in found] == [
+        ["R", "", "LAMOST J1"],
+        ["R", "84107311", "LAMOST J1"],
+    ]
+    for spectra in found:
+        np.testing.assert_array_equal(spectra.wave, WAVE)
+        np.testing.assert_array_equal(spectra.flux, [FLUX[::-1]])
+        assert np.flatnonzero(~spectra.valid).tolist() == [N - 3]
 
 
 # SDSS
@@ -319,6 +346,35 @@ def test_ferre():
     assert (found.ivar, found.fwhm) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("survey", "name", "lines", "expected", "within"),
+    [
+        ("hires", "hires/rj59.1926_adj.fits", (5889.951, 5895.924, 6122.217), 0, 3),  # air
+        (
+            "ferre",
+            "ferre/FERRE_FEH+0.00_AFE+0.00_VMIC+0.00_TEFF+5750_LOGG+4.50.fits",
+            (6562.797, 5183.604),
+            0,
+            3,
+        ),
+        (
+            "lamost_mrs",
+            "lamost_mrs/med-58408-TD230151N343645T01_sp01-015.fits",
+            (5185.05, 6564.61),
+            -50,
+            5,
+        ),  # vacuum
+        ("sdss", "boss_spec/spec-3586-55181-0500.fits", (4862.68, 6564.61), -30.35, 25),
+    ],
+)
+def test_lines_lie_where_medium_and_frame_put_them(survey, name, lines, expected, within):
+    """The other medium were 83 km/s off. Both arms of LAMOST's star agree; SDSS has pixels of 69 km/s."""
+    found = read(survey, shared(name), exposures=False)
+    for line in lines:
+        (spectra,) = (s for s in found if s.wave[0] < line < s.wave[-1])
+        assert velocity(spectra, line, 4) == pytest.approx(expected, abs=within)
+
+
 # What is no optical spectrum of these kinds
 
 
@@ -378,3 +434,34 @@ def test_stis_orders_are_rows():
     assert len(found) == 40
     assert [s.fact("segment")[0] for s in found[:2]] == ["87", "88"]
     assert all(s.wave.size == 1024 for s in found)
+
+
+# What a file is
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("lamost_mrs/med-58408-TD230151N343645T01_sp01-015.fits", "lamost_mrs"),
+        ("sdss_spec/spec-0266-51602-0031.fits", "sdss"),
+        ("boss_spec/spec-3586-55181-0500.fits", "sdss"),
+        ("desi/coadd-5-169-thru20210419.fits", "desi"),
+        ("calspec/alpha_lyr_stis_005.fits", "calspec"),
+        ("calspec/p330e_001.fits", "calspec"),
+        ("hires/rj59.1926_adj.fits", "hires"),
+        ("ferre/FERRE_FEH+0.00_AFE+0.00_VMIC+0.00_TEFF+5750_LOGG+4.50.fits", "ferre"),
+        ("crires/220325_1.fits", None),
+        ("nirspec/NS.20011009.54395_60_flux_tbl.fits", None),
+    ],
+)
+def test_files_are_told_apart(name, best):
+    found = surveys.identify(shared(name))
+    assert [m.name for m in found][:1] == ([best] if best else [])
+
+
+@pytest.mark.parametrize(
+    ("specsys", "best"), [("BARYCENT", "eso"), ("HELIOCEN", "eso"), ("TOPOCENT", "eso_observed")]
+)
+def test_phase_3_tables_are_told_apart_by_their_frame(tmp_path, specsys, best):
+    path = adp(tmp_path / "a.fits", specsys=specsys, columns=("FLUX_REDUCED",), PRODCATG="SCIENCE.SPECTRUM")
+    assert [m.name for m in surveys.identify(path)] == [best]
