@@ -144,6 +144,11 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
             None,
             "a table of wavelength, flux and ivar in HDU 1",
         ),
+        (
+            {"columns": {"hdu": 1, "names": ("wavelength", "flux", "ivar")}},
+            1.5,
+            "what it reads, and others too",
+        ),
         ({"keywords": {"INSTRUME": "(?i)marvels|ket"}}, 4, "INSTRUME is MARVELS"),
         ({"name": "(?i)marvels"}, 2, "the name of the file"),
     ),

@@ -32,8 +32,8 @@ _LAMOST = {
 }
 
 # Bits of SPPIXMASK that spoil a pixel of a sum: NOPLUG, BADTRACE, BADFLAT, BADARC (0-3), FULLREJECT (18), NOSKY (22),
-# BRIGHTSKY (23), NODATA (24), COMBINEREJ (25).
-SDSS_BITS = 0b1111 | 1 << 18 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25
+# BRIGHTSKY (23), NODATA (24), COMBINEREJ (25), BADFLUXFACTOR (26).
+SDSS_BITS = 0b1111 | 1 << 18 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26
 # Bits of APOGEE_PIXMASK: BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY (0-7), SIG_SKYLINE (12),
 # NOT_ENOUGH_PSF (14).
 APOGEE_BITS = 0xFF | 1 << 12 | 1 << 14
@@ -152,8 +152,8 @@ IMAGES: tuple[Survey, ...] = (
         name="sdss_spspec",
         about=(
             "SDSS DR1 to DR7, spSpec: rows of flux, flux less continuum, error, mask. Of the mask count "
-            "NOPLUG, BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA and COMBINEREJ; not "
-            "EMLINE, an emission line. The line spread is the column dispersion of HDU 6, σ in pixels. The "
+            "NOPLUG, BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA, COMBINEREJ and "
+            "BADFLUXFACTOR; not EMLINE, an emission line. The line spread is the column dispersion of HDU 6, σ in pixels. The "
             "velocity is the pipeline's redshift."
         ),
         source={

@@ -80,6 +80,20 @@ def test_compressed_images(tmp_path, packed):
     np.testing.assert_array_equal(read.wave, WAVE)
 
 
+def test_compressed_data_are_held_against_their_sum(tmp_path):
+    path = tmp_path / "x.fits.fz"
+    data = np.random.default_rng(0).integers(0, 1000, (1, N)).astype(np.int32)
+    hdus = [fits.PrimaryHDU(), fits.CompImageHDU(data, fits.Header(AXIS))]
+    fits.HDUList(hdus).writeto(path, checksum=True)
+    np.testing.assert_array_equal(io.read(path, source=SOURCE).flux, data)
+    content = bytearray(path.read_bytes())
+    with fits.open(path, disable_image_compression=True) as opened:
+        content[opened.fileinfo(1)["datLoc"] + 100] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(SpectrumError, match="not those of its DATASUM"):
+        io.read(path, source=SOURCE)
+
+
 def test_an_axis_in_the_primary_header(tmp_path):
     fits.HDUList([fits.PrimaryHDU(header=fits.Header(AXIS)), fits.ImageHDU(FLUX)]).writeto(
         tmp_path / "x.fits"

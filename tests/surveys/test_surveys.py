@@ -178,6 +178,31 @@ def test_iraf():
     assert [round(s.wave[0], 3) for s in orders] == [14740.266, 19492.349]
 
 
+def test_galah_has_relative_errors_and_counts_pixels_from_one(tmp_path):
+    header = fits.Header({"CRVAL1": 4713.6, "CDELT1": 0.0458, "CRPIX1": 0, "RA": 10.0})
+    flux = np.array([100.0, -50.0, 0.0])
+    parts = [fits.PrimaryHDU(flux, header), *(fits.ImageHDU(np.full(3, v)) for v in (0.1, 1.0, 1.0, 1.0))]
+    fits.HDUList(parts).writeto(tmp_path / "1401210010010011.fits")
+    spectra = io.read(tmp_path / "1401210010010011.fits", source=surveys.get("galah").source)
+    assert spectra.wave[0] == 4713.6
+    np.testing.assert_allclose(spectra.ivar[0, :2], [0.01, 0.04])
+    assert spectra.valid.tolist() == [[True, True, False]]
+    assert (spectra.fact("star_id")[0], spectra.fact("segment")[0]) == ("140121001001001", "1")
+
+
+def test_marvels(tmp_path):
+    wave = 5000.0 + np.arange(50.0)
+    columns = [
+        fits.Column(n, "D", array=a) for n, a in (("wavelength", wave), ("flux", wave), ("ivar", wave))
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "x.fits")
+    spectra = io.read(tmp_path / "x.fits", source=surveys.get("marvels").source)
+    np.testing.assert_array_equal(spectra.ivar, [wave])
+    best = surveys.identify(tmp_path / "x.fits")[0]
+    assert best.name == "marvels"
+    assert "INSTRUME is MARVELS" in best.lacks
+
+
 def test_phoenix():
     try:
         folder = io.find_data("phoenix")
