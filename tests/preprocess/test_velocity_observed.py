@@ -79,7 +79,7 @@ def test_a_hot_star_is_poor(templates, path):
 def test_miles_is_at_rest(templates):
     files = sorted(shared("miles/spectra").iterdir())[::12]
     every = [on_arms(image(file)) for file in files]
-    arms = {a: tuple(np.concatenate([e[a][i] for e in every]) for i in (0, 1)) + (None,) for a in WAVE}
+    arms = {a: (*(np.concatenate([e[a][i] for e in every]) for i in (0, 1)), None) for a in WAVE}
     found = measure_velocities(arms, templates)
     assert found.poor.mean() < 0.05
     assert abs(np.nanmedian(found.velocity)) < 4  # giants are at -3 km/s in both arms; a pixel is 49 km/s
