@@ -4,8 +4,9 @@
     python -m benchmarks.bench_velocity --output=workdirs/bench_velocity --short    about a minute, for CI
 
 Templates are nodes of `lte_grid.npz`. Mock stars have known velocities from -500 to 500 km/s and Gaussian noise:
-labels between the nodes (the mean of two neighbours' logarithms), and `coolstars_grid.npz`, which another code computed
-with another line list; all of 4000-7000 K and [M/H] from -2 up. Observed stars are read as their surveys wrote them. Rates are per second of CPU time on one core.
+labels between the nodes (the mean of two neighbours' logarithms), and `coolstars_grid.npz`, which another code
+computed with another line list; all of 4000-7000 K and [M/H] from -2 up. Observed stars are read as their surveys
+wrote them. Rates are per second of CPU time on one core.
 Writes velocity.md and the numbers as JSON.
 """
 
@@ -261,7 +262,7 @@ def rows(found: Velocities, part: np.ndarray) -> Velocities:
 
 
 def one(found: Velocities) -> dict:
-    return {k: float(getattr(found, k)[0]) for k in ("velocity", "error", "quality", "poor")}
+    return {k: float(getattr(found, k)[0]) for k in ("velocity", "error", "quality", "parts", "poor")}
 
 
 def pairs(templates: Templates, read) -> dict:
@@ -302,12 +303,12 @@ def observed_table(numbers: Mapping[str, dict]) -> list[str]:
             )
     lines += [
         "",
-        "| one spectrum (known velocity) | velocity [km/s] | error | quality | poor |",
-        "|---|---|---|---|---|",
+        "| one spectrum (known velocity) | velocity [km/s] | error | quality | parts | poor |",
+        "|---|---|---|---|---|---|",
     ]
     for name, r in numbers["single"].items():
         lines.append(
-            f"| {name} | {r['velocity']:+.1f} | {r['error']:.1f} | {r['quality']:.1f} | "
+            f"| {name} | {r['velocity']:+.1f} | {r['error']:.1f} | {r['quality']:.1f} | {r['parts']:.1f} | "
             f"{'yes' if r['poor'] else 'no'} |"
         )
     return lines

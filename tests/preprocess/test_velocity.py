@@ -211,6 +211,23 @@ def test_what_has_no_velocity_is_poor(kind):
     assert measure_velocities(featureless(kind), templates()).poor.mean() >= 0.98
 
 
+def test_a_single_line_is_poor_however_clear():
+    line = {a: 1 - 0.6 / (1 + ((w - 4900) / 6) ** 2) for a, w in WAVE.items()}
+    flux = {a: (line[a] * spectrum(w, strength=0.1))[None] for a, w in WAVE.items()}
+    made = make_templates(
+        flux, {a: np.ones(w.size, bool) for a, w in WAVE.items()}, WAVE, np.zeros((1, 1)), "air"
+    )
+    rng = np.random.default_rng(0)
+    arms = {}
+    for arm, alone in line.items():
+        seen = alone * (1 + rng.standard_normal((20, alone.size)) / 100)
+        arms[arm] = (seen, np.ones(seen.shape, bool), None)
+    found = measure_velocities(arms, made, VelocitySettings(min_quality=0.1))
+    assert found.parts.max() < 2.2
+    assert found.poor.all()
+    assert measure_velocities(observe(VELOCITIES), templates()).parts.min() > 10
+
+
 def test_a_star_at_low_signal_is_not_poor():
     found = measure_velocities(observe(VELOCITIES, snr=10), templates())
     assert not found.poor.any()
