@@ -45,6 +45,8 @@ class VelocitySettings:
       smooth: standard deviation of the smoothing that gives the continuum, km/s; several times the line spread.
       taper: share of an arm at each end over which the weights fall to zero.
       mismatch: error of the templates, a fraction of the continuum, added in quadrature to the noise of a pixel.
+      calibration: error of the survey's wavelengths, km/s, added in quadrature to that of a velocity. Nothing in a
+        spectrum tells it.
       clip: pixels this many times the scatter above the continuum are emission or cosmic rays, and left out.
       min_coverage: smallest share of valid pixels, of all arms together.
       min_pixels: smallest number of them.
@@ -62,6 +64,7 @@ class VelocitySettings:
     smooth: float = 1000.0
     taper: float = 0.03
     mismatch: float = 0.02
+    calibration: float = 0.0
     clip: float = 6.0
     min_coverage: float = 0.2
     min_pixels: int = 50
@@ -82,6 +85,8 @@ class VelocitySettings:
             )
         if not 0 < self.taper < 0.5:
             raise ConfigError(f"taper must be in (0, 0.5), found {self.taper}")
+        if not 0 <= self.calibration < np.inf:
+            raise ConfigError(f"calibration must be at least 0, found {self.calibration}")
         if not 0 <= self.min_coverage <= 1:
             raise ConfigError(f"min_coverage must be in [0, 1], found {self.min_coverage}")
 
@@ -506,7 +511,7 @@ def _measure(
 
     return Velocities(
         velocity=or_nan(speed),
-        error=or_nan(fit.error * templates.step * SPEED_OF_LIGHT),
+        error=or_nan(np.hypot(fit.error * templates.step * SPEED_OF_LIGHT, settings.calibration)),
         quality=or_nan(quality),
         parts=or_nan(fit.parts),
         poor=~usable | ~((quality >= settings.min_quality) & (fit.parts >= settings.min_parts)),

@@ -79,6 +79,12 @@ def test_one_arm_is_enough_and_two_are_better():
     assert np.median(both.error) < 0.85 * np.median(one.error)
 
 
+def test_the_error_of_the_wavelengths_is_added():
+    arms = observe(VELOCITIES)
+    plain, more = (measure_velocities(arms, templates(), VelocitySettings(calibration=c)) for c in (0.0, 3.0))
+    np.testing.assert_allclose(more.error**2, plain.error**2 + 9, rtol=1e-6)
+
+
 def test_unusable_rows_are_nan_and_leave_the_others_alone():
     arms = observe(np.zeros(6))
     alone = measure_velocities(arms, templates())
@@ -110,6 +116,8 @@ def test_wrong_arms_are_refused():
         ("span", 10.0),
         ("taper", 0.6),
         ("min_coverage", 2.0),
+        ("calibration", -1.0),
+        ("min_parts", 0.0),
         ("mismatch", 0.0),
     ],
 )
