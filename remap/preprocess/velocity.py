@@ -45,10 +45,13 @@ class VelocitySettings:
       smooth: standard deviation of the smoothing that gives the continuum, km/s; several times the line spread.
       taper: share of an arm at each end over which the weights fall to zero.
       mismatch: error of the templates, a fraction of the continuum, added in quadrature to the noise of a pixel.
+      calibration: error of the survey's wavelengths, km/s, added in quadrature to that of a velocity. Nothing in a
+        spectrum tells it.
       clip: pixels this many times the scatter above the continuum are emission or cosmic rays, and left out.
       min_coverage: smallest share of valid pixels, of all arms together.
       min_pixels: smallest number of them.
       min_quality: `quality` below which a velocity is poor.
+      min_parts: `parts` below which it is.
 
     Raises:
       ConfigError: a value that is out of its range; names the field.
@@ -61,16 +64,18 @@ class VelocitySettings:
     smooth: float = 1000.0
     taper: float = 0.03
     mismatch: float = 0.02
+    calibration: float = 0.0
     clip: float = 6.0
     min_coverage: float = 0.2
     min_pixels: int = 50
     min_quality: float = 4.5
+    min_parts: float = 2.2
 
     def __post_init__(self) -> None:
         for name in ("templates", "best", "min_pixels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("limit", "smooth", "mismatch", "clip", "min_quality"):
+        for name in ("limit", "smooth", "mismatch", "clip", "min_quality", "min_parts"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ConfigError(f"{name} must be positive, found {getattr(self, name)}")
         if not self.limit <= self.span < SPEED_OF_LIGHT / 2:
@@ -80,6 +85,8 @@ class VelocitySettings:
             )
         if not 0 < self.taper < 0.5:
             raise ConfigError(f"taper must be in (0, 0.5), found {self.taper}")
+        if not 0 <= self.calibration < np.inf:
+            raise ConfigError(f"calibration must be at least 0, found {self.calibration}")
         if not 0 <= self.min_coverage <= 1:
             raise ConfigError(f"min_coverage must be in [0, 1], found {self.min_coverage}")
 
@@ -160,7 +167,10 @@ class Velocities:
         the span (as R of Tonry & Davis 1979, AJ 84, 1511, with all that is not the peak for the part that is not
         symmetric), or the amplitude over its error if that is less. Noise seldom has more than 4. 0 where the best
         velocity is at the limit or the fit left its peak.
-      poor: bool[S], `quality` below the settings' least, or no velocity.
+      parts: float64[S], how many parts of the spectrum, each as wide as the settings' `smooth`, the velocity rests
+        on: (Σ x)² / Σ x² of what they add to the likelihood. Lines all over give ten and more; 1 is a single line,
+        such as Hβ of a hot star, of which a wing cut by the end of an arm may look like another velocity.
+      poor: bool[S], `quality` or `parts` below the settings' least, or no velocity.
       template: int[S], the best template, -1 where there is none.
       correlation: float64[S], coefficient of correlation between the spectrum and it, 1 = the same.
       amplitude: float64[S], depth of the spectrum's lines over the template's.
@@ -170,6 +180,7 @@ class Velocities:
     velocity: np.ndarray
     error: np.ndarray
     quality: np.ndarray
+    parts: np.ndarray
     poor: np.ndarray
     template: np.ndarray
     correlation: np.ndarray
@@ -485,7 +496,7 @@ def _measure(
     best = np.argsort(-around.max(axis=2), axis=1)[:, : settings.best]
     around = np.take_along_axis(around, best[:, :1, None], axis=1)[:, 0]
     start = near[star, around.argmax(axis=1)]
-    fit = _fit(flat, templates, best, grid.lags[start] + _parabola(around))
+    fit = _fit(flat, templates, best, grid.lags[start] + _parabola(around), settings.smooth)
 
     contrast = _contrast(shape[star, best[:, 0]], start, covered, FAR * templates.width)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -500,9 +511,10 @@ def _measure(
 
     return Velocities(
         velocity=or_nan(speed),
-        error=or_nan(fit.error * templates.step * SPEED_OF_LIGHT),
+        error=or_nan(np.hypot(fit.error * templates.step * SPEED_OF_LIGHT, settings.calibration)),
         quality=or_nan(quality),
-        poor=~usable | ~(quality >= settings.min_quality),
+        parts=or_nan(fit.parts),
+        poor=~usable | ~((quality >= settings.min_quality) & (fit.parts >= settings.min_parts)),
         template=np.where(usable, best[:, 0], -1),
         correlation=or_nan(height),
         amplitude=or_nan(fit.amplitude),
@@ -518,9 +530,12 @@ class _Fit(NamedTuple):
     amplitude: np.ndarray
     chi2: np.ndarray
     significance: np.ndarray  # height of the model's lines over its standard deviation
+    parts: np.ndarray  # effective number of those that the gain comes from
 
 
-def _fit(flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, start: np.ndarray) -> _Fit:
+def _fit(
+    flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, start: np.ndarray, smooth: float
+) -> _Fit:
     """The shift of a linear combination of the best templates, by Gauss-Newton.
 
     The variance is that of an M-estimator, Σ_ij g_i g_j / H² with g the terms of the derivative of χ² and pairs up to
@@ -529,6 +544,7 @@ def _fit(flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, 
     Args:
       best: int[S, K].
       start: float64[S], in steps.
+      smooth: width of the parts, km/s.
     """
     weights = {}
     for arm, (_, weight) in flat.items():
@@ -552,13 +568,14 @@ def _fit(flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, 
             place = np.clip(place + np.clip(np.nan_to_num(move), -1, 1), start - reach, start + reach)
         curves = {a: _curves(flat[a], templates.tables[a], best, place) for a in flat}
         model = _solve(sum(_moments(curves[a], weights[a]) for a in flat))
-        number, slope_sum, height_sum = 0.0, 0.0, 0.0
+        number, slope_sum, height_sum, parts = 0.0, 0.0, 0.0, []
         for arm, w in weights.items():
             total = np.maximum(w.sum(axis=1), np.finfo(np.float32).tiny)[:, None, None]
             c = curves[arm] - np.sum(w[:, None] * curves[arm], axis=2, keepdims=True) / total
             # Rows: the model's lines, and its slope less what the shares of the templates can take up.
             fitted, across = np.moveaxis(model.rows.astype(np.float32) @ c, 1, 0)
             residual = w * (c[:, 1] - fitted)
+            parts.append(np.add.reduceat(w * c[:, 1] * fitted, _cuts(templates, arm, smooth), axis=1))
             number = number + np.count_nonzero(w, axis=1)
             pixel = np.median(np.diff(templates.tables[arm].place)) / OVERSAMPLE
             span = max(int(np.ceil(CORRELATED * templates.width / pixel)), 2)
@@ -566,7 +583,16 @@ def _fit(flat: Mapping[str, Flattened], templates: Templates, best: np.ndarray, 
             height_sum = height_sum + _correlated(residual * fitted, span)
         error = np.sqrt(slope_sum) / model.curvature / OVERSAMPLE
         significance = np.nan_to_num(model.power / np.sqrt(height_sum))
-    return _Fit(place, error, model.shares.sum(axis=1), model.squares / number, significance)
+        gain = np.concatenate(parts, axis=1, dtype=np.float64)
+        support = np.nan_to_num(gain.sum(axis=1) ** 2 / np.sum(gain**2, axis=1))
+    return _Fit(place, error, model.shares.sum(axis=1), model.squares / number, significance, support)
+
+
+def _cuts(templates: Templates, arm: str, width: float) -> np.ndarray:
+    """First pixels of the parts of an arm, each about `width` km/s wide."""
+    place = templates.tables[arm].place
+    parts = max(1, round(place[-1] * templates.step / OVERSAMPLE * SPEED_OF_LIGHT / width))
+    return np.searchsorted(place, np.arange(parts) * place[-1] / parts)
 
 
 class _Model(NamedTuple):

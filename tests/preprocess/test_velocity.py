@@ -79,6 +79,12 @@ def test_one_arm_is_enough_and_two_are_better():
     assert np.median(both.error) < 0.85 * np.median(one.error)
 
 
+def test_the_error_of_the_wavelengths_is_added():
+    arms = observe(VELOCITIES)
+    plain, more = (measure_velocities(arms, templates(), VelocitySettings(calibration=c)) for c in (0.0, 3.0))
+    np.testing.assert_allclose(more.error**2, plain.error**2 + 9, rtol=1e-6)
+
+
 def test_unusable_rows_are_nan_and_leave_the_others_alone():
     arms = observe(np.zeros(6))
     alone = measure_velocities(arms, templates())
@@ -110,6 +116,8 @@ def test_wrong_arms_are_refused():
         ("span", 10.0),
         ("taper", 0.6),
         ("min_coverage", 2.0),
+        ("calibration", -1.0),
+        ("min_parts", 0.0),
         ("mismatch", 0.0),
     ],
 )
@@ -209,6 +217,23 @@ def featureless(kind, count=100, seed=5):
 )
 def test_what_has_no_velocity_is_poor(kind):
     assert measure_velocities(featureless(kind), templates()).poor.mean() >= 0.98
+
+
+def test_a_single_line_is_poor_however_clear():
+    line = {a: 1 - 0.6 / (1 + ((w - 4900) / 6) ** 2) for a, w in WAVE.items()}
+    flux = {a: (line[a] * spectrum(w, strength=0.1))[None] for a, w in WAVE.items()}
+    made = make_templates(
+        flux, {a: np.ones(w.size, bool) for a, w in WAVE.items()}, WAVE, np.zeros((1, 1)), "air"
+    )
+    rng = np.random.default_rng(0)
+    arms = {}
+    for arm, alone in line.items():
+        seen = alone * (1 + rng.standard_normal((20, alone.size)) / 100)
+        arms[arm] = (seen, np.ones(seen.shape, bool), None)
+    found = measure_velocities(arms, made, VelocitySettings(min_quality=0.1))
+    assert found.parts.max() < 2.2
+    assert found.poor.all()
+    assert measure_velocities(observe(VELOCITIES), templates()).parts.min() > 10
 
 
 def test_a_star_at_low_signal_is_not_poor():
