@@ -8,7 +8,6 @@ is changed and nothing is filled.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 
@@ -59,8 +58,8 @@ class CleaningSettings:
     dead_run: int = 8
     resolution: float | None = None
     fwhm: float | None = None
-    sharpness: float = 0.9
-    cosmic_sigma: float = 4.5
+    sharpness: float = 0.85
+    cosmic_sigma: float = 4.0
     cosmic_width: int = 3
     min_sampling: float = 2.0
     stack_sigma: float = 4.5
@@ -150,7 +149,10 @@ def segment_median(values: np.ndarray, size: int, smooth: int = 1) -> np.ndarray
     """
     count, pixels = values.shape
     edges = np.linspace(0, pixels, max(round(pixels / size), 1) + 1).astype(int)
-    medians = np.stack([nan_median(values[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
+    # equal stretches, so that one sort does all of them: the last pixel of a longer one is left out
+    length = int(np.diff(edges).min())
+    stretches = values[:, edges[:-1, None] + np.arange(length)]
+    medians = nan_median(stretches)
     known = np.isfinite(medians)
     if smooth > 1:
         half = smooth // 2
@@ -174,9 +176,12 @@ def segment_median(values: np.ndarray, size: int, smooth: int = 1) -> np.ndarray
 def nan_median(values: np.ndarray) -> np.ndarray:
     """Median over the last axis without NaN, NaN where there is nothing else; no warning."""
     ordered = np.sort(values, axis=-1)  # NaN last
-    count = np.isfinite(values).sum(axis=-1)
+    size = values.shape[-1]
+    if not np.isnan(ordered[..., -1]).any():
+        return (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
+    count = size - np.isnan(ordered).sum(axis=-1)
     low = np.maximum((count - 1) // 2, 0)[..., None]
-    high = np.minimum(count // 2, values.shape[-1] - 1)[..., None]
+    high = np.minimum(count // 2, size - 1)[..., None]
     middle = np.take_along_axis(ordered, low, -1) + np.take_along_axis(ordered, high, -1)
     return np.where(count > 0, middle[..., 0] / 2, np.nan)
 
