@@ -67,7 +67,7 @@ class CleaningSettings:
     stationary_sigma: float = 5.0
     stationary_width: int = 6
     stationary_share: float = 0.1
-    components: int = 6
+    components: int = 12
     min_stars: int = 12
 
     def __post_init__(self) -> None:
