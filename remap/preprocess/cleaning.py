@@ -15,6 +15,7 @@ from remap.config import ConfigError
 from remap.spectra import Spectra
 
 SEGMENT = 128  # pixels over which local statistics are taken
+ROUNDING = 1e-6  # of a value: differences between neighbours that are no noise
 NEAR_ZERO = 1e-12  # of the spectrum's level: zeros that arithmetic has touched
 QUANTA = 3  # a zero beside values of so few quanta is a count like any other
 CERTAIN = 100.0  # times `absurd`: beyond it no line is that strong, however wide
@@ -247,7 +248,9 @@ def _dead(flux: np.ndarray, longest: int) -> np.ndarray:
             second = np.abs(np.concatenate([np.diff(side, 2) for side in near]))
             first, second = first[np.isfinite(first)], second[np.isfinite(second)]
             # white noise has 1.7, a smooth curve far less than 1
-            out[i, start:stop] = second.size > 8 and np.median(second) > np.median(first)
+            out[i, start:stop] = second.size > 8 and np.median(second) > np.median(first) > ROUNDING * abs(
+                flux[i, start]
+            )
     return out
 
 

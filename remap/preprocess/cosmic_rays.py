@@ -100,10 +100,9 @@ def mask_cosmic_rays_in_stack(
 ) -> tuple[Spectra, ...]:
     """Cosmic rays in exposures of the same star, which each has its own.
 
-    Every exposure is compared with the median of all (with the other one where there are two), after a smooth ratio
-    between them is taken out. The stack counts as uncertain by `stack_slope` times its change to the next pixel, as
-    the star may have moved a little. Of two exposures that disagree, the one is hit that is further from
-    what is around it. One exposure alone goes to `mask_cosmic_rays`.
+    Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The stack counts as uncertain by `stack_slope` times its change to the next pixel, as
+    the star may have moved a little. Where one
+    of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
 
     Args:
       exposures: of one spectrum each, in one frame (to a fraction of a pixel), on any grids.
@@ -287,7 +286,7 @@ def _quick_look(
     width: np.ndarray,
     settings: CleaningSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels worth a closer look bool[S, N], by one filter per spectrum: peaks of the significance, and of its negative."""
+    """Pixels worth a closer look bool[S, N], by one filter per spectrum: peaks of the significance, and dips."""
     typical = float(np.median(width))
     half = _half(typical)
     u = y / segment_median(np.where(apart, np.nan, noise), SEGMENT)
@@ -489,7 +488,7 @@ def _best_blocks(window: _Window, excess: np.ndarray, widest: int) -> _Best:
 
 
 def _peak_says_more(window: _Window, which: np.ndarray, widest: int) -> np.ndarray:
-    """bool[K]: a peak at the pixel explains the flux better than a dip beside it: a dip raises its neighbours' scores.
+    """bool[K]: a peak at the pixel explains the flux better than a dip beside it, which raises it, too.
 
     Compares χ² of blocks of free values, by the sign of their sum.
     """
@@ -570,9 +569,9 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
     if both.sum() < 4 * WINDOW[0]:
         return found
     stack = np.full(y.size, np.nan)
-    with_own = np.concatenate([np.where(good, y, np.nan)[None], others]) if len(fluxes) > 1 else others
-    filled = np.isfinite(with_own).any(axis=0)
-    stack[filled] = np.nanmedian(with_own[:, filled], axis=0)
+    # without the exposure itself: cosmic rays of the others only make the stack higher, and nothing more is found
+    filled = count > 0
+    stack[filled] = np.nanmedian(others[:, filled], axis=0)
     difference = np.where(both, y - stack, np.nan)
     bridged = _bridge(np.nan_to_num(stack)[None].copy(), filled[None])[0]
     slope = np.maximum(
@@ -599,20 +598,8 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
     t = np.where(both, t / np.maximum(np.nan_to_num(excess, nan=1.0), 1.0), 0.0)
     t = np.nan_to_num(t, nan=0.0, posinf=0.0, neginf=0.0)
     hit = t > settings.stack_sigma
-    single = count == 1
-    if (hit & single).any():
-        # of two that disagree, the one is hit that is further from what is around it
-        mine = np.abs(y - _around(y, good))
-        other = np.nan_to_num(others).sum(axis=0)
-        theirs = np.abs(other - _around(other, np.isfinite(others).any(axis=0)))
-        hit &= ~single | (mine > theirs)
     beside = ndimage.binary_dilation(hit, np.ones(3, bool)) & (t > GROW * settings.stack_sigma)
     return (hit | beside) & good
-
-
-def _around(y: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Median over nine pixels, bad ones bridged."""
-    return ndimage.median_filter(_bridge(np.where(good, y, 0.0)[None], good[None])[0], 9, mode="nearest")
 
 
 def _on_grid(other: Spectra, own: Spectra) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -24,10 +24,13 @@ log = logging.getLogger(__name__)
 
 SEGMENT = 128  # pixels over which continuum and scatter are taken
 MODELLED = 400  # stars from which the components are found
+FIRST_COMPONENTS = 2
 STARS_EACH = 6  # stars per component
 MOST = 1000  # stars that are used; more would not tell more
-ROUNDS = 8.0  # where the stars move by as many pixels as the widest feature has; fewer, by the square, where by more
-MOST_ROUNDS = 40
+ROUNDS = 2.0  # where the stars move by as many pixels as the widest feature has; fewer, by the square, where by more
+MOST_ROUNDS = 6
+MOST_WIDE = 2  # times the widest feature: two of them side by side
+RINGING = 0.2  # of the strongest feature around; weaker ones may be its echo
 BESIDE = 3  # pixels within which the model's errors have both signs
 CLIP = 4.0  # σ: a star says no more than this against or for a feature
 TALL = 3.0  # σ at which a star shows a feature
@@ -150,6 +153,16 @@ def find_stationary(
             needed * SPEED_OF_LIGHT,
         )
         return empty
+    moved = spread / float(np.median(np.diff(np.log(stars.wave))))
+    widest = int(min(settings.stationary_width, max(moved, 1)))
+    if widest < settings.stationary_width:
+        log.warning(
+            "stationary features: the stars move by %.1f pixels (5th to 95th percentile), so only features "
+            "of up to %d are told from their lines",
+            moved,
+            widest,
+        )
+        settings = dataclasses.replace(settings, stationary_width=widest)
     used = used[np.unique(np.linspace(0, used.size - 1, min(MOST, used.size)).astype(int))]
     found = _standing(stars, shifts - np.median(shifts[used]), used, settings)
     edges = np.concatenate(
@@ -320,7 +333,9 @@ def _standing(stars: _Stars, shifts: np.ndarray, used: np.ndarray, settings: Cle
     smooth = np.polynomial.legendre.legvander(np.linspace(-1, 1, logw.size), SMOOTH)[:, 1:]
     some = used[np.unique(np.linspace(0, used.size - 1, min(MODELLED, used.size)).astype(int))]
     for turn in range(rounds):
-        spline = _components(stars, shifts, some, logw, grid, settings)
+        # few components at first: many would model what stands still as well
+        number = min(settings.components if turn else FIRST_COMPONENTS, some.size // STARS_EACH)
+        spline = _components(stars, shifts, some, logw, grid, number)
         sums = _Sums(logw.size)
         # the last round is the one that counts
         for index in _chunks(used if turn == rounds - 1 else some, 4 * grid.size):
@@ -339,9 +354,11 @@ def _standing(stars: _Stars, shifts: np.ndarray, used: np.ndarray, settings: Cle
             with np.errstate(divide="ignore", invalid="ignore"):
                 sums.add(np.where(good & (scatter > 0), (flux - model) / scatter, np.nan))
             stars.scatter[index] = scatter[:, :: stars.every]
-        stars.standing = _levelled(_mean(sums, settings), settings.stationary_width)
-        stars.standing = np.nan_to_num(stars.standing)
-    return _decide(sums, settings)
+        found = _decide(sums, settings)
+        standing = _levelled(_mean(sums, settings), settings.stationary_width)
+        # of what was found alone: the mean of the lines, smeared, would stand still as well
+        stars.standing = np.where(found, np.nan_to_num(standing), 0.0)
+    return found
 
 
 def _mean(sums: _Sums, settings: CleaningSettings) -> np.ndarray:
@@ -359,18 +376,20 @@ def _decide(sums: _Sums, settings: CleaningSettings) -> np.ndarray:
     z = _levelled(mean, widest) / spread * np.sqrt(number)
     scale = 1.4826 * segment_median(np.abs(z)[None], 2 * SEGMENT)[0]
     z = np.nan_to_num(z / np.maximum(np.nan_to_num(scale, nan=1.0), 1.0))
-    usual = np.where(some, sums.high + sums.low, np.nan)
-    usual = np.nan_to_num(ndimage.uniform_filter1d(np.nan_to_num(usual), SEGMENT) + 0 * usual) / 2
+    # the model rings beside a strong feature
+    ringing = RINGING * ndimage.maximum_filter1d(np.abs(z), 4 * widest + 1)
+    usual = ndimage.uniform_filter1d(sums.high + sums.low, SEGMENT) / 2
     found = np.zeros(z.size, bool)
     for sign, mine, others in ((1, sums.high, sums.low), (-1, sums.low, sums.high)):
         # what the model lacks goes up in some stars and down in others, or down beside it
         others = ndimage.maximum_filter1d(others, 2 * BESIDE + 1)
         excess = np.where(some, mine - np.maximum(others, usual), 0.0)
         often = (excess > settings.stationary_share * number) & (excess > OFTEN * np.sqrt(others + usual + 1))
-        beside = (sign * z > GROW * threshold) | (excess > GROW * settings.stationary_share * number) & (
-            excess > GROW * OFTEN * np.sqrt(others + usual + 1)
-        )
-        found |= _grown((sign * z > threshold) | often, beside, widest)
+        often &= sign * z > ringing
+        beside = (sign * z > np.maximum(GROW * threshold, ringing)) | (sign * z > ringing) & (
+            excess > GROW * settings.stationary_share * number
+        ) & (excess > GROW * OFTEN * np.sqrt(others + usual + 1))
+        found |= _grown((sign * z > np.maximum(threshold, ringing)) | often, beside, widest)
     return found
 
 
@@ -396,7 +415,10 @@ def _levelled(z: np.ndarray, widest: int) -> np.ndarray:
 def _grown(seeds: np.ndarray, beside: np.ndarray, widest: int) -> np.ndarray:
     """Seeds and what hangs together with them, no further than a feature is wide."""
     reach = ndimage.binary_dilation(seeds, np.ones(2 * (widest - 1) + 1, bool)) if widest > 1 else seeds
-    return ndimage.binary_propagation(seeds, mask=(beside & reach) | seeds)
+    grown = ndimage.binary_propagation(seeds, mask=(beside & reach) | seeds)
+    runs, count = ndimage.label(grown)
+    size = np.bincount(runs, minlength=count + 1)
+    return grown & (size <= MOST_WIDE * widest)[runs]  # what is wider is a line that the model lacks
 
 
 def _components(
@@ -405,7 +427,7 @@ def _components(
     some: np.ndarray,
     logw: np.ndarray,
     grid: np.ndarray,
-    settings: CleaningSettings,
+    number: int,
 ) -> np.ndarray:
     """Spline coefficients [M, K] of the mean star and of the main differences from it, on `grid` (ln λ at rest)."""
     table = np.full((some.size, grid.size), np.nan, np.float32)
@@ -428,7 +450,6 @@ def _components(
     rest = np.nan_to_num(table - mean.astype(np.float32))
     limit = 5 * 1.4826 * np.median(np.abs(rest), axis=1, keepdims=True) + 0.02
     rest = np.clip(rest, -limit, limit)
-    number = min(settings.components, some.size // STARS_EACH)
     vectors = [mean]
     if number > 0:
         # of the stars' products, since there are fewer stars than pixels
