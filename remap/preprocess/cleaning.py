@@ -16,6 +16,7 @@ from remap.spectra import Spectra
 
 SEGMENT = 128  # pixels over which local statistics are taken
 ROUNDING = 1e-6  # of a value: differences between neighbours that are no noise
+NOISY = 1.3  # second over first differences: white noise has 1.7, lines that are sampled less than 1
 NEAR_ZERO = 1e-12  # of the spectrum's level: zeros that arithmetic has touched
 QUANTA = 3  # a zero beside values of so few quanta is a count like any other
 CERTAIN = 100.0  # times `absurd`: beyond it no line is that strong, however wide
@@ -68,7 +69,7 @@ class CleaningSettings:
     stationary_sigma: float = 5.0
     stationary_width: int = 6
     stationary_share: float = 0.1
-    components: int = 12
+    components: int = 8
     min_stars: int = 12
 
     def __post_init__(self) -> None:
@@ -247,10 +248,9 @@ def _dead(flux: np.ndarray, longest: int) -> np.ndarray:
             first = np.abs(np.concatenate([np.diff(side) for side in near]))
             second = np.abs(np.concatenate([np.diff(side, 2) for side in near]))
             first, second = first[np.isfinite(first)], second[np.isfinite(second)]
-            # white noise has 1.7, a smooth curve far less than 1
-            out[i, start:stop] = second.size > 8 and np.median(second) > np.median(first) > ROUNDING * abs(
-                flux[i, start]
-            )
+            typical = np.median(first) if first.size else 0.0
+            noisy = second.size > 8 and np.median(second) > NOISY * typical
+            out[i, start:stop] = noisy and typical > ROUNDING * abs(flux[i, start])
     return out
 
 

@@ -31,8 +31,8 @@ SEGMENT = 256  # pixels over which noise and contrast are taken
 PASSES = 4  # found pixels are left out and their neighbours looked at again
 FIRST = 0.7  # of the threshold, for the quick look that finds candidates
 MOST = 0.05  # of the pixels are candidates, the most significant ones
-SAMPLES = 48  # places from which the scatter of deviations is taken,
-SPACING = 80  # pixels apart at most
+SAMPLES = 32  # places from which the scatter of deviations is taken,
+SPACING = 125  # pixels apart at most
 DIPS = (
     2,
     3e-4,
@@ -43,7 +43,7 @@ CORE = 0.65  # of the width of a line is not looked at for the strength of lines
 MODEL_ERROR = 0.01  # of the range of values around a pixel: line spreads are not quite Gaussian
 CONTRAST = 0.25  # A over the range of values around a pixel
 FLOOR = 0.3  # A over the noise, at least
-REACH = 2.2  # FWHM that are looked at on both sides of a pixel, within
+REACH = 2.0  # FWHM that are looked at on both sides of a pixel, within
 WINDOW = (6, 24)  # pixels
 MEASURED = 0.6  # stars' lines are wider than the line spread, so a width measured from them is an upper limit
 RATIO_SEGMENT = 128  # pixels over which the ratio of two exposures is taken
@@ -100,9 +100,9 @@ def mask_cosmic_rays_in_stack(
 ) -> tuple[Spectra, ...]:
     """Cosmic rays in exposures of the same star, which each has its own.
 
-    Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The stack counts as uncertain by `stack_slope` times its change to the next pixel, as
-    the star may have moved a little. Where one
-    of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
+    Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The stack
+    counts as uncertain by `stack_slope` times its change to the next pixel, as the star may have moved a little. Where
+    one of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
 
     Args:
       exposures: of one spectrum each, in one frame (to a fraction of a pixel), on any grids.

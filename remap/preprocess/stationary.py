@@ -398,8 +398,12 @@ def _spline_at(coefficients: np.ndarray, place: np.ndarray) -> np.ndarray:
     first = np.floor(place).astype(int)
     x = (place - first)[:, None]
     weights = ((1 - x) ** 3, 4 - 6 * x**2 + 3 * x**3, 1 + 3 * x + 3 * x**2 - 3 * x**3, x**3)
-    last = len(coefficients) - 1
-    return sum(w / 6 * coefficients[np.clip(first + k - 1, 0, last)] for k, w in enumerate(weights))
+    out = np.zeros((place.size, coefficients.shape[1]))
+    for k, weight in enumerate(weights):
+        taken = coefficients.take(np.clip(first + k - 1, 0, len(coefficients) - 1), axis=0)
+        taken *= weight / 6
+        out += taken
+    return out
 
 
 def _levelled(z: np.ndarray, widest: int) -> np.ndarray:
