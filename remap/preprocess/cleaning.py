@@ -47,6 +47,7 @@ class CleaningSettings:
         exposures differ a little.
       stationary_sigma: significance from which a feature stands still, in units of the scatter over all pixels.
       stationary_width: widest such feature, pixels (paper: six).
+      stationary_spread: velocities (5th to 95th percentile) must spread by so many line spreads.
       stationary_share: of the stars must show a feature at least, where the mean of all does not.
       components: number of spectra whose combinations model the stars at rest.
       min_stars: fewer cannot tell what stands still.
@@ -68,6 +69,7 @@ class CleaningSettings:
     stack_slope: float = 0.2
     stationary_sigma: float = 5.0
     stationary_width: int = 6
+    stationary_spread: float = 1.5
     stationary_share: float = 0.1
     components: int = 8
     min_stars: int = 12
@@ -83,6 +85,7 @@ class CleaningSettings:
             "min_sampling",
             "stack_sigma",
             "stationary_sigma",
+            "stationary_spread",
             "stationary_share",
         ):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
@@ -243,7 +246,10 @@ def _dead(flux: np.ndarray, longest: int) -> np.ndarray:
         apart = ~inside[1:] & ~inside[:-1]
         if np.mean(same[i][apart]) > 0.01 if apart.any() else True:
             continue  # few distinct values: equal neighbours are nothing special
+        levels = [flux[i, start] for start, _ in runs]
         for start, stop in runs:
+            if levels.count(flux[i, start]) > 2:
+                continue  # the continuum of a model
             near = flux[i, max(start - 32, 0) : start], flux[i, stop : stop + 32]
             first = np.abs(np.concatenate([np.diff(side) for side in near]))
             second = np.abs(np.concatenate([np.diff(side, 2) for side in near]))

@@ -31,8 +31,8 @@ SEGMENT = 256  # pixels over which noise and contrast are taken
 PASSES = 4  # found pixels are left out and their neighbours looked at again
 FIRST = 0.7  # of the threshold, for the quick look that finds candidates
 MOST = 0.05  # of the pixels are candidates, the most significant ones
-SAMPLES = 32  # places from which the scatter of deviations is taken,
-SPACING = 125  # pixels apart at most
+SAMPLES = 40  # places from which the scatter of deviations is taken,
+SPACING = 100  # pixels apart at most
 DIPS = (
     2,
     3e-4,
@@ -100,9 +100,9 @@ def mask_cosmic_rays_in_stack(
 ) -> tuple[Spectra, ...]:
     """Cosmic rays in exposures of the same star, which each has its own.
 
-    Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The stack
-    counts as uncertain by `stack_slope` times its change to the next pixel, as the star may have moved a little. Where
-    one of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
+    Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The
+    stack counts as uncertain by `stack_slope` times its change to the next pixel, as the star may have moved a little.
+    Where one of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
 
     Args:
       exposures: of one spectrum each, in one frame (to a fraction of a pixel), on any grids.
