@@ -159,7 +159,8 @@ def standing(resolution: int, count: int, share: float, speed: float) -> str:
     mask = find_stationary(observed(resolution, flux, sigma), velocities=velocities, settings=SETTINGS)
     found = mask.pixels(SURVEYS[resolution], "air")
     seen = np.mean([found[p].any() for p in features])
-    return f"| {resolution} | {count} | {share:g} | {seen:.2f} | {found[truth].mean():.3f} | {found[~truth].mean():.3%} |\n"
+    where = f"| {resolution} | {count} | {share:g} | {seen:.2f} "
+    return f"{where}| {found[truth].mean():.3f} | {found[~truth].mean():.3%} |\n"
 
 
 def real(count: int) -> str:

@@ -65,8 +65,8 @@ class CleaningSettings:
     cosmic_sigma: float = 4.0
     cosmic_width: int = 3
     min_sampling: float = 2.0
-    stack_sigma: float = 4.5
-    stack_slope: float = 0.2
+    stack_sigma: float = 3.7
+    stack_slope: float = 0.1
     stationary_sigma: float = 5.0
     stationary_width: int = 6
     stationary_spread: float = 1.5

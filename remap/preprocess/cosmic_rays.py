@@ -101,7 +101,7 @@ def mask_cosmic_rays_in_stack(
     """Cosmic rays in exposures of the same star, which each has its own.
 
     Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The
-    stack counts as uncertain by `stack_slope` times its change to the next pixel, as the star may have moved a little.
+    stack counts as uncertain by `stack_slope` times its change to the next pixel, as the star may move a little.
     Where one of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
 
     Args:
@@ -584,7 +584,7 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.nansum(spread, axis=0) / np.maximum(count, 1)
             # 1.57 = π/2: variance of a median of many, over that of the mean
-            stacked = mean / np.maximum(count, 1) * np.where(count > 1, np.pi / 2, 1.0)
+            stacked = mean / np.maximum(count, 1) * np.where(count > 2, np.pi / 2, 1.0)
             sigma = np.sqrt(1 / np.where(good, own.ivar[0].astype(np.float64), np.nan) + stacked)
     else:
         sigma = np.full(y.size, np.nan)

@@ -119,7 +119,7 @@ def find_stationary(
 
     Returns:
       The mask; without intervals where it cannot be told: fewer than `min_stars` stars, or velocities that spread by
-      less than the line spread, so that the stars' own lines stand still, too. The log says so.
+      less than `stationary_spread` line spreads, so that the stars' own lines stand still, too. The log says so.
 
     Raises:
       SpectrumError: velocities whose number is not that of the stars, stars in different media.
@@ -143,14 +143,15 @@ def find_stationary(
         )
         return empty
     spread = float(np.subtract(*np.percentile(shifts[used], RANGE[::-1])))
-    needed = stars.line_width(settings)
+    needed = settings.stationary_spread * stars.line_width(settings)
     if not spread >= needed:
         log.warning(
             "stationary features: the velocities of %d stars spread by %.0f km/s (5th to 95th percentile), less "
-            "than the line spread of %.0f km/s: what stands still cannot be told from lines, and nothing is masked",
+            "than %.0f km/s, that of %g line spreads: what stands still cannot be told from lines, and nothing is masked",
             used.size,
             spread * SPEED_OF_LIGHT,
             needed * SPEED_OF_LIGHT,
+            settings.stationary_spread,
         )
         return empty
     moved = spread / float(np.median(np.diff(np.log(stars.wave))))

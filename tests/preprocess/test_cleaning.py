@@ -164,7 +164,7 @@ def test_a_dip_does_not_make_its_neighbours_cosmic_rays():
 def test_errors_that_are_too_small_do_not_make_cosmic_rays():
     flux = noisy(star())
     found = mask_cosmic_rays(spectra(flux, ivar=np.full(2000, (4 / NOISE) ** 2)), SETTINGS)
-    assert np.mean(~found.valid) < 2e-3
+    assert np.mean(~found.valid) < 4e-3
 
 
 def test_undersampled_lines_are_left_alone_and_the_log_says_so(caplog):
@@ -271,7 +271,7 @@ def test_stars_of_one_velocity_are_refused(caplog):
     stars, velocities, _ = survey(30, spread=5.0)
     with caplog.at_level(logging.WARNING):
         assert find_stationary(stars, velocities=velocities, settings=SETTINGS).intervals == ()
-    assert "less than the line spread" in caplog.text
+    assert "1.5 line spreads" in caplog.text
 
 
 def test_few_stars_are_refused(caplog):
