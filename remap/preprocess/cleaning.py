@@ -8,7 +8,6 @@ is changed and nothing is filled.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 
@@ -16,6 +15,8 @@ from remap.config import ConfigError
 from remap.spectra import Spectra
 
 SEGMENT = 128  # pixels over which local statistics are taken
+ROUNDING = 1e-6  # of a value: differences between neighbours that are no noise
+NOISY = 1.3  # second over first differences: white noise has 1.7, lines that are sampled less than 1
 NEAR_ZERO = 1e-12  # of the spectrum's level: zeros that arithmetic has touched
 QUANTA = 3  # a zero beside values of so few quanta is a count like any other
 CERTAIN = 100.0  # times `absurd`: beyond it no line is that strong, however wide
@@ -46,6 +47,7 @@ class CleaningSettings:
         exposures differ a little.
       stationary_sigma: significance from which a feature stands still, in units of the scatter over all pixels.
       stationary_width: widest such feature, pixels (paper: six).
+      stationary_spread: velocities (5th to 95th percentile) must spread by so many line spreads.
       stationary_share: of the stars must show a feature at least, where the mean of all does not.
       components: number of spectra whose combinations model the stars at rest.
       min_stars: fewer cannot tell what stands still.
@@ -59,16 +61,17 @@ class CleaningSettings:
     dead_run: int = 8
     resolution: float | None = None
     fwhm: float | None = None
-    sharpness: float = 0.9
-    cosmic_sigma: float = 4.5
+    sharpness: float = 0.85
+    cosmic_sigma: float = 4.0
     cosmic_width: int = 3
     min_sampling: float = 2.0
-    stack_sigma: float = 4.5
-    stack_slope: float = 0.2
+    stack_sigma: float = 3.7
+    stack_slope: float = 0.1
     stationary_sigma: float = 5.0
     stationary_width: int = 6
+    stationary_spread: float = 1.5
     stationary_share: float = 0.1
-    components: int = 6
+    components: int = 8
     min_stars: int = 12
 
     def __post_init__(self) -> None:
@@ -82,6 +85,7 @@ class CleaningSettings:
             "min_sampling",
             "stack_sigma",
             "stationary_sigma",
+            "stationary_spread",
             "stationary_share",
         ):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
@@ -150,7 +154,10 @@ def segment_median(values: np.ndarray, size: int, smooth: int = 1) -> np.ndarray
     """
     count, pixels = values.shape
     edges = np.linspace(0, pixels, max(round(pixels / size), 1) + 1).astype(int)
-    medians = np.stack([nan_median(values[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
+    # equal stretches, so that one sort does all of them: the last pixel of a longer one is left out
+    length = int(np.diff(edges).min())
+    stretches = values[:, edges[:-1, None] + np.arange(length)]
+    medians = nan_median(stretches)
     known = np.isfinite(medians)
     if smooth > 1:
         half = smooth // 2
@@ -174,9 +181,12 @@ def segment_median(values: np.ndarray, size: int, smooth: int = 1) -> np.ndarray
 def nan_median(values: np.ndarray) -> np.ndarray:
     """Median over the last axis without NaN, NaN where there is nothing else; no warning."""
     ordered = np.sort(values, axis=-1)  # NaN last
-    count = np.isfinite(values).sum(axis=-1)
+    size = values.shape[-1]
+    if not np.isnan(ordered[..., -1]).any():
+        return (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
+    count = size - np.isnan(ordered).sum(axis=-1)
     low = np.maximum((count - 1) // 2, 0)[..., None]
-    high = np.minimum(count // 2, values.shape[-1] - 1)[..., None]
+    high = np.minimum(count // 2, size - 1)[..., None]
     middle = np.take_along_axis(ordered, low, -1) + np.take_along_axis(ordered, high, -1)
     return np.where(count > 0, middle[..., 0] / 2, np.nan)
 
@@ -236,13 +246,17 @@ def _dead(flux: np.ndarray, longest: int) -> np.ndarray:
         apart = ~inside[1:] & ~inside[:-1]
         if np.mean(same[i][apart]) > 0.01 if apart.any() else True:
             continue  # few distinct values: equal neighbours are nothing special
+        levels = [flux[i, start] for start, _ in runs]
         for start, stop in runs:
+            if levels.count(flux[i, start]) > 2:
+                continue  # the continuum of a model
             near = flux[i, max(start - 32, 0) : start], flux[i, stop : stop + 32]
             first = np.abs(np.concatenate([np.diff(side) for side in near]))
             second = np.abs(np.concatenate([np.diff(side, 2) for side in near]))
             first, second = first[np.isfinite(first)], second[np.isfinite(second)]
-            # white noise has 1.7, a smooth curve far less than 1
-            out[i, start:stop] = second.size > 8 and np.median(second) > np.median(first)
+            typical = np.median(first) if first.size else 0.0
+            noisy = second.size > 8 and np.median(second) > NOISY * typical
+            out[i, start:stop] = noisy and typical > ROUNDING * abs(flux[i, start])
     return out
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import interpolate, ndimage
@@ -30,9 +31,19 @@ SEGMENT = 256  # pixels over which noise and contrast are taken
 PASSES = 4  # found pixels are left out and their neighbours looked at again
 FIRST = 0.7  # of the threshold, for the quick look that finds candidates
 MOST = 0.05  # of the pixels are candidates, the most significant ones
-CONTRAST = 0.35  # A over the range of values around a pixel
+SAMPLES = 40  # places from which the scatter of deviations is taken,
+SPACING = 100  # pixels apart at most
+DIPS = (
+    2,
+    3e-4,
+)  # so many dips, and per pixel, are bad pixels; where there are more, the noise is not understood
+HIGH = 2.0  # σ above what is expected, of pixels of a cosmic ray
+BESIDE = 2  # pixels around a cosmic ray that are looked at again
+CORE = 0.65  # of the width of a line is not looked at for the strength of lines
+MODEL_ERROR = 0.01  # of the range of values around a pixel: line spreads are not quite Gaussian
+CONTRAST = 0.25  # A over the range of values around a pixel
 FLOOR = 0.3  # A over the noise, at least
-REACH = 2.5  # FWHM that are looked at on both sides of a pixel, within
+REACH = 2.0  # FWHM that are looked at on both sides of a pixel, within
 WINDOW = (6, 24)  # pixels
 MEASURED = 0.6  # stars' lines are wider than the line spread, so a width measured from them is an upper limit
 RATIO_SEGMENT = 128  # pixels over which the ratio of two exposures is taken
@@ -89,10 +100,9 @@ def mask_cosmic_rays_in_stack(
 ) -> tuple[Spectra, ...]:
     """Cosmic rays in exposures of the same star, which each has its own.
 
-    Every exposure is compared with the median of all (with the other one where there are two), after a smooth ratio
-    between them is taken out. The stack counts as uncertain by `stack_slope` times its change to the next pixel, as
-    the star may have moved a little. Of two exposures that disagree, the one is hit that is further from
-    what is around it. One exposure alone goes to `mask_cosmic_rays`.
+    Every exposure is compared with the median of the others, after a smooth ratio between them is taken out. The
+    stack counts as uncertain by `stack_slope` times its change to the next pixel, as the star may move a little.
+    Where one of two has a dip, the other one loses the pixel. One exposure alone goes to `mask_cosmic_rays`.
 
     Args:
       exposures: of one spectrum each, in one frame (to a fraction of a pixel), on any grids.
@@ -201,20 +211,27 @@ def _find(
     level = segment_median(np.where(valid, y, np.nan), SEGMENT)
     noise = _noise(y, level, valid, ivar, width)
     whole &= np.isfinite(noise).all(axis=1) & np.all(noise > 0, axis=1)
-    look = np.broadcast_to(whole[:, None], valid.shape).copy()
-    for _turn in range(PASSES):
-        scores = _quick_look(y - level, noise, apart, width, settings)
-        rows, columns = _candidates(scores, look & able & ~apart, settings)
+    able = able & whole[:, None]
+    peaks, dips = _quick_look(
+        np.where(whole[:, None], y - level, 0), noise, apart, able & valid, width, settings
+    )
+    excess = _excess(y, noise, apart, whole, width, settings)
+    limit = _limit(y, noise, apart, dips, width, excess, settings)
+    look, half = peaks, _half(float(np.median(width)))
+    for _ in range(PASSES):
+        rows, columns = np.nonzero(look & able & ~apart)
         if rows.size == 0:
             break
-        hit, dip, guess = _confirm(y, noise, apart, rows, columns, width, scores, settings)
-        if not (hit.any() or dip.any()):
-            break
+        hit, dip = _confirm(y, noise, apart, rows, columns, width, excess, limit, settings)
         found |= hit
-        apart = apart | hit | dip
-        y = np.where(hit | dip, guess, y)
-        near = ndimage.binary_dilation(hit | dip, np.ones((1, 2 * WINDOW[0] + 1), bool))
-        look = near & whole[:, None]
+        apart |= hit | dip
+        # what is left out now may have hidden its neighbours, or made lines look strong
+        rows, new = np.flatnonzero((hit | dip).any(axis=1)), np.zeros_like(apart)
+        beside = ndimage.binary_dilation(hit[rows], np.ones((1, 2 * BESIDE + 1), bool))
+        near = ndimage.binary_dilation((hit | dip)[rows], np.ones((1, 2 * half + 1), bool))
+        height = np.where(apart[rows], -np.inf, y[rows])
+        new[rows] = beside | (near & (peaks[rows] | (height == ndimage.maximum_filter1d(height, 3, axis=1))))
+        look = new
     return found
 
 
@@ -262,44 +279,241 @@ def _noise(
 
 
 def _quick_look(
-    y: np.ndarray, noise: np.ndarray, apart: np.ndarray, width: np.ndarray, settings: CleaningSettings
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    able: np.ndarray,
+    width: np.ndarray,
+    settings: CleaningSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Significance float64[S, N] of the best block around a pixel, by one filter per spectrum; its excess."""
+    """Pixels worth a closer look bool[S, N], by one filter per spectrum: peaks of the significance, and dips."""
     typical = float(np.median(width))
     half = _half(typical)
-    smooth_noise = segment_median(np.where(apart, np.nan, noise), SEGMENT)
-    u = y / smooth_noise
+    u = y / segment_median(np.where(apart, np.nan, noise), SEGMENT)
+    u = np.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0)
     contrast = 1.4826 * segment_median(np.abs(np.where(apart, np.nan, u)), SEGMENT)
-    ratio = np.sqrt(np.maximum(np.median(contrast, axis=1) ** 2 - 1, FLOOR**2))
-    bucket = np.clip(np.rint(np.log2(np.nan_to_num(ratio, nan=1.0))), -2, 10)
-    best, excess = np.full(y.shape, -np.inf), np.ones(y.shape)
+    ratio = np.sqrt(np.maximum(np.nan_to_num(np.median(contrast, axis=1)) ** 2 - 1, FLOOR**2))
+    bucket = np.clip(np.rint(np.log2(ratio)), -2, 10)
+    best = np.full((2, *y.shape), -np.inf)
     for b in np.unique(bucket):
         rows = np.flatnonzero(bucket == b)
         taps = _whitening(typical, 2.0**b, half)
         z = ndimage.convolve1d(u[rows], taps, axis=1, mode="nearest")
-        scatter, score = np.ones(z.shape), np.full(z.shape, -np.inf)
         for k in range(1, settings.cosmic_width + 1):
             lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
             s = ndimage.uniform_filter1d(z, k, axis=1) * k / np.sqrt(taps[half + lags].sum())
-            spread = 1.4826 * segment_median(np.abs(np.where(apart[rows], np.nan, s)), SEGMENT, smooth=3)
-            spread = np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
-            score = np.maximum(score, ndimage.maximum_filter1d(s / spread, k, axis=1))
-            scatter = np.maximum(scatter, spread) if k == 1 else scatter
-        best[rows], excess[rows] = score, scatter
-    return best, excess
+            spread = 1.4826 * segment_median(np.abs(np.where(apart[rows], np.nan, s)), 2 * SEGMENT)
+            s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+            for sign in (0, 1):
+                score = -s if sign else s
+                score = ndimage.maximum_filter1d(score, k, axis=1) if k > 1 else score
+                best[sign, rows] = np.maximum(best[sign, rows], score)
+    best = np.where(able, best, -np.inf)
+    peaks = (best > FIRST * settings.cosmic_sigma) & (best == ndimage.maximum_filter1d(best, 3, axis=2))
+    most = max(int(MOST * y.shape[1]), 16)
+    for sign, i in np.argwhere(peaks.sum(axis=2) > most):
+        peaks[sign, i] &= best[sign, i] >= np.partition(best[sign, i][peaks[sign, i]], -most)[-most]
+    return peaks[0], peaks[1]
 
 
-def _candidates(
-    scores: tuple[np.ndarray, np.ndarray], look: np.ndarray, settings: CleaningSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of pixels worth a closer look: peaks of the significance."""
-    best = np.where(look, scores[0], -np.inf)
-    good = (best > FIRST * settings.cosmic_sigma) & (best == ndimage.maximum_filter1d(best, 3, axis=1))
-    most = max(int(MOST * best.shape[1]), 16)
-    for i in np.flatnonzero(good.sum(axis=1) > most):
-        limit = np.partition(best[i][good[i]], -most)[-most]
-        good[i] &= best[i] >= limit
-    return np.nonzero(good)
+def _limit(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    dips: np.ndarray,
+    width: np.ndarray,
+    excess: np.ndarray,
+    settings: CleaningSettings,
+) -> np.ndarray:
+    """float64[S]: significance from which a peak counts.
+
+    Cosmic rays are peaks; what noise and lines do that the model does not know has as many dips. Where there are more
+    dips than a few, the limit rises until a few are beyond it.
+    """
+    limit, few = np.full(len(y), settings.cosmic_sigma), int(DIPS[0] + DIPS[1] * y.shape[1])
+    many = dips.sum(axis=1) > few
+    rows, columns = np.nonzero(dips & many[:, None] & ~apart)
+    chunk, scores = _chunk(width), [np.zeros(0)]
+    for i in range(0, rows.size, chunk):
+        r, c = rows[i : i + chunk], columns[i : i + chunk]
+        window = _window(y, noise, apart, r, c, width, 4 * settings.cosmic_width + 1)
+        window = window._replace(z=-window.z)
+        best = _best_blocks(window, excess[r, c], settings.cosmic_width)
+        which = np.flatnonzero((best.top > settings.cosmic_sigma) & (best.bottom > best.top / 2))
+        best.top[which[~_peak_says_more(window, which, settings.cosmic_width)]] = 0.0
+        scores.append(best.top)
+    top = np.concatenate(scores)
+    for row in np.flatnonzero(many):
+        highest = np.sort(top[rows == row])
+        if highest.size > few:
+            limit[row] = max(limit[row], highest[-few - 1])
+    return limit
+
+
+def _excess(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    whole: np.ndarray,
+    width: np.ndarray,
+    settings: CleaningSettings,
+) -> np.ndarray:
+    """float64[S, N, cosmic_width]: by how much the deviations of blocks scatter more than they should, at least 1.
+
+    Errors that a file underestimates and noise that is correlated from pixel to pixel show in it. Taken from pixels
+    at random places.
+    """
+    count, pixels = y.shape
+    places = max(round(pixels / min(max(pixels / SAMPLES, 4), SPACING)), 1)
+    at = np.linspace(2, pixels - 3, places).astype(int)
+    at = np.clip(at + (np.arange(places) * 7919) % 4 - 1, 0, pixels - 1)
+    rows, columns = np.repeat(np.flatnonzero(whole), places), np.tile(at, np.count_nonzero(whole))
+    scores = np.full((count, places, settings.cosmic_width), np.nan)
+    chunk = _chunk(width)
+    found = []
+    for i in range(0, rows.size, chunk):
+        part = slice(i, i + chunk)
+        window = _window(y, noise, apart, rows[part], columns[part], width, 2 * settings.cosmic_width + 1)
+        centre = window.out.shape[1] // 2
+        found.append(
+            np.stack(
+                [
+                    _score(window, slice(centre - (k - 1) // 2, centre + k // 2 + 1))
+                    for k in range(1, 1 + scores.shape[2])
+                ],
+                axis=1,
+            )
+        )
+    if found:
+        scores[whole] = np.concatenate(found).reshape(-1, places, scores.shape[2])
+    out = np.ones((count, pixels, scores.shape[2]))
+    for k in range(scores.shape[2]):
+        spread = 1.4826 * segment_median(np.abs(scores[:, :, k]), SAMPLES)
+        spread = np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+        place = np.minimum(np.searchsorted(at, np.arange(pixels)), places - 1)
+        out[:, :, k] = spread[:, place]
+    return out
+
+
+class _Window(NamedTuple):
+    """What is around each of C pixels, in units of the noise at it: the middle m of n pixels."""
+
+    at: np.ndarray  # int[C, m], columns
+    out: np.ndarray  # bool[C, m], pixels that say nothing
+    inverse: np.ndarray  # float64[C, m, m], inverse covariance of the n pixels
+    z: np.ndarray  # float64[C, m], inverse covariance times flux
+
+
+def _chunk(width: np.ndarray) -> int:
+    return max(1, BLOCK // (4 * (2 * _half(float(np.median(width))) + 1) ** 2))
+
+
+def _window(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    width: np.ndarray,
+    middle_pixels: int,
+) -> _Window:
+    """The Gaussian process around pixels."""
+    half = _half(float(np.median(width)))
+    offset = np.arange(-half, half + 1)
+    at = columns[:, None] + offset
+    inside = (at >= 0) & (at < y.shape[1])
+    at = np.clip(at, 0, y.shape[1] - 1)
+    values, sd = y[rows[:, None], at], noise[rows[:, None], at]
+    out = apart[rows[:, None], at] | ~inside
+    # the pixel, and what is as narrow as a cosmic ray may be, must not say how strong lines are here
+    core = np.abs(offset) <= np.maximum((CORE * width[columns] - 1) // 2, 0)[:, None]
+    low = np.min(np.where(out | core, np.inf, values), axis=1)
+    high = np.max(np.where(out | core, -np.inf, values), axis=1)
+    known = np.isfinite(low)
+    low, reach = np.where(known, low, 0.0), np.where(known, high - low, 0.0)
+    middle = sd[:, half]
+    values = np.where(out, 0.0, (values - low[:, None]) / middle[:, None])
+    sd, reach = sd / middle[:, None], reach / middle
+    strength = np.maximum(CONTRAST * reach, FLOOR)
+    loose = 10 * (reach + 1)
+    sigma = width[columns] / FWHM_PER_SIGMA
+    distance2 = np.subtract.outer(offset, offset) ** 2
+    kernel = np.exp(distance2 * (-0.25 / sigma[:, None, None] ** 2))
+    kernel *= strength[:, None, None] ** 2
+    kernel += loose[:, None, None] ** 2 * (1 + np.multiply.outer(offset, offset) / half**2)
+    noise2 = sd**2 + (MODEL_ERROR * reach[:, None]) ** 2
+    kernel[:, np.arange(offset.size), np.arange(offset.size)] += np.where(
+        out, 1e6 * loose[:, None] ** 2, noise2
+    )
+    inner = slice(half - min(middle_pixels // 2, half), half + min(middle_pixels // 2, half) + 1)
+    columns_of = np.linalg.solve(
+        kernel, np.broadcast_to(np.eye(offset.size)[:, inner], (*at.shape, inner.stop - inner.start))
+    )
+    z = np.einsum("cij,ci->cj", columns_of, values)
+    return _Window(at[:, inner], out[:, inner], columns_of[:, inner], z)
+
+
+def _score(window: _Window, block: slice) -> np.ndarray:
+    """float64[C]: significance of a common deviation of the pixels of a block from what all others say."""
+    information = window.inverse[:, block, block].sum(axis=(1, 2))
+    score = window.z[:, block].sum(axis=1) / np.sqrt(np.maximum(information, 1e-300))
+    return np.where(window.out[:, block].any(axis=1), np.nan, score)
+
+
+class _Best(NamedTuple):
+    """The most significant block around each of C pixels."""
+
+    top: np.ndarray  # float64[C], significance of the best block that holds the pixel
+    start: np.ndarray  # int[C], its first pixel in the window
+    length: np.ndarray  # int[C]
+    bottom: np.ndarray  # float64[C], significance of the best dip among the blocks around
+    lowest: np.ndarray  # int[C], its pixel in the window
+
+
+def _best_blocks(window: _Window, excess: np.ndarray, widest: int) -> _Best:
+    """The best of all blocks up to the widest; `excess` float64[C, widest] divides their significances."""
+    count, half = len(window.out), window.out.shape[1] // 2
+    top, bottom = np.full(count, -np.inf), np.full(count, -np.inf)
+    start, length, lowest = np.full(count, half), np.ones(count, int), np.full(count, half)
+    for k in range(1, widest + 1):
+        for first in range(max(half - 2 * k + 1, 0), half + k):
+            score = np.nan_to_num(_score(window, slice(first, first + k)) / excess[:, k - 1], nan=0.0)
+            lower = -score > bottom
+            bottom[lower] = -score[lower]
+            lowest[lower] = first + k // 2
+            if first <= half < first + k:
+                better = score > top
+                top[better], start[better], length[better] = score[better], first, k
+    return _Best(top, start, length, bottom, lowest)
+
+
+def _peak_says_more(window: _Window, which: np.ndarray, widest: int) -> np.ndarray:
+    """bool[K]: a peak at the pixel explains the flux better than a dip beside it, which raises it, too.
+
+    Compares χ² of blocks of free values, by the sign of their sum.
+    """
+    half = window.out.shape[1] // 2
+    peak, dip = np.zeros(which.size), np.zeros(which.size)
+    for first in range(max(half - 2 * widest + 1, 0), half + widest):
+        block = slice(first, first + widest)
+        information = window.inverse[which, block, block].copy()
+        information[:, np.arange(widest), np.arange(widest)] *= 1 + 1e-9
+        z = np.where(window.out[which, block], 0.0, window.z[which, block])
+        deviation = np.linalg.solve(information, z[:, :, None])[:, :, 0]
+        says, up = (deviation * z).sum(axis=1), deviation.sum(axis=1) > 0
+        if first <= half < first + widest:
+            peak = np.where(up, np.maximum(peak, says), peak)
+        dip = np.where(up, dip, np.maximum(dip, says))
+    return peak >= dip
+
+
+def _high_pixels(window: _Window, which: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """bool[K, k]: pixels of a block that are above what those outside it say, the highest one at least."""
+    information = window.inverse[which[:, None, None], block[:, :, None], block[:, None, :]]
+    covariance = np.linalg.inv(information * (1 + 1e-9 * np.eye(block.shape[1])))
+    deviation = (covariance @ window.z[which[:, None], block][:, :, None])[:, :, 0]
+    score = deviation / np.sqrt(np.maximum(np.einsum("ijj->ij", covariance), 1e-300))
+    return (score > HIGH) | (score == score.max(axis=1, keepdims=True))
 
 
 def _confirm(
@@ -309,71 +523,29 @@ def _confirm(
     rows: np.ndarray,
     columns: np.ndarray,
     width: np.ndarray,
-    scores: tuple[np.ndarray, np.ndarray],
+    excess: np.ndarray,
+    limit: np.ndarray,
     settings: CleaningSettings,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits and dips bool[S, N], and what the pixels around say of them, by the Gaussian process at each candidate."""
-    hit, dip, guess = np.zeros_like(apart), np.zeros_like(apart), y.copy()
-    half = _half(float(np.median(width)))
-    offset = np.arange(-half, half + 1)
-    chunk = max(1, BLOCK // (4 * offset.size**2))
-    distance2 = np.subtract.outer(offset, offset) ** 2
-    trend = 1 + np.multiply.outer(offset, offset) / half**2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosmic rays bool[S, N] among candidates, and pixels that are too low instead, which nothing is said of."""
+    hit, dip = np.zeros_like(apart), np.zeros_like(apart)
+    chunk = _chunk(width)
     for i in range(0, rows.size, chunk):
         r, c = rows[i : i + chunk], columns[i : i + chunk]
-        at = c[:, None] + offset
-        inside = (at >= 0) & (at < y.shape[1])
-        at = np.clip(at, 0, y.shape[1] - 1)
-        values, sd = y[r[:, None], at], noise[r[:, None], at] * scores[1][r[:, None], at]
-        out = apart[r[:, None], at] | ~inside
-        # the candidate itself must not say how strong lines are here
-        around = np.where(out | (offset == 0), np.nan, values)
-        around = np.where(np.all(np.isnan(around), axis=1, keepdims=True), 0.0, around)
-        low, high = np.nanmin(around, axis=1), np.nanmax(around, axis=1)
-        middle = sd[:, half]
-        contrast = np.maximum(CONTRAST * (high - low), FLOOR * middle)
-        values = np.where(out, 0.0, (values - low[:, None]) / middle[:, None])
-        sd, contrast = sd / middle[:, None], contrast / middle
-        loose = 10 * (contrast + np.abs(np.nanmedian(around - low[:, None], axis=1)) / middle + 1)
-        sigma = width[c] / FWHM_PER_SIGMA
-        kernel = contrast[:, None, None] ** 2 * np.exp(-distance2 / (4 * sigma[:, None, None] ** 2))
-        kernel += loose[:, None, None] ** 2 * trend
-        kernel[:, np.arange(offset.size), np.arange(offset.size)] += np.where(
-            out, 1e6 * loose[:, None] ** 2, sd**2
-        )
-        inverse = np.linalg.inv(kernel)
-        z = np.einsum("cij,cj->ci", inverse, values)
-        top = np.full(r.size, -np.inf)
-        bottom, start, length = top.copy(), np.full(r.size, half), np.ones(r.size, int)
+        window = _window(y, noise, apart, r, c, width, 4 * settings.cosmic_width + 1)
+        top, start, length, bottom, lowest = _best_blocks(window, excess[r, c], settings.cosmic_width)
+        sure = top > limit[r]
+        which = np.flatnonzero(sure & (bottom > top / 2))
+        sure[which] &= _peak_says_more(window, which, settings.cosmic_width)
         for k in range(1, settings.cosmic_width + 1):
-            for first in range(half - 2 * k + 1, half + k):
-                block = slice(first, first + k)
-                s = z[:, block].sum(axis=1) / np.sqrt(
-                    np.maximum(inverse[:, block, block].sum(axis=(1, 2)), 1e-300)
-                )
-                s = np.where(out[:, block].any(axis=1), 0.0, s)
-                bottom = np.maximum(bottom, -s)
-                if first <= half < first + k:
-                    better = s > top
-                    top[better], start[better], length[better] = s[better], first, k
-        sure = (top > settings.cosmic_sigma) & (top >= bottom)
-        low_side = (bottom > settings.cosmic_sigma) & ~sure
-        for j in np.flatnonzero(sure):
-            block = slice(start[j], start[j] + length[j])
-            columns_of = at[j, block]
-            hit[r[j], columns_of] = True
-            deviation = np.linalg.solve(inverse[j, block, block], z[j, block]) * middle[j]
-            guess[r[j], columns_of] = y[r[j], columns_of] - deviation
-        for j in np.flatnonzero(low_side):
-            block = slice(half - 1, half + 2)
-            worst = half - 1 + int(np.argmin(z[j, block]))
-            if out[j, worst]:
-                continue
-            dip[r[j], at[j, worst]] = True
-            guess[r[j], at[j, worst]] = (
-                y[r[j], at[j, worst]] - z[j, worst] / inverse[j, worst, worst] * middle[j]
-            )
-    return hit & ~apart, dip & ~apart & ~hit, guess
+            which = np.flatnonzero(sure & (length == k))
+            if which.size:
+                columns_of = start[which, None] + np.arange(k)
+                high = _high_pixels(window, which, columns_of)
+                hit[np.repeat(r[which], k), window.at[which[:, None], columns_of].ravel()] |= high.ravel()
+        which = np.flatnonzero(~sure & (bottom > limit[r]))
+        dip[r[which], window.at[which, lowest[which]]] = True
+    return hit & ~apart, dip & ~apart & ~hit
 
 
 def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSettings) -> np.ndarray:
@@ -397,9 +569,9 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
     if both.sum() < 4 * WINDOW[0]:
         return found
     stack = np.full(y.size, np.nan)
-    with_own = np.concatenate([np.where(good, y, np.nan)[None], others]) if len(fluxes) > 1 else others
-    filled = np.isfinite(with_own).any(axis=0)
-    stack[filled] = np.nanmedian(with_own[:, filled], axis=0)
+    # without the exposure itself: cosmic rays of the others only make the stack higher, and nothing more is found
+    filled = count > 0
+    stack[filled] = np.nanmedian(others[:, filled], axis=0)
     difference = np.where(both, y - stack, np.nan)
     bridged = _bridge(np.nan_to_num(stack)[None].copy(), filled[None])[0]
     slope = np.maximum(
@@ -412,7 +584,7 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.nansum(spread, axis=0) / np.maximum(count, 1)
             # 1.57 = π/2: variance of a median of many, over that of the mean
-            stacked = mean / np.maximum(count, 1) * np.where(count > 1, np.pi / 2, 1.0)
+            stacked = mean / np.maximum(count, 1) * np.where(count > 2, np.pi / 2, 1.0)
             sigma = np.sqrt(1 / np.where(good, own.ivar[0].astype(np.float64), np.nan) + stacked)
     else:
         sigma = np.full(y.size, np.nan)
@@ -426,20 +598,8 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
     t = np.where(both, t / np.maximum(np.nan_to_num(excess, nan=1.0), 1.0), 0.0)
     t = np.nan_to_num(t, nan=0.0, posinf=0.0, neginf=0.0)
     hit = t > settings.stack_sigma
-    single = count == 1
-    if (hit & single).any():
-        # of two that disagree, the one is hit that is further from what is around it
-        mine = np.abs(y - _around(y, good))
-        other = np.nan_to_num(others).sum(axis=0)
-        theirs = np.abs(other - _around(other, np.isfinite(others).any(axis=0)))
-        hit &= ~single | (mine > theirs)
     beside = ndimage.binary_dilation(hit, np.ones(3, bool)) & (t > GROW * settings.stack_sigma)
     return (hit | beside) & good
-
-
-def _around(y: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Median over nine pixels, bad ones bridged."""
-    return ndimage.median_filter(_bridge(np.where(good, y, 0.0)[None], good[None])[0], 9, mode="nearest")
 
 
 def _on_grid(other: Spectra, own: Spectra) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -24,11 +24,20 @@ log = logging.getLogger(__name__)
 
 SEGMENT = 128  # pixels over which continuum and scatter are taken
 MODELLED = 400  # stars from which the components are found
-ROUNDS = 2  # the second looks for components without what was found by the first
+FIRST_COMPONENTS = 2
+STARS_EACH = 6  # stars per component
+MOST = 1000  # stars that are used; more would not tell more
+ROUNDS = 2.0  # where the stars move by as many pixels as the widest feature has; fewer, by the square, where by more
+MOST_ROUNDS = 6
+MOST_WIDE = 2  # times the widest feature: two of them side by side
+RINGING = 0.2  # of the strongest feature around; weaker ones may be its echo
+BESIDE = 3  # pixels within which the model's errors have both signs
 CLIP = 4.0  # σ: a star says no more than this against or for a feature
 TALL = 3.0  # σ at which a star shows a feature
 RANGE = (5, 95)  # percentiles between which the velocities must spread by a line spread
 BASELINE = 5  # widths of the widest feature over which the mean of the stars is levelled
+OFTEN = 3.5  # σ of the number of stars that show a feature over those that show the opposite
+SMOOTH = 4  # degree of the factor between a star's continuum and that of the mean star
 GROW = 0.5  # of the threshold, for the pixels beside those found
 SAME = 0.5  # pixels: grids that differ by less are one detector
 
@@ -110,7 +119,7 @@ def find_stationary(
 
     Returns:
       The mask; without intervals where it cannot be told: fewer than `min_stars` stars, or velocities that spread by
-      less than the line spread, so that the stars' own lines stand still, too. The log says so.
+      less than `stationary_spread` line spreads, so that the stars' own lines stand still, too. The log says so.
 
     Raises:
       SpectrumError: velocities whose number is not that of the stars, stars in different media.
@@ -134,19 +143,29 @@ def find_stationary(
         )
         return empty
     spread = float(np.subtract(*np.percentile(shifts[used], RANGE[::-1])))
-    needed = stars.line_width(settings)
+    needed = settings.stationary_spread * stars.line_width(settings)
     if not spread >= needed:
         log.warning(
             "stationary features: the velocities of %d stars spread by %.0f km/s (5th to 95th percentile), less "
-            "than the line spread of %.0f km/s: what stands still cannot be told from lines, and nothing is masked",
+            "than %.0f km/s, that of %g line spreads: what stands still cannot be told from lines, and nothing is masked",
             used.size,
             spread * SPEED_OF_LIGHT,
             needed * SPEED_OF_LIGHT,
+            settings.stationary_spread,
         )
         return empty
-    found = np.zeros(stars.wave.size, bool)
-    for _ in range(ROUNDS):
-        found = _standing(stars, shifts, used, found, settings)
+    moved = spread / float(np.median(np.diff(np.log(stars.wave))))
+    widest = int(min(settings.stationary_width, max(moved, 1)))
+    if widest < settings.stationary_width:
+        log.warning(
+            "stationary features: the stars move by %.1f pixels (5th to 95th percentile), so only features "
+            "of up to %d are told from their lines",
+            moved,
+            widest,
+        )
+        settings = dataclasses.replace(settings, stationary_width=widest)
+    used = used[np.unique(np.linspace(0, used.size - 1, min(MOST, used.size)).astype(int))]
+    found = _standing(stars, shifts - np.median(shifts[used]), used, settings)
     edges = np.concatenate(
         [[1.5 * stars.wave[0] - 0.5 * stars.wave[1]], (stars.wave[1:] + stars.wave[:-1]) / 2]
     )
@@ -187,6 +206,9 @@ class _Stars:
         self.owner = np.concatenate([np.full(len(p), i) for i, p in enumerate(parts)])
         self.row = np.concatenate([np.arange(len(p)) for p in parts])
         self.count = self.owner.size
+        self.every = max(1, SEGMENT // 2)  # scatter is kept at every such pixel
+        self.standing = np.zeros(self.wave.size)  # in units of each star's scatter
+        self.scatter = np.zeros((self.count, self.wave[:: self.every].size), np.float32)
 
     def fact(self, name: str) -> np.ndarray:
         return np.concatenate([part.fact(name) for part in self.parts])
@@ -201,8 +223,8 @@ class _Stars:
             return 1 / settings.resolution
         return float(np.median(2 * np.gradient(self.wave) / self.wave))
 
-    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Flux over a smooth continuum, and validity, [K, N] of some of the stars."""
+    def take(self, index: np.ndarray, *, corrected: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Flux over a smooth continuum, and validity, [K, N] of some of the stars; less what stands still."""
         flux = np.full((index.size, self.wave.size), np.nan)
         for i, (owner, row) in enumerate(zip(self.owner[index], self.row[index], strict=True)):
             part = self.parts[owner]
@@ -218,7 +240,12 @@ class _Stars:
         with np.errstate(divide="ignore", invalid="ignore"):
             flux = flux / level
         good = np.isfinite(flux) & (level > 0)
-        return np.clip(np.where(good, flux, 1.0), -3.0, 5.0), good
+        flux = np.clip(np.where(good, flux, 1.0), -3.0, 5.0)
+        if corrected and self.standing.any():
+            at = np.arange(self.wave.size)
+            scatter = np.array([np.interp(at, at[:: self.every], row) for row in self.scatter[index]])
+            flux -= scatter * self.standing
+        return flux, good
 
 
 def _log_shifts(stars: _Stars, velocities: ArrayLike | None) -> np.ndarray:
@@ -276,69 +303,108 @@ def _chunks(index: np.ndarray, pixels: int) -> list[np.ndarray]:
     return np.array_split(index, max(1, -(-index.size * pixels // BLOCK)))
 
 
-def _standing(
-    stars: _Stars, shifts: np.ndarray, used: np.ndarray, known: np.ndarray, settings: CleaningSettings
-) -> np.ndarray:
-    """bool[N]: pixels that stand out of the mean of the residuals, or in a share of the stars."""
-    logw = np.log(stars.wave)
-    shifts = shifts - np.median(shifts[used])
-    margin = np.abs(shifts[used]).max()
-    step = np.median(np.diff(logw))
-    grid = np.arange(logw[0] - margin, logw[-1] + margin + step, step)
-    mean, basis = _components(stars, shifts, used, known, logw, grid, settings)
-    total, number, high, low = (np.zeros(stars.wave.size) for _ in range(4))
-    for index in _chunks(used, 4 * grid.size):
-        flux, good = stars.take(index)
-        good = good & ~known
-        residual = np.zeros_like(flux)
-        for i, star in enumerate(index):
-            place = (logw - shifts[star] - grid[0]) / step
-            rows = np.array(
-                [
-                    ndimage.map_coordinates(c, [place], order=3, prefilter=False, mode="nearest")
-                    for c in (mean, *basis)
-                ]
-            )
-            use = good[i]
-            if use.sum() < 8 * len(rows):
-                good[i] = False
-                continue
-            # a smooth curve as well: the continuum of a star with strong lines is not that of the mean
-            smooth = np.polynomial.legendre.legvander(np.linspace(-1, 1, logw.size), 4).T
-            design = np.concatenate([rows, smooth * rows[0]])
-            model = _robust_fit(design, flux[i], use)
-            residual[i] = flux[i] - model
-        flux, good = stars.take(index) if known.any() else (flux, good)
-        scatter = 1.4826 * segment_median(np.where(good, np.abs(residual), np.nan), SEGMENT, smooth=3)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(good & (scatter > 0), residual / scatter, np.nan)
+class _Sums:
+    """Sums over stars, pixel by pixel, of residuals in units of their scatter."""
+
+    def __init__(self, pixels: int) -> None:
+        self.total, self.square, self.number, self.high, self.low = np.zeros((5, pixels))
+
+    def add(self, t: np.ndarray) -> None:
         fine = np.isfinite(t)
-        t = np.where(fine, t, 0.0)
-        total += np.clip(t, -CLIP, CLIP).sum(axis=0)
-        number += fine.sum(axis=0)
-        high += (t > TALL).sum(axis=0)
-        low += (t < -TALL).sum(axis=0)
-    some = number >= settings.min_stars
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(some, total / np.sqrt(number), np.nan)
-    z = _levelled(z, settings.stationary_width)
-    scale = 1.4826 * segment_median(np.abs(z)[None], 2 * SEGMENT, smooth=3)[0]
-    z = np.nan_to_num(z / np.maximum(np.nan_to_num(scale, nan=1.0), 1.0))
-    found = np.zeros(z.size, bool)
-    for sign, tall in ((1, high), (-1, low)):
-        share = np.where(some, tall / np.maximum(number, 1), 0.0)
-        usual = segment_median(np.where(some, share, np.nan)[None], 2 * SEGMENT, smooth=3)[0]
-        usual = np.clip(np.nan_to_num(usual, nan=1.0), 0.002, 1.0)
-        error = np.sqrt(usual * (1 - np.minimum(usual, 0.999)) / np.maximum(number, 1))
-        often = (share - usual > settings.stationary_share) & (
-            share - usual > settings.stationary_sigma * error
-        )
-        seeds = (sign * z > settings.stationary_sigma) | often
-        beside = (sign * z > GROW * settings.stationary_sigma) | (
-            share - usual > GROW * settings.stationary_share
-        ) & (share - usual > GROW * settings.stationary_sigma * error)
-        found |= _grown(seeds, beside, settings.stationary_width)
+        t = np.clip(np.where(fine, t, 0.0), -CLIP, CLIP)
+        self.total += t.sum(axis=0)
+        self.square += (t**2).sum(axis=0)
+        self.number += fine.sum(axis=0)
+        self.high += (t > TALL).sum(axis=0)
+        self.low += (t < -TALL).sum(axis=0)
+
+
+def _standing(stars: _Stars, shifts: np.ndarray, used: np.ndarray, settings: CleaningSettings) -> np.ndarray:
+    """bool[N]: pixels that stand out of the mean of the residuals, or in a share of the stars.
+
+    What stands still is in the model, too, smeared by the velocities. So what has been found is taken out of the
+    stars, and the model and the residuals are made again: often, where the velocities are small.
+    """
+    logw = np.log(stars.wave)
+    step = float(np.median(np.diff(logw)))
+    moved = float(np.subtract(*np.percentile(shifts[used], RANGE[::-1]))) / step
+    rounds = int(np.clip(np.ceil(ROUNDS * (settings.stationary_width / moved) ** 2), 2, MOST_ROUNDS))
+    margin = np.abs(shifts[used]).max() + 2 * step
+    grid = np.arange(logw[0] - margin, logw[-1] + margin + step, step)
+    smooth = np.polynomial.legendre.legvander(np.linspace(-1, 1, logw.size), SMOOTH)[:, 1:]
+    some = used[np.unique(np.linspace(0, used.size - 1, min(MODELLED, used.size)).astype(int))]
+    for turn in range(rounds):
+        # few components at first: many would model what stands still as well
+        number = min(settings.components if turn else FIRST_COMPONENTS, some.size // STARS_EACH)
+        spline = _components(stars, shifts, some, logw, grid, number)
+        sums = _Sums(logw.size)
+        # the last round is the one that counts
+        for index in _chunks(used if turn == rounds - 1 else some, 4 * grid.size):
+            flux, good = stars.take(index, corrected=True)
+            model = np.ones_like(flux)
+            for i, star in enumerate(index):
+                rows = _spline_at(spline, (logw - shifts[star] - grid[0]) / step)
+                # a smooth factor as well: the continuum of a star with strong lines is not that of the mean
+                design = np.concatenate([rows, smooth * rows[:, :1]], axis=1)
+                if good[i].sum() < 8 * design.shape[1]:
+                    good[i] = False
+                    continue
+                model[i] = _robust_fit(design, flux[i], good[i])
+            scatter = 1.4826 * segment_median(np.where(good, np.abs(flux - model), np.nan), SEGMENT)
+            flux, _ = stars.take(index)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                sums.add(np.where(good & (scatter > 0), (flux - model) / scatter, np.nan))
+            stars.scatter[index] = scatter[:, :: stars.every]
+        found = _decide(sums, settings)
+        standing = _levelled(_mean(sums, settings), settings.stationary_width)
+        # of what was found alone: the mean of the lines, smeared, would stand still as well
+        stars.standing = np.where(found, np.nan_to_num(standing), 0.0)
     return found
+
+
+def _mean(sums: _Sums, settings: CleaningSettings) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums.number >= settings.min_stars, sums.total / sums.number, np.nan)
+
+
+def _decide(sums: _Sums, settings: CleaningSettings) -> np.ndarray:
+    """bool[N]: features of either sign."""
+    widest, threshold = settings.stationary_width, settings.stationary_sigma
+    mean, number = _mean(sums, settings), np.maximum(sums.number, 1)
+    some = np.isfinite(mean)
+    # no less than the noise's: few stars may agree by chance
+    spread = np.sqrt(np.maximum(sums.square / number - np.nan_to_num(mean) ** 2, 1.0))
+    z = _levelled(mean, widest) / spread * np.sqrt(number)
+    scale = 1.4826 * segment_median(np.abs(z)[None], 2 * SEGMENT)[0]
+    z = np.nan_to_num(z / np.maximum(np.nan_to_num(scale, nan=1.0), 1.0))
+    # the model rings beside a strong feature
+    ringing = RINGING * ndimage.maximum_filter1d(np.abs(z), 4 * widest + 1)
+    usual = ndimage.uniform_filter1d(sums.high + sums.low, SEGMENT) / 2
+    found = np.zeros(z.size, bool)
+    for sign, mine, others in ((1, sums.high, sums.low), (-1, sums.low, sums.high)):
+        # what the model lacks goes up in some stars and down in others, or down beside it
+        others = ndimage.maximum_filter1d(others, 2 * BESIDE + 1)
+        excess = np.where(some, mine - np.maximum(others, usual), 0.0)
+        often = (excess > settings.stationary_share * number) & (excess > OFTEN * np.sqrt(others + usual + 1))
+        often &= sign * z > ringing
+        beside = (sign * z > np.maximum(GROW * threshold, ringing)) | (sign * z > ringing) & (
+            excess > GROW * settings.stationary_share * number
+        ) & (excess > GROW * OFTEN * np.sqrt(others + usual + 1))
+        found |= _grown((sign * z > np.maximum(threshold, ringing)) | often, beside, widest)
+    return found
+
+
+def _spline_at(coefficients: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Cubic splines [N, K] at places [N], from B-spline coefficients [M, K] at 0, 1, …; ends are held."""
+    first = np.floor(place).astype(int)
+    x = (place - first)[:, None]
+    weights = ((1 - x) ** 3, 4 - 6 * x**2 + 3 * x**3, 1 + 3 * x + 3 * x**2 - 3 * x**3, x**3)
+    out = np.zeros((place.size, coefficients.shape[1]))
+    for k, weight in enumerate(weights):
+        taken = coefficients.take(np.clip(first + k - 1, 0, len(coefficients) - 1), axis=0)
+        taken *= weight / 6
+        out += taken
+    return out
 
 
 def _levelled(z: np.ndarray, widest: int) -> np.ndarray:
@@ -354,61 +420,63 @@ def _levelled(z: np.ndarray, widest: int) -> np.ndarray:
 def _grown(seeds: np.ndarray, beside: np.ndarray, widest: int) -> np.ndarray:
     """Seeds and what hangs together with them, no further than a feature is wide."""
     reach = ndimage.binary_dilation(seeds, np.ones(2 * (widest - 1) + 1, bool)) if widest > 1 else seeds
-    return ndimage.binary_propagation(seeds, mask=(beside & reach) | seeds)
+    grown = ndimage.binary_propagation(seeds, mask=(beside & reach) | seeds)
+    runs, count = ndimage.label(grown)
+    size = np.bincount(runs, minlength=count + 1)
+    return grown & (size <= MOST_WIDE * widest)[runs]  # what is wider is a line that the model lacks
 
 
 def _components(
     stars: _Stars,
     shifts: np.ndarray,
-    used: np.ndarray,
-    known: np.ndarray,
+    some: np.ndarray,
     logw: np.ndarray,
     grid: np.ndarray,
-    settings: CleaningSettings,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Spline coefficients of the mean star and of the main differences from it, on `grid` (ln λ at rest)."""
-    some = used[np.linspace(0, used.size - 1, min(MODELLED, used.size)).astype(int)]
+    number: int,
+) -> np.ndarray:
+    """Spline coefficients [M, K] of the mean star and of the main differences from it, on `grid` (ln λ at rest)."""
     table = np.full((some.size, grid.size), np.nan, np.float32)
-    for i, index in enumerate(np.array_split(some, max(1, some.size // 64))):
-        flux, good = stars.take(index)
-        good = good & ~known
-        start = sum(len(a) for a in np.array_split(some, max(1, some.size // 64))[:i])
-        for j, star in enumerate(index):
-            if not good[j].any():
-                continue
-            at = grid + shifts[star]
-            place = np.interp(at, logw, np.arange(logw.size), left=np.nan, right=np.nan)
-            bridged = np.interp(np.arange(logw.size), np.flatnonzero(good[j]), flux[j, good[j]])
-            inside = np.isfinite(place)
-            near = np.rint(place[inside]).astype(int)
-            values = ndimage.map_coordinates(bridged, [place[inside]], order=3, mode="nearest")
-            table[start + j, inside] = np.where(good[j, near], values, np.nan)
-    mean = np.nan_to_num(nan_median(table.T), nan=1.0)
+    row = 0
+    pixel = np.arange(logw.size)
+    for index in _chunks(some, 4 * grid.size):
+        flux, good = stars.take(index, corrected=True)
+        for i, star in enumerate(index):
+            if good[i].sum() >= 4:
+                place = np.interp(grid + shifts[star], logw, pixel, left=np.nan, right=np.nan)
+                inside = np.isfinite(place)
+                bridged = np.interp(pixel, pixel[good[i]], flux[i, good[i]])
+                coefficients = ndimage.spline_filter1d(bridged, 3, mode="mirror")[:, None]
+                values = _spline_at(coefficients, place[inside])[:, 0]
+                table[row, inside] = np.where(good[i, np.rint(place[inside]).astype(int)], values, np.nan)
+            row += 1
+    mean = nan_median(table.T)
+    known = np.isfinite(mean)
+    mean = np.interp(grid, grid[known], mean[known]) if known.any() else np.ones(grid.size)
     rest = np.nan_to_num(table - mean.astype(np.float32))
     limit = 5 * 1.4826 * np.median(np.abs(rest), axis=1, keepdims=True) + 0.02
     rest = np.clip(rest, -limit, limit)
-    number = min(settings.components, some.size // 8)
-    vectors = []
+    vectors = [mean]
     if number > 0:
         # of the stars' products, since there are fewer stars than pixels
-        gram = rest @ rest.T
-        _, weights = np.linalg.eigh(gram.astype(np.float64))
-        vectors = list((weights[:, -number:].T @ rest).astype(np.float64))
-        vectors = [v / max(np.linalg.norm(v), 1e-300) for v in vectors]
-    return ndimage.spline_filter1d(mean, 3), [ndimage.spline_filter1d(v, 3) for v in vectors]
+        _, weights = np.linalg.eigh((rest @ rest.T).astype(np.float64))
+        found = (weights[:, -number:].T @ rest).astype(np.float64)
+        vectors += list(
+            found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-300) * np.sqrt(grid.size)
+        )
+    return ndimage.spline_filter1d(np.column_stack(vectors), 3, axis=0, mode="mirror")
 
 
 def _robust_fit(design: np.ndarray, y: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """Least squares of y [N] on the rows of a design [K, N], once more without what is far off."""
+    """Least squares of y [N] on the columns of a design [N, K], once more without what is far off."""
     for _ in range(2):
-        x = design[:, use]
-        normal = x @ x.T
+        x = design * use[:, None]
+        normal = x.T @ design
         normal[np.diag_indices_from(normal)] *= 1 + 1e-9
         normal[np.diag_indices_from(normal)] += 1e-12
-        model = np.linalg.solve(normal, x @ y[use]) @ design
+        model = design @ np.linalg.solve(normal, x.T @ y)
         away = np.abs(y - model)
         limit = 4 * 1.4826 * np.median(away[use])
         use = use & (away <= max(limit, 1e-12))
-        if use.sum() < 8 * len(design):
+        if use.sum() < 8 * design.shape[1]:
             break
     return model
