@@ -233,17 +233,12 @@ def observe(
     apart = np.zeros(count, bool)
     if measured is not None and settings.check:
         apart = _contradicted(used, measured, settings)
-    messages = [
-        "" if abs(v) < SPEED_OF_LIGHT else f"{name}: expected a radial velocity [km/s], found {v}"
-        for name, v in zip(split.names, used, strict=True)
-    ]
-    if (
-        given is None and wanted == "measure"
-    ):  # no velocity is not the user's mistake here: the row is flagged
-        messages = [
-            m and f"{n}: the velocity could not be measured"
-            for m, n in zip(messages, split.names, strict=True)
-        ]
+    messages = []
+    for i, (name, v) in enumerate(zip(split.names, used, strict=True)):
+        message = f"{name}: expected a radial velocity [km/s], found {v}"
+        if given is None and np.isnan(v):
+            message = f"{name}: the velocity could not be measured: {_coverage(placed, i)}"
+        messages.append("" if abs(v) < SPEED_OF_LIGHT else message)
     known = np.array([not m for m in messages], bool)
     moved = known & (used != 0)
     if moved.any():
