@@ -242,6 +242,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "activation": "mish",
         "pooling": "avg_max",
         "validity_channel": True,
+        "masked": "bridged",  # or "told", for networks that see masks in training (`augment.gaps`)
         "temperature": True,  # learned, per label (§4.5)
         "batch_norm_momentum": 0.9,
     }

@@ -39,6 +39,9 @@ class ModelSettings:
       activation: "mish" (paper §2 i) or "relu".
       pooling: "avg_max" (paper §2 ii), "avg" or "max".
       validity_channel: True adds the validity mask as a second input channel.
+      masked: what stands at invalid pixels: "bridged", a straight line between the valid neighbours, with a validity
+        channel that says nothing; or "told", the continuum and the mask. A network that never saw a mask in training
+        (`augment.gaps` is 0) takes a single masked pixel for a line: "told" is for those that did.
       temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
       batch_norm_momentum: weight of the past in the running batch statistics.
     """
@@ -53,6 +56,7 @@ class ModelSettings:
     activation: str = "mish"
     pooling: str = "avg_max"
     validity_channel: bool = True
+    masked: str = "bridged"
     temperature: bool = True
     batch_norm_momentum: float = 0.9
 
@@ -70,6 +74,29 @@ def mish(x: Float[Array, ...]) -> Float[Array, ...]:
     e = jnp.exp(jnp.minimum(x, 20.0))
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
+
+
+def bridge(flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"]) -> Array:
+    """Flux with invalid pixels on a straight line between their valid neighbours; at the ends the last valid value.
+
+    A spectrum without a valid pixel becomes 1 throughout, the continuum.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> bridge(jnp.array([[9.0, 1.0, 9.0, 9.0, 0.4, 9.0]]), jnp.array([[0, 1, 0, 0, 1, 0]], bool)).round(2).tolist()
+      [[1.0, 1.0, 0.800000011920929, 0.6000000238418579, 0.4000000059604645, 0.4000000059604645]]
+    """
+    pixels = flux.shape[-1]
+    at = jnp.arange(pixels)[None]
+    left = jax.lax.cummax(jnp.where(valid, at, -1), axis=1)
+    right = jax.lax.cummin(jnp.where(valid, at, pixels), axis=1, reverse=True)
+    before = jnp.take_along_axis(flux, jnp.maximum(left, 0), axis=1)
+    after = jnp.take_along_axis(flux, jnp.minimum(right, pixels - 1), axis=1)
+    share = (at - left) / jnp.maximum(right - left, 1)
+    first, last = left < 0, right == pixels
+    between = before * (1 - share) + after * share
+    value = jnp.where(first & last, 1.0, jnp.where(first, after, jnp.where(last, before, between)))
+    return jnp.where(valid, flux, value)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn.relu}
@@ -159,6 +186,9 @@ class ResNet1D(nn.Module):
         """
         s = self.settings
         act = ACTIVATIONS[s.activation]
+        if s.masked == "bridged":
+            flux = jax.lax.cond(jnp.all(valid), lambda f, v: f, bridge, flux, valid)
+            valid = jnp.ones_like(valid)
         x = jnp.where(valid, flux - 1.0, 0.0)[..., None]  # depth below the continuum; 0 says nothing
         if s.validity_channel:
             x = jnp.concatenate([x, valid.astype(x.dtype)[..., None]], axis=-1)
@@ -197,6 +227,7 @@ def make_model(settings: ModelSettings, bin_mask: np.ndarray) -> ResNet1D:
     for name, value, known in (
         ("activation", settings.activation, ACTIVATIONS),
         ("pooling", settings.pooling, POOLS),
+        ("masked", settings.masked, ("bridged", "told")),
     ):
         if value not in known:
             raise ConfigError(f"model.{name} must be one of {sorted(known)}, found {value!r}")

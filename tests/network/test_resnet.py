@@ -41,6 +41,7 @@ TINY = ModelSettings(
     activation="mish",
     pooling="avg_max",
     validity_channel=True,
+    masked="told",
     temperature=True,
     batch_norm_momentum=0.9,
 )
@@ -205,6 +206,23 @@ def test_zero_features_give_a_finite_embedding_and_gradient():
     value, grads = jax.jit(jax.value_and_grad(first, argnums=(0, 1)))(params, jnp.zeros((1, 5)))
     assert value == 0
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_masked_pixels_are_bridged_by_their_neighbours():
+    """As if the straight line had been observed; also at the ends, and in a spectrum without a valid pixel."""
+    _, variables, told = tiny()
+    model = make_model(dataclasses.replace(TINY, masked="bridged"), MASK)
+    apply = jax.jit(lambda flux, valid: model.apply(variables, flux, valid, train=False, running=True))
+    flux, valid = (np.array(x) for x in spectra())
+    valid[0, :3], valid[1, -3:], valid[2] = False, False, False
+    filled = flux.copy()
+    at = np.arange(PIXELS)
+    for row, good in zip(filled, valid, strict=True):
+        row[:] = np.interp(at, at[good], row[good]) if good.any() else 1.0
+    spoiled = np.where(valid, flux, np.nan)
+    for a, b in zip(apply(spoiled, valid), apply(filled, np.ones_like(valid)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    assert np.abs(told(variables, flux, valid).embedding - apply(flux, valid).embedding).max() > 1e-2
 
 
 def test_flux_at_invalid_pixels_has_no_influence():
