@@ -41,8 +41,8 @@ SEXAGESIMAL = re.compile(
     r"[+-]?\s*\d{1,3}[:hd\s]+\d{1,2}(\.\d*)?([:m'\s]+\d{1,2}(\.\d*)?)?\s*[ms'\"]?", re.IGNORECASE
 )
 # Written where a target has no name: as an identifier it would make one star of many.
-NO_NAMES = frozenset(
-    (
+NO_NAMES = {
+    *(
         "-",
         "--",
         "---",
@@ -56,23 +56,11 @@ NO_NAMES = frozenset(
         "unknown",
         "undefined",
         "unnamed",
-        "untitled",
-    )
-    + (
-        "no object",
-        "no name",
         "noname",
-        "object",
-        "star",
-        "target",
-        "science",
-        "sky",
-        "std",
-        "standard",
-        "test",
-    )
-    + ("0", "-1", "-99", "-999", "-9999", "-99999", "9999", "99999", "999999")
-)
+    ),
+    *("object", "star", "target", "science", "sky", "std", "standard", "test"),
+    *("0", "-1", "-99", "-999", "-9999", "-99999", "9999", "99999", "999999"),
+}
 
 
 def check_facts(declared: Any, kind: str) -> dict[str, tuple[dict[str, Any], ...]]:
