@@ -33,10 +33,34 @@ SIGMA = 2 * np.sqrt(2 * np.log(2))  # FWHM of a Gaussian of unit standard deviat
 LIMITS = {
     "ra": (0, 360),
     "dec": (-90, 90),
-    "rv": (-3e5, 3e5),
-    "rv_err": (0, 3e5),
+    "rv": (-2000, 2000),  # no star is faster, but the redshift of a galaxy or quasar stands at the same place
+    "rv_err": (0, 2000),
     "snr": (0, np.inf),
 }  # what a fact can be; elsewhere it is not known
+SEXAGESIMAL = re.compile(
+    r"[+-]?\s*\d{1,3}[:hd\s]+\d{1,2}(\.\d*)?([:m'\s]+\d{1,2}(\.\d*)?)?\s*[ms'\"]?", re.IGNORECASE
+)
+# Written where a target has no name: as an identifier it would make one star of many.
+NO_NAMES = {
+    *(
+        "-",
+        "--",
+        "---",
+        "?",
+        "n/a",
+        "na",
+        "nan",
+        "none",
+        "null",
+        "nil",
+        "unknown",
+        "undefined",
+        "unnamed",
+        "noname",
+    ),
+    *("object", "star", "target", "science", "sky", "std", "standard", "test"),
+    *("0", "-1", "-99", "-999", "-9999", "-99999", "9999", "99999", "999999"),
+}
 
 
 def check_facts(declared: Any, kind: str) -> dict[str, tuple[dict[str, Any], ...]]:
@@ -124,7 +148,7 @@ def gather(
                 values = _only(values, test, place, path, hdus, hdu, rows)
             for i, value in enumerate(values):
                 if found[i] == "" or (not text and np.isnan(found[i])):
-                    found[i] = _as_known_text(value, place) if text else _as_number(value, name, place)
+                    found[i] = _as_known_text(value, name, place) if text else _as_number(value, name, place)
         out[name] = np.array(found, dtype=object if text else np.float64)
     return out
 
@@ -185,8 +209,10 @@ def _only(
     return [value if text in wanted else None for value, text in zip(values, told, strict=True)]
 
 
-def _as_known_text(value: Any, place: Mapping[str, Any]) -> str:
+def _as_known_text(value: Any, name: str, place: Mapping[str, Any]) -> str:
     text = as_text(value)
+    if name == "star_id" and text.lower() in NO_NAMES:
+        return ""
     return "" if text in {as_text(m) for m in place.get("missing") or ()} else text
 
 
@@ -217,7 +243,7 @@ def _as_number(value: Any, name: str, place: Mapping[str, Any]) -> float:
     if value is None or value is np.ma.masked or isinstance(value, bool | np.bool_):
         return np.nan
     try:
-        if isinstance(value, str) and ":" in value:
+        if name in ("ra", "dec") and isinstance(value, str) and SEXAGESIMAL.fullmatch(value.strip()):
             number = _sexagesimal(value) * (15 if name == "ra" else 1)  # right ascensions are in hours then
         else:
             number = float(value)
@@ -231,7 +257,9 @@ def _as_number(value: Any, name: str, place: Mapping[str, Any]) -> float:
 
 
 def _sexagesimal(text: str) -> float:
-    parts = [float(p) for p in text.strip().lstrip("+-").split(":")]
+    parts = [float(p) for p in re.findall(r"\d+\.?\d*", text)]
+    if any(p >= 60 for p in parts[1:]):
+        return np.nan
     size = sum(p / 60**i for i, p in enumerate(parts))
     return -size if text.strip().startswith("-") else size
 

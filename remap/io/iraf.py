@@ -5,6 +5,9 @@ The format is that of `specwcs` (Valdes 1993, "The IRAF Spectral World Coordinat
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,11 +18,14 @@ from astropy.io import fits
 from numpy.polynomial import chebyshev, legendre
 
 from remap.config import ConfigError, Section
-from remap.io import facts, files, segments
+from remap.io import facts, files, image, segments
 from remap.spectra import Spectra, SpectrumError
+
+logger = logging.getLogger(__name__)
 
 OPTIONAL = {"hdu": 0, "band": 0, "error_band": None, "facts": None, "line_spread": None}
 CARD_TEXT = 68  # characters of a text in a FITS card
+SAME = 0.9  # share of its wavelengths that a row has in common with another if they are fibres and not orders
 MOST_TERMS = 1000
 
 
@@ -33,6 +39,10 @@ def read_iraf_spectra(
     number of its pixels and a Doppler factor, by which wavelengths are divided by 1 + z. Orders without a dispersion
     are left out.
 
+    Rows that have more than nine tenths of their wavelengths in common, or whose names in APID1, APID2, ... differ,
+    are no orders of one spectrum but spectra of their own, of the fibres of a field or of star and sky. Their names
+    are "file[order1]", and the identifiers are those of APID, because OBJECT and the coordinates are the field's.
+
     Args:
       path: the file.
       source: format "iraf"; medium; wave_unit; hdu (default 0); band (default 0), and error_band, that of standard
@@ -40,7 +50,7 @@ def read_iraf_spectra(
       within: Å, in the medium of the source; orders outside are left out.
 
     Returns:
-      One spectrum for each order, whose fact "segment" is "order" and the number of its aperture.
+      One spectrum for each order or fibre, whose fact "segment" is "order" and the number of its aperture.
 
     Raises:
       SpectrumError: the file is broken, has no such axis, or one that makes no sense.
@@ -59,12 +69,42 @@ def read_iraf_spectra(
         found = list(_read(hdus, source, path))
     if not found:
         raise SpectrumError(f"{path}: expected orders with a dispersion, found none")
-    return segments.build_all(found, path, within)
+    if _are_fibres(found):
+        logger.warning(
+            "%s: its %d rows are not orders of one spectrum; each is taken by itself", path, len(found)
+        )
+        found = _apart(found, path)
+    return segments.build_all([(segment, source) for segment, _ in found], path, within)
+
+
+def _are_fibres(found: list[tuple[segments.Segment, str]]) -> bool:
+    """Whether the rows of an image, with their APID, are several spectra and not the orders of one."""
+    if len({name for _, name in found if name}) > 1:
+        return True
+    ends = np.sort([segment.coordinate[[0, -1]] for segment, _ in found], axis=1)
+    low, high = ends[np.argsort(ends[:, 0])].T  # neighbours have the most in common
+    with np.errstate(invalid="ignore"):
+        common = np.minimum(high[:-1], high[1:]) - low[1:]
+        return bool(np.any(common > SAME * np.minimum(high[:-1] - low[:-1], high[1:] - low[1:])))
+
+
+def _apart(found: list[tuple[segments.Segment, str]], path: Path) -> list[tuple[segments.Segment, str]]:
+    """The same as spectra of different names and stars."""
+    often = collections.Counter(segment.facts["segment"][0] for segment, _ in found)
+    out = []
+    for row, (segment, star) in enumerate(found, 1):
+        order = segment.facts["segment"][0]
+        name = f"{path.name}[{order if often[order] == 1 else f'{order}#{row}'}]"
+        told = segment.facts | {"star_id": np.array([star], dtype=object)}
+        told |= {key: np.full(1, np.nan) for key in ("ra", "dec")}
+        out.append((dataclasses.replace(segment, names=(name,), facts=told), star))
+    return out
 
 
 def _read(
     hdus: fits.HDUList, source: Mapping[str, Any], path: Path
-) -> Iterator[tuple[segments.Segment, Mapping[str, Any]]]:
+) -> Iterator[tuple[segments.Segment, str]]:
+    """Every row with a dispersion, and its name in APID, "" where it has none."""
     hdu = files.pick_hdu(hdus, source["hdu"], path)
     if not hdu.is_image or hdu.data is None or hdu.data.size == 0 or hdu.data.ndim > 3:
         raise SpectrumError(f"{path}: expected an image of one to three dimensions in HDU {source['hdu']!r}")
@@ -89,7 +129,7 @@ def _read(
             names=(path.name,),
             facts=segments.name_facts(told, {"segment": name if orders > 1 else ""}),
         )
-        yield segment, source
+        yield segment, str(hdu.header.get(f"APID{row + 1}", "")).strip()
 
 
 def axes(
@@ -118,9 +158,10 @@ def _equal(
     header: fits.Header, orders: int, pixels: int, path: Path
 ) -> Iterator[tuple[str, np.ndarray | None]]:
     """All orders on the axis of the header; its DC-FLAG says whether that is log10."""
-    start = _number(header, "CRVAL1", path)
-    step = _number(header, "CD1_1", path, 0.0) or _number(header, "CDELT1", path)
-    wave = start + step * (np.arange(1, pixels + 1) - _number(header, "CRPIX1", path, 1.0))
+    # Whether it is log10 is DC-FLAG's to say, here alone.
+    wave = image.header_axis(
+        header, pixels, path, {"axis": "linear", "step_keyword": None, "reference_pixel": None}
+    )
     if _number(header, "DC-FLAG", path, 0) == 1:
         with np.errstate(over="ignore"):
             wave = 10.0**wave

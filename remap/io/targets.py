@@ -45,7 +45,7 @@ def read_target_spectra(
         resolution_hdu, all of them names in which `{segment}` stands for the arm; targets_hdu, the name of the table
         with a row for each spectrum, where the columns of facts are looked for if they name no other table;
         no_target, {"column": ..., "values": (...)}: rows that are marked so have no target, and no good pixel;
-        line_spread, as elsewhere, with resolution_hdu going before it. That HDU holds the resolution matrix of every
+        line_spread, as elsewhere, which goes before resolution_hdu. That HDU holds the resolution matrix of every
         spectrum [S, D, N]: element k of pixel j is the response of the pixel D//2 - k further (see `matrix_fwhm`);
         the median over the spectra is taken.
       within: Å; pixels outside are dropped before any check.
@@ -111,7 +111,7 @@ def read_target_spectra(
             told = _gather(declared, segment, source, hdus, count, path)
             if names is None:
                 names = _names(path, told, count)
-            spread = source["line_spread"] if "resolution_hdu" not in arrays else MATRIX
+            spread = source["line_spread"] or MATRIX  # which means None where there is no matrix
             out.append(
                 (
                     _segment(arrays, marked, names, told, segment, source, path),
@@ -148,7 +148,7 @@ def _arrays(
     )
     out = {"wave_hdu": wave}
     for key in QUANTITIES:
-        if not source[key]:
+        if not source[key] or (key == "resolution_hdu" and source["line_spread"]):
             continue
         name = source[key].replace("{segment}", segment)
         if (

@@ -171,6 +171,8 @@ def measure_line_width(flux: np.ndarray, valid: np.ndarray) -> float:
 
 def _pixels_per_fwhm(spectra: Spectra, settings: CleaningSettings) -> np.ndarray | None:
     """float64[N]: the line spread in pixels, None where it is not known."""
+    if spectra.wave.size < 2:
+        return None
     step = np.gradient(spectra.wave)
     if spectra.fwhm is not None:
         return spectra.fwhm / step

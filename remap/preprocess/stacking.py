@@ -30,9 +30,9 @@ def stack(spectra: Spectra, *, settings: StackSettings | None = None) -> Spectra
     """The mean of spectra of one star, weighted by their inverse variance.
 
     The spectrum with the most signal keeps its level, and the others are brought to it by the ratio of their fluxes
-    in common pixels, from the best to the worst. One without common pixels keeps its own level, which is right for
-    orders and arms of one calibration. Where a spectrum has no inverse variance, one number per spectrum takes its
-    place, from `snr_estimate`.
+    in common pixels, from the best to the worst; one that has pixels in common with others of them alone waits for
+    these. One without common pixels keeps its own level, which is right for orders and arms of one calibration. Where
+    a spectrum has no inverse variance, one number per spectrum takes its place, from `snr_estimate`.
 
     Args:
       spectra: K spectra of one star on one grid, at rest.
@@ -57,9 +57,13 @@ def stack(spectra: Spectra, *, settings: StackSettings | None = None) -> Spectra
     flux = np.where(spectra.valid, spectra.flux, 0.0).astype(np.float64)
     weight = np.where(spectra.valid, _inverse_variance(spectra), 0.0)
     signal = np.sum(flux**2 * weight, axis=1)
-    first, *others = np.argsort(-signal, kind="stable")
+    first, *left = np.argsort(-signal, kind="stable").tolist()
     total, norm = flux[first] * weight[first], weight[first].copy()
-    for k in others:
+    while left:
+        k = next(
+            (k for k in left if np.count_nonzero((norm > 0) & (weight[k] > 0)) >= FEWEST_COMMON), left[0]
+        )
+        left.remove(k)
         common = (norm > 0) & (weight[k] > 0)
         ratio = _ratio(
             flux[k], np.divide(total, norm, where=norm > 0, out=np.zeros_like(total)), common, settings

@@ -6,6 +6,7 @@ what its header says of them is wrong too often.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from remap.store.workdir import load_templates, read_preprocessing
 from remap.surveys import Match, Survey
 
 SHOWN = 12  # segments of a file that are told one by one
+STELLAR = (1000.0, 1e6)  # Å; what a file is read within that has no sound wavelengths beyond
 AT_REST = 10.0  # km/s: error of the velocity 0 of a spectrum that is declared to be at rest
 
 
@@ -170,6 +172,8 @@ def inspect(
             found = io.read_segments(path, source=chosen.source)
         except SpectrumError as error:
             trouble = str(error)
+            with contextlib.suppress(SpectrumError):  # what is wrong in the far ultraviolet is no matter
+                found, trouble = io.read_segments(path, source=chosen.source, within=STELLAR), ""
     settings = settings or ObserveSettings()
     segments = tuple(_segment(part, settings) for part in found)
     coverage, media, expected, coarse = {}, None, np.nan, False

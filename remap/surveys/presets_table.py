@@ -12,7 +12,11 @@ _REST = {"rv": {"value": 0.0}}
 # BRIGHTSKY, NODATA, COMBINEREJ, BADFLUXFACTOR. The others warn (LOWFLAT, SCATTEREDLIGHT, CROSSTALK, BADSKYCHI) or
 # mark what is good all the same (NEARBADPIXEL, PARTIALREJECT).
 _SDSS_BITS = sum(1 << bit for bit in (0, 1, 2, 3, 18, 22, 23, 24, 25, 26))
-_SURE = ({"column": "ZWARNING", "values": (0,)}, {"column": "CLASS", "values": ("STAR",)})
+_STAR = {
+    "column": "CLASS",
+    "values": ("STAR",),
+}  # SDSS-V measures quasars by cross-correlation with stars, too
+_SURE = ({"column": "ZWARNING", "values": (0,)}, _STAR)
 
 _LAMOST_MRS_TABLE = {
     "format": "table",
@@ -104,11 +108,11 @@ _SDSS = Survey(
             "dec": ("PLUG_DEC", {"column": "PLUG_DEC", "hdu": 2}, {"column": "DECCAT", "hdu": 2}),
             "snr": {"column": "SN_MEDIAN_ALL", "hdu": 2, "missing": (0.0,)},
             "rv": (
-                {"column": "XCSAO_RV", "hdu": 2, "missing": (-9999.0, -999.0)},
+                {"column": "XCSAO_RV", "hdu": 2, "missing": (-9999.0, -999.0, 0.0), "where": _STAR},
                 {"column": "Z", "hdu": 2, "factor": SPEED_OF_LIGHT, "where": _SURE},
             ),
             "rv_err": (
-                {"column": "XCSAO_ERV", "hdu": 2, "missing": (-9999.0, -999.0)},
+                {"column": "XCSAO_ERV", "hdu": 2, "missing": (-9999.0, -999.0, 0.0), "where": _STAR},
                 {"column": "Z_ERR", "hdu": 2, "factor": SPEED_OF_LIGHT, "where": _SURE},
             ),
         },
@@ -185,8 +189,13 @@ def _eso(frames: str) -> dict:
                         "ra": "RA",
                         "dec": "DEC",
                         "snr": "SNR",
-                        "rv": {"keyword": "ESO DRS CCF RVC", "missing": (-99999.0,)},
-                    },
+                    }
+                    # barycentric, whatever the frame of the wavelengths
+                    | (
+                        {"rv": {"keyword": "ESO DRS CCF RVC", "missing": (-99999.0,)}}
+                        if "BARY" in frames
+                        else {}
+                    ),
                     "when": {"keywords": {"SPECSYS": frames, **told}, "columns": {"hdu": 1, "names": needed}},
                 }
                 options.append(option | ({"mask_column": mask, "mask_good": "zero"} if mask else {}))

@@ -168,6 +168,42 @@ def test_facts(tmp_path):
     assert np.isnan(read.fact("rv_err")[0])
 
 
+def one_fact(tmp_path, name, value, **more):
+    fits.writeto(tmp_path / "a.fits", FLUX, fits.Header(AXIS | {"KEY": value}), overwrite=True)
+    return io.read(tmp_path / "a.fits", source=SOURCE | {"facts": {name: {"keyword": "KEY", **more}}}).fact(
+        name
+    )[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "degrees"),
+    [
+        ("ra", "05:19:00.", 79.75),
+        ("ra", "05 19 00.0", 79.75),
+        ("ra", "5h19m00.0s", 79.75),
+        ("dec", "-00 30 36", -0.51),
+        ("dec", "+33d30m36.0s", 33.51),
+        ("dec", "33:30.5", 33 + 30.5 / 60),
+        ("dec", "33:75:00", np.nan),
+        ("ra", "79.75", 79.75),
+    ],
+)
+def test_coordinates_as_they_are_written(tmp_path, name, text, degrees):
+    """What is not read is not known, and then nothing tells apart two stars of one identifier."""
+    np.testing.assert_allclose(one_fact(tmp_path, name, text), degrees, rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["-", "N/A", "unknown", "OBJECT", "sky", "-9999", "0"])
+def test_what_is_no_name_is_no_identifier(tmp_path, text):
+    assert one_fact(tmp_path, "star_id", text) == ""
+    assert one_fact(tmp_path, "exposure", "0") == "0"
+
+
+def test_the_redshift_of_a_galaxy_is_no_velocity(tmp_path):
+    assert np.isnan(one_fact(tmp_path, "rv", 0.0454, factor=299792.458))
+    assert one_fact(tmp_path, "rv", -0.003, factor=299792.458) == pytest.approx(-899.4, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("declared", "at_5000"),
     [

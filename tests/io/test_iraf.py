@@ -132,3 +132,33 @@ def test_an_order_without_a_spec(tmp_path):
     fits.writeto(path, np.ones((2, N)), header, overwrite=True)
     with pytest.raises(SpectrumError, match="expected spec2 in the cards WAT2"):
         io.read_segments(path, source=SOURCE)
+
+
+def test_rows_of_the_same_wavelengths_are_spectra_of_their_own(tmp_path):
+    """Fibres of a field: star and sky, or many stars. As orders of one spectrum they would be averaged."""
+    fields = {"OBJECT": "field 1", "RA": "05:19:00", "DEC": "10:00:00"}
+    source = SOURCE | {"facts": {"star_id": "OBJECT", "ra": "RA", "dec": "DEC"}}
+    spec = f"1 1 0 5000. 0.25 {N} 0. 0 0"
+    path = multispec(tmp_path / "x.fits", spec, spec.replace("5000.", "5000.1"), cards=fields)
+    found = io.read_segments(path, source=source)
+    assert [s.names[0] for s in found] == ["x.fits[order1#1]", "x.fits[order1#2]"]
+    assert [s.fact("star_id")[0] for s in found] == ["", ""]
+    assert np.isnan([s.fact("ra")[0] for s in found]).all()
+    path = multispec(tmp_path / "x.fits", spec, spec, cards=fields | {"APID1": "HD 1", "APID2": "HD 2"})
+    assert [s.fact("star_id")[0] for s in io.read_segments(path, source=source)] == ["HD 1", "HD 2"]
+
+
+def test_rows_of_different_names_are_spectra_of_their_own(tmp_path):
+    specs = (f"1 1 0 5000. 0.25 {N} 0. 0 0", f"2 2 0 5008. 0.25 {N} 0. 0 0")
+    found = io.read_segments(multispec(tmp_path / "x.fits", *specs, cards={"APID1": "HD 1"}), source=SOURCE)
+    assert [s.names[0] for s in found] == ["x.fits", "x.fits"]  # half of their wavelengths are in common
+    cards = {"APID1": "HD 1", "APID2": "HD 2"}
+    found = io.read_segments(multispec(tmp_path / "x.fits", *specs, cards=cards), source=SOURCE)
+    assert [s.names[0] for s in found] == ["x.fits[order1]", "x.fits[order2]"]
+
+
+def test_steps_of_one_axis_that_contradict_each_other_are_refused(tmp_path):
+    cards = {"CRVAL1": 4000.0, "CDELT1": 0.9, "CD1_1": 1.0, "WAT0_001": "system=equispec"}
+    fits.writeto(tmp_path / "x.fits", np.ones((2, N)), fits.Header(cards))
+    with pytest.raises(SpectrumError, match=r"CD1_1 = 1 and CDELT1 = 0\.9"):
+        io.read_segments(tmp_path / "x.fits", source=SOURCE)

@@ -175,3 +175,12 @@ def test_the_width_of_a_matrix_ignores_shifts_and_empty_columns():
     width = matrix_fwhm(matrix)
     np.testing.assert_allclose(width[:3], 2.3548 * 1.1, rtol=1e-3)
     assert np.isnan(width[3])
+
+
+def test_a_declared_line_spread_goes_before_the_matrices(tmp_path):
+    """It is what `launch.predict --resolution` sets, where the resolution is known better."""
+    path = write(tmp_path / "c.fits")
+    for spectra in io.read_segments(path, source=SOURCE | {"line_spread": {"resolution": 1000.0}}):
+        np.testing.assert_allclose(spectra.fwhm, spectra.wave / 1000)
+    for spectra in io.read_segments(path, source=SOURCE | {"resolution_hdu": None}):
+        assert spectra.fwhm is None

@@ -347,3 +347,10 @@ def test_lines_of_a_real_star_stay():
     part = mask_bad(make_spectra(wave, flux, medium="air", fwhm=wave / 30_000), SETTINGS)
     found = mask_cosmic_rays(part, SETTINGS)
     assert np.mean(part.valid & ~found.valid) < 2e-3
+
+
+def test_a_spectrum_of_one_pixel_stays_as_it_is():
+    """A segment that reaches into the range that is needed by no more: it must not end the batch."""
+    one = make_spectra([5000.0], [1.0], medium="air", fwhm=0.5)
+    assert mask_cosmic_rays(one, SETTINGS).valid.all()
+    assert all(e.valid.all() for e in mask_cosmic_rays_in_stack([one, one, one], SETTINGS))

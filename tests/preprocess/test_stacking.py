@@ -75,3 +75,15 @@ def test_one_spectrum_is_itself_and_one_without_pixels_does_not_count():
     both = stack(spectra, settings=StackSettings(degree=1))
     np.testing.assert_allclose(both.flux[0], spectra.flux[0])
     np.testing.assert_allclose(both.ivar[0], spectra.ivar[0])
+
+
+def test_a_chain_of_spectra_comes_to_one_level():
+    """The third has no pixel in common with the first and more signal than the second, which lies between them."""
+    size = WAVE.size
+    third = size // 3
+    valid = np.zeros((3, size), bool)
+    valid[0, : third + 20] = valid[1, third : 2 * third + 20] = valid[2, 2 * third :] = True
+    level = np.array([8.0, 1.0, 4.0])
+    flux = level[:, None] * np.ones(size)
+    spectra = make_spectra(WAVE, flux, medium="air", valid=valid, ivar=np.full(flux.shape, 100.0))
+    np.testing.assert_allclose(stack(spectra).flux[0], 8.0, rtol=1e-6)

@@ -107,6 +107,16 @@ def test_what_cannot_be_read_is_said_and_what_is_broken_raises(tmp_path, tiny_pr
         inspect(tmp_path / "gone.fits")
 
 
+def test_what_begins_in_the_ultraviolet_is_read_where_stars_are(tmp_path):
+    """As predictions do, which never look there: Kurucz models begin at 90 Å."""
+    wave = np.concatenate([[90.9, 300.0, 900.0], np.arange(5000.0, 5200.0)])
+    columns = [fits.Column(n, "D", array=a) for n, a in (("WAVELENGTH", wave), ("FLUX", np.sqrt(wave)))]
+    path = tmp_path / "model.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns)]).writeto(path)
+    found = inspect(path, survey="calspec")
+    assert (found.trouble, found.segments[0].spectra.wave.size) == ("", 200)
+
+
 def test_picture_is_written(file, tmp_path):
     pytest.importorskip("matplotlib")
     target = tmp_path / "pictures" / "star.png"

@@ -182,6 +182,16 @@ def test_the_velocity_of_what_is_no_star_is_not_known(tmp_path, columns, known):
     assert found.fact("star_id")[0] == ""
 
 
+@pytest.mark.parametrize(
+    ("columns", "rv"),
+    [({}, 1e-4 * SPEED_OF_LIGHT), ({"CLASS": ["QSO"]}, np.nan), ({"XCSAO_RV": [40.0]}, 40.0)],
+)
+def test_cross_correlation_of_what_is_no_star_or_was_not_done(tmp_path, columns, rv):
+    table = spall(**{"XCSAO_RV": [0.0], "XCSAO_ERV": [0.0]} | columns)
+    (found,) = read("sdss", write(tmp_path / "spec-1-2-3.fits", boss("COADD"), table, THING_ID=-1))
+    assert found.fact("rv")[0] == pytest.approx(rv, nan_ok=True)
+
+
 # DESI
 
 
@@ -293,6 +303,9 @@ def test_eso_frames_and_media_are_not_guessed(tmp_path):
     assert found.medium == "air"
     assert surveys.get("eso").frame == "heliocentric"
     assert surveys.get("eso_observed").frame == "observed"
+    for name, frame, known in (("eso", "BARYCENT", True), ("eso_observed", "TOPOCENT", False)):
+        path = adp(tmp_path / "r.fits", specsys=frame, **{"HIERARCH ESO DRS CCF RVC": 12.0})
+        assert (read(name, path)[0].fact("rv")[0] == 12) == known  # RVC is barycentric
     with pytest.raises(SpectrumError, match=r"u\.fits: expected .*TUCD1 = "):
         read("eso", adp(tmp_path / "u.fits", ucd=None, INSTRUME="XSHOOTER"))
     with pytest.raises(SpectrumError, match=r"v\.fits: expected a unit of length for WAVE"):
