@@ -8,7 +8,9 @@ Without `--survey` the spectra are read as the survey of the working folder's co
 """
 
 import json
+from typing import Any
 
+import numpy as np
 from absl import flags
 
 from launch import cli
@@ -44,7 +46,9 @@ def main() -> None:
     source |= _source()
     velocities = VELOCITIES.value or None
     if velocities not in (None, "rest", "file", "measure"):
-        velocities = io.read_velocities(velocities, column=VELOCITY_COLUMN.value, files=files)
+        table = io.read_velocities(velocities, column=VELOCITY_COLUMN.value)
+        known = np.array([*table.values(), np.nan])  # -1, the last, is a file that the table does not know
+        velocities = known[io.match_rows(list(table), files, where=VELOCITIES.value)]
     found = predictor.predict_files(files, survey=survey, source=source, velocities=velocities)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
@@ -57,7 +61,7 @@ def main() -> None:
     )
 
 
-def _source() -> dict:
+def _source() -> dict[str, Any]:
     """What the flags say about how spectra are read."""
     try:
         source = json.loads(SOURCE.value or "{}")

@@ -16,6 +16,8 @@ from remap.spectra import SpectrumError
 # Half a step of float32 relative to the value: two neighbours that differ by less are one number, rounded.
 TIE = 2.0**-24
 LONGEST_TIE = 16  # pixels; more that are equal are no rounding
+# Many ties are rounding only where the steps are as small as that; a few may be seams between parts of a spectrum.
+FEW_TIES, ROUNDED = 0.02, 8 * 2.0**-23
 CONVERT: dict[str, Callable] = {"linear": lambda x: x, "ln": np.exp, "log10": lambda x: 10.0**x}
 
 
@@ -156,6 +158,9 @@ def mend(
     wrong = (steps <= 0) & ~tied
     if starts.size < index.size and np.diff(np.append(starts, index.size)).max() > LONGEST_TIE:
         wrong = steps <= 0
+    few = max(3, FEW_TIES * tied.size)
+    if few < np.count_nonzero(tied) < tied.size and np.median(steps[~tied] / wave[:-1][~tied]) > ROUNDED:
+        wrong |= tied
     if wrong.any():
         at = int(np.argmax(wrong))
         raise SpectrumError(

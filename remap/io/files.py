@@ -26,6 +26,7 @@ _OPENED: contextvars.ContextVar[tuple[Path, fits.HDUList] | None] = contextvars.
     "opened", default=None
 )
 GZIP = b"\x1f\x8b"
+START = b"SIMPLE  ="  # of every FITS file
 BLOCK, CARD = 2880, 80  # bytes, of FITS
 LARGEST = 2**31  # bytes of a file that may hold spectra
 LONGEST_HEADER = 2**23  # bytes
@@ -203,13 +204,13 @@ def is_fits(path: Path) -> bool:
     """Whether a file begins as FITS does, gzipped or not; False where it cannot be read."""
     try:
         with path.open("rb") as file:
-            start = file.read(6)
+            start = file.read(len(START))
         if start.startswith(GZIP):
             with gzip.open(path) as file:
-                start = file.read(6)
+                start = file.read(len(START))
     except (OSError, EOFError, zlib.error):
         return False
-    return start == b"SIMPLE"
+    return start == START
 
 
 def open_fits(path: Path) -> fits.HDUList:
@@ -276,7 +277,7 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
         part of it over.
     """
     expected = f"{path}: expected a FITS file"
-    if not content.startswith(b"SIMPLE"):
+    if not content.startswith(START):
         raise SpectrumError(f"{expected}, found an unreadable file (it begins with {content[:6]!r})")
     at, number, packed = 0, 0, False
     while at < len(content):

@@ -164,6 +164,11 @@ def _check_whole(path: Path) -> None:
         place = hdus[-1].fileinfo()
         # A header that is cut off is no HDU to Astropy, and passed over.
         content = path.read_bytes()
+        # The readers bear a last block without its padding, which a download that broke off there would look like.
+        if len(content) % files.BLOCK and not content.startswith(GZIP):
+            raise SpectrumError(
+                f"{path}: expected whole FITS blocks of {files.BLOCK} bytes, found {len(content)} bytes: cut short"
+            )
         rest = content[place["datLoc"] + place["datSpan"] :].strip(b"\0")
         if rest and not content.startswith(GZIP):
             raise SpectrumError(f"{path}: found {len(rest)} bytes of something after the last HDU")

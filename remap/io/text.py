@@ -27,6 +27,7 @@ OPTIONAL = {
     "line_spread": None,
 }
 MOST_HEADER = 1000  # lines
+CHUNK = 500  # lines
 MISSING = {"", "nan", "--", "-", "null", "none", "n/a", "na", "indef", "inf", "-inf", "+inf", "infinity"}
 # With an exponent after e or d, or after nothing but its sign, as Fortran writes one of three digits.
 NUMBER = re.compile(r"([+-]?(\d+\.?\d*|\.\d+))([eEdD][+-]?\d+|[+-]\d{3})?")
@@ -148,8 +149,11 @@ def _parse(text: str, path: Path, comments: tuple[str, ...]) -> tuple[np.ndarray
     if table is None and separator is None and width == 2:  # a pixel without a flux
         table = _fast([line if len(line.split()) != 1 else f"{line} nan" for line in lines], separator, width)
     if table is None:
-        table = np.array(
-            [_row(line, separator, width, path, i) for line, i in zip(lines, numbers, strict=True)]
+        table = np.concatenate(
+            [
+                _rows(lines[i : i + CHUNK], numbers[i : i + CHUNK], separator, width, path)
+                for i in range(0, len(lines), CHUNK)
+            ]
         )
     names = [n.strip().strip('"').strip("'") for n in split(header, separator)] if header else []
     return table, names if len(names) == width else []
@@ -196,6 +200,15 @@ def _fast(lines: list[str], separator: str | None, width: int) -> np.ndarray | N
     except ValueError:
         return None
     return table if table.shape == (len(lines), width) else None
+
+
+def _rows(lines: list[str], numbers: list[int], separator: str | None, width: int, path: Path) -> np.ndarray:
+    """Some lines at once if they are simple, else one by one."""
+    table = _fast(lines, separator, width)
+    if table is None:
+        pairs = zip(lines, numbers, strict=True)
+        table = np.array([_row(line, separator, width, path, i) for line, i in pairs])
+    return table
 
 
 def _row(line: str, separator: str | None, width: int, path: Path, number: int) -> list[float]:

@@ -13,31 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap import io, surveys
+from remap import surveys
 from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates, Calibration
 from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
+from remap.predict.observing import read_and_observe
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.grid import needed_range, usable
+from remap.preprocess.grid import usable
 from remap.preprocess.observe import (
     Observed,
     ObserveSettings,
     concatenate,
     join,
-    nothing,
     observe,
-    observe_files,
     observe_settings,
     warn_of_velocities,
 )
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
-from remap.spectra import Spectra, SpectrumError
+from remap.spectra import Spectra
 from remap.store.checkpoint import check_equal
 from remap.store.workdir import (
+    load_stationary,
     load_templates,
     network_description,
     read_calibration,
@@ -47,8 +47,6 @@ from remap.store.workdir import (
 from remap.surveys import Survey
 
 logger = logging.getLogger(__name__)
-
-FILES_AT_A_TIME = 256  # whose pixels are in memory
 
 
 class ArmInputs(NamedTuple):
@@ -87,6 +85,7 @@ class Predictor:
       calibration: widens the combined PMFs; None = they stay as the networks give them.
       description: what the networks' trainings share (stage, config, split), as JSON values.
       templates: of the library, to measure velocities with; None = the folder has none.
+      stationary: features of the survey's detector, masked in its spectra; None = none were looked for.
     """
 
     preprocessing: Preprocessing
@@ -95,6 +94,7 @@ class Predictor:
     calibration: Calibrates | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     templates: Templates | None = None
+    stationary: StationaryMask | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -324,7 +324,8 @@ class Predictor:
             (see `ObserveSettings.velocity`). None = at rest where the survey is, else the file's own, else measured;
             without a survey as the settings say.
           settings: how the spectra are treated; None = as the working folder's config says.
-          stationary: places of the detector that are masked, see `remap.preprocess.cleaning`.
+          stationary: places of the detector that are masked, see `remap.preprocess.stationary`; None = those of the
+            working folder, for its own survey.
           date: of the catalogue, ISO 8601; None = now.
 
         Returns:
@@ -355,60 +356,20 @@ class Predictor:
             given = np.asarray(velocities, float).tolist()
             if len(given) != len(files):
                 raise ConfigError(f"expected {len(files)} velocities, found {len(given)}")
-        parts = []
-        for i in range(0, len(files), FILES_AT_A_TIME):
-            some = slice(i, i + FILES_AT_A_TIME)
-            parts += self._observe_files(
-                files[some], source, settings, None if given is None else given[some], stationary
+        observed = concatenate(
+            read_and_observe(
+                files,
+                self.preprocessing,
+                source=source,
+                root=self.config["data_root"] or None,
+                settings=settings,
+                velocities=given,
+                templates=self.templates,
+                stationary=self.stationary if stationary is None and survey is None else stationary,
             )
-        observed = concatenate(parts)
+        )
         warn_of_velocities(observed, settings)
         return self._predict_observed(observed, settings, date)
-
-    def _observe_files(
-        self,
-        files: Sequence[Path],
-        source: Mapping[str, Any],
-        settings: ObserveSettings,
-        velocities: Sequence[float] | None,
-        stationary: StationaryMask | None,
-    ) -> list[Observed]:
-        """The rows of some files, in their order."""
-        within = needed_range(self.preprocessing, velocity=settings.cross_correlation.limit)
-        read: list[tuple[Spectra, ...] | None] = []
-        failed: dict[int, Observed] = {}
-        for i, file in enumerate(files):
-            try:
-                read.append(
-                    io.read_segments(
-                        file, source=source, data_root=self.config["data_root"] or None, within=within
-                    )
-                )
-            except SpectrumError as error:
-                logger.warning("flagged: %s", error)
-                failed[i] = nothing(file.name, self.preprocessing, str(error))
-                read.append(None)
-        good = [i for i, segments in enumerate(read) if segments is not None]
-        out: list[Observed] = []
-        try:
-            rows = observe_files(
-                [read[i] for i in good],
-                self.preprocessing,
-                settings=settings,
-                velocities=None if velocities is None else [velocities[i] for i in good],
-                templates=self.templates,
-                stationary=stationary,
-            )
-        except SpectrumError as error:
-            if len(files) == 1:
-                logger.warning("flagged: %s", error)
-                return [nothing(files[0].name, self.preprocessing, str(error))]
-            for i in range(len(files)):  # one of them alone can be at fault
-                own = None if velocities is None else velocities[i : i + 1]
-                out += self._observe_files(files[i : i + 1], source, settings, own, stationary)
-            return out
-        by_file = dict(zip(good, rows, strict=True)) | failed
-        return [by_file[i] for i in range(len(files))]
 
     def _predict_observed(self, observed: Observed, settings: ObserveSettings, date: str | None) -> Catalogue:
         if settings.join:
@@ -471,7 +432,15 @@ def load(
             f"{workdir}: calibration of another predict.combine",
         )
         calibration = Calibration.from_json(found["all"])
-    return Predictor(expected, networks, config, calibration, description, load_templates(workdir))
+    return Predictor(
+        expected,
+        networks,
+        config,
+        calibration,
+        description,
+        load_templates(workdir),
+        load_stationary(workdir),
+    )
 
 
 def _with_velocities(settings: ObserveSettings, velocities: object) -> ObserveSettings:

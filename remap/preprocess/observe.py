@@ -16,7 +16,7 @@ import numpy as np
 
 from remap.config import ConfigError, Section, record
 from remap.preprocess.cleaning import CleaningSettings, mask_bad
-from remap.preprocess.cosmic_rays import mask_cosmic_rays
+from remap.preprocess.cosmic_rays import mask_cosmic_rays, mask_cosmic_rays_in_stack
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import coarser_than, observed_on_grid, snr_estimate
 from remap.preprocess.stacking import StackSettings, stack
@@ -47,7 +47,9 @@ class ObserveSettings:
       join: spectra with one identifier of a star become one row.
       radius: arcsec; spectra with one identifier that lie farther apart stay rows of their own.
       bad_pixels: mask exact zeros and absurd values that no mask of the file tells.
-      cosmic_rays: mask what stands out of single spectra and is narrower than a line can be.
+      cosmic_rays: mask what stands out of single spectra and is narrower than a line can be, or, where a file has
+        several exposures of a star, out of their median.
+      stationary: look, when a survey is prepared, for features that stand still on its detector, and mask them.
       cleaning: see `remap.preprocess.cleaning`.
       cross_correlation: see `remap.preprocess.velocity`.
       stacking: see `remap.preprocess.stacking`.
@@ -63,6 +65,7 @@ class ObserveSettings:
     radius: float = 5.0
     bad_pixels: bool = True
     cosmic_rays: bool = False
+    stationary: bool = False
     cleaning: CleaningSettings = dataclasses.field(default_factory=CleaningSettings)
     cross_correlation: VelocitySettings = dataclasses.field(default_factory=VelocitySettings)
     stacking: StackSettings = dataclasses.field(default_factory=StackSettings)
@@ -202,7 +205,7 @@ def observe(
     settings = settings or ObserveSettings()
     split = split_exposures(files)
     count = len(split.names)
-    split = split._replace(segments=[_clean(part, settings, stationary) for part in split.segments])
+    split = split._replace(segments=_cleaned(split, settings, stationary))
     told, errors = _told(split, count)
     given = _given(velocities, split.names)
     wanted = settings.velocity
@@ -230,17 +233,12 @@ def observe(
     apart = np.zeros(count, bool)
     if measured is not None and settings.check:
         apart = _contradicted(used, measured, settings)
-    messages = [
-        "" if abs(v) < SPEED_OF_LIGHT else f"{name}: expected a radial velocity [km/s], found {v}"
-        for name, v in zip(split.names, used, strict=True)
-    ]
-    if (
-        given is None and wanted == "measure"
-    ):  # no velocity is not the user's mistake here: the row is flagged
-        messages = [
-            m and f"{n}: the velocity could not be measured"
-            for m, n in zip(messages, split.names, strict=True)
-        ]
+    messages = []
+    for i, (name, v) in enumerate(zip(split.names, used, strict=True)):
+        message = f"{name}: expected a radial velocity [km/s], found {v}"
+        if given is None and np.isnan(v):
+            message = f"{name}: the velocity could not be measured: {_coverage(placed, i)}"
+        messages.append("" if abs(v) < SPEED_OF_LIGHT else message)
     known = np.array([not m for m in messages], bool)
     moved = known & (used != 0)
     if moved.any():
@@ -397,12 +395,40 @@ def join(
     )
 
 
-def _clean(part: Spectra, settings: ObserveSettings, stationary: StationaryMask | None) -> Spectra:
+def _cleaned(split: Exposures, settings: ObserveSettings, stationary: StationaryMask | None) -> list[Spectra]:
+    """Bad pixels, cosmic rays and stationary features masked, in this order, each in what the last one left."""
+    parts = split.segments
+    used = [bool((own >= 0).any()) for own in split.owner]
     if settings.bad_pixels:
-        part = mask_bad(part, settings.cleaning)
+        parts = [mask_bad(p, settings.cleaning) if u else p for p, u in zip(parts, used, strict=True)]
     if settings.cosmic_rays:
-        part = mask_cosmic_rays(part, settings.cleaning)
-    return part if stationary is None else mask_stationary(part, stationary)
+        parts = _without_cosmic_rays(parts, used, settings)
+    if stationary is not None:
+        parts = [mask_stationary(p, stationary) for p in parts]
+    return parts
+
+
+def _without_cosmic_rays(
+    parts: Sequence[Spectra], used: Sequence[bool], settings: ObserveSettings
+) -> list[Spectra]:
+    """Exposures of one star and segment against each other, the rest along wavelength alone."""
+    out = list(parts)
+    together: dict[object, list[int]] = {}
+    for i, part in enumerate(parts):
+        if not used[i]:
+            continue
+        single = len(part) == 1 and part.fact("exposure")[0]
+        key = (part.names[0], part.fact("star_id")[0], part.fact("segment")[0]) if single else i
+        together.setdefault(key, []).append(i)
+    for members in together.values():
+        if len(members) == 1:
+            out[members[0]] = mask_cosmic_rays(parts[members[0]], settings.cleaning)
+            continue
+        for i, cleaned in zip(
+            members, mask_cosmic_rays_in_stack([parts[i] for i in members], settings.cleaning), strict=True
+        ):
+            out[i] = cleaned
+    return out
 
 
 def _measure(arms: Mapping[str, ArmOnGrid], templates: Templates, settings: ObserveSettings) -> Velocities:

@@ -147,7 +147,7 @@ def find_stationary(
     if not spread >= needed:
         log.warning(
             "stationary features: the velocities of %d stars spread by %.0f km/s (5th to 95th percentile), less "
-            "than %.0f km/s, that of %g line spreads: what stands still cannot be told from lines, and nothing is masked",
+            "than %.0f km/s, that of %g line spreads: what stands still cannot be told from lines; nothing is masked",
             used.size,
             spread * SPEED_OF_LIGHT,
             needed * SPEED_OF_LIGHT,

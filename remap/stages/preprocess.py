@@ -13,26 +13,26 @@ import numpy as np
 from astropy.table import Table
 
 from remap import io
-from remap.config import Section, record
+from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, check_labels, in_range
+from remap.predict.observing import read_and_observe, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
-from remap.preprocess.grid import needed_range
 from remap.preprocess.observe import (
     Observed,
     ObserveSettings,
     concatenate,
     join,
-    observe,
     observe_settings,
     star_groups,
     warn_of_velocities,
 )
+from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates, make_templates
-from remap.spectra import SPEED_OF_LIGHT, SpectrumError
+from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
 from remap.store.atomic import save_arrays, write_json
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
-from remap.store.workdir import save_templates, write_config
+from remap.store.workdir import save_stationary, save_templates, write_config
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     templates = _templates(data, preprocessing)
     save_templates(workdir, templates)
     settings = observe_settings(config.observe)
-    stars, observed = _read_survey(survey, preprocessing, known, root, settings, templates)
+    stars, observed, stationary = _read_survey(survey, preprocessing, known, root, settings, templates)
+    save_stationary(workdir, stationary)
     usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])
     values = np.stack([np.asarray(stars[b.name], float) for b in preprocessing.labels], axis=1)
     errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
@@ -99,8 +100,8 @@ def _read_survey(
     root: str | None,
     settings: ObserveSettings,
     templates: Templates,
-) -> tuple[Table, Observed]:
-    """The table of survey spectra, and the readable ones on the arms' grids.
+) -> tuple[Table, Observed, StationaryMask | None]:
+    """The table of survey spectra, the readable ones on the arms' grids, and what of the detector is masked.
 
     Args:
       errors: of labels that come without one.
@@ -118,9 +119,33 @@ def _read_survey(
             "preprocess: %d labelled spectra have no file, the first is %s",
             *(len(absent), table.files[absent[0]]),
         )
-    within = needed_range(preprocessing, velocity=settings.cross_correlation.limit)
+    names = io.distinct_names(files)
+    source = {"source": survey.source, "root": root}
+    given = None
+    if table.rv is not None:  # of a star that the table does not know, nobody has said that it is at rest
+        given = np.where(of_file >= 0, table.rv[of_file], np.nan)
+    stationary = None
+    if settings.stationary:
+        stationary = stationary_mask(files, preprocessing, settings=settings, velocities=given, **source)
+    parts: list[Observed | None] = [None] * len(files)
+    known = of_file >= 0 if given is not None else np.zeros(len(files), bool)
+    for some, own, how in (
+        (np.flatnonzero(known), given, settings),
+        (np.flatnonzero(~known), None, _unless_given(settings, table)),
+    ):
+        found = read_and_observe(
+            [files[i] for i in some],
+            preprocessing,
+            settings=how,
+            velocities=None if own is None else own[some].tolist(),
+            templates=templates,
+            stationary=stationary,
+            **source,
+        )
+        for i, part in zip(some, found, strict=True):
+            parts[i] = part
     rows, readable = [], []
-    for file, name, at in zip(files, io.distinct_names(files), of_file.tolist(), strict=True):
+    for file, name, at, part in zip(files, names, of_file.tolist(), parts, strict=True):
         i = None if at < 0 else at
         entry = {"file": name, "star_id": name if i is None else table.star_ids[i]}
         for b in bins:
@@ -128,27 +153,15 @@ def _read_survey(
             error = np.nan if i is None or b.name not in table.errors else table.errors[b.name][i]
             entry[b.name] = value
             entry[f"{b.name}_err"] = errors[b.name] if not np.isfinite(error) else error
-        given = None if i is None or table.rv is None else table.rv[i]
         entry["status"], entry["reason"] = _label_status(np.array([entry[b.name] for b in bins]), bins)
-        try:
-            if given is not None and not abs(given) < SPEED_OF_LIGHT:
-                raise SpectrumError(f"{file.name}: expected a radial velocity [km/s], found {given}")
-            segments = io.read_segments(file, source=survey.source, data_root=root, within=within)
-            one = observe(
-                [segments],
-                preprocessing,
-                settings=settings,
-                velocities=None if given is None else [given],
-                templates=templates,
-            )
-            if len(one) != 1:
-                raise SpectrumError(f"{file}: expected one spectrum per file, found {len(one)}")
-            if one.messages[0]:
-                raise SpectrumError(one.messages[0])
-            readable.append(dataclasses.replace(one, names=(file.name,), star_ids=(entry["star_id"],)))
-        except SpectrumError as error:
-            entry["status"], entry["reason"] = STATUS_UNREADABLE, str(error)
-            logger.warning("preprocess: left out: %s", error)
+        reason = part.messages[0]
+        if len(part) != 1:
+            reason = f"{file}: expected one spectrum per file, found {len(part)}"
+        if reason:
+            entry["status"], entry["reason"] = STATUS_UNREADABLE, reason
+            logger.warning("preprocess: left out: %s", reason)
+        else:
+            readable.append(dataclasses.replace(part, names=(name,), star_ids=(str(entry["star_id"]),)))
         rows.append(entry)
     if not readable:
         raise SpectrumError(
@@ -170,7 +183,14 @@ def _read_survey(
     )
     counts = {str(s): int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
     logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
-    return stars, observed
+    return stars, observed, stationary
+
+
+def _unless_given(settings: ObserveSettings, table: io.LabelTable) -> ObserveSettings:
+    """Settings for files that the table of labels does not know: with velocities of others, theirs are not 0."""
+    if table.rv is None or settings.velocity != "rest":
+        return settings
+    return dataclasses.replace(settings, velocity="file")
 
 
 def _label_status(values: np.ndarray, bins: Sequence[LabelBins]) -> tuple[str, str]:

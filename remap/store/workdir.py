@@ -6,6 +6,7 @@ workdir/data/library_ARM.npz            library on the arm's grid, before noise 
 workdir/data/libraries/NAME/library_ARM.npz     the same of each of `config.libraries`
 workdir/data/library_check.ecsv         what is odd about the nodes of the libraries
 workdir/data/templates.npz              spectra of the library that velocities are measured with
+workdir/data/stationary.json            places of the survey's detector that are masked, if they were looked for
 workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
 workdir/data/stars.ecsv                 one row per survey spectrum: labels, errors, status
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
@@ -41,6 +42,7 @@ from astropy.table import Table
 
 from remap.config import config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
+from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
@@ -155,6 +157,21 @@ def load_templates(workdir: Path) -> Templates | None:
         per_arm = {name: {arm: a[f"{name}_{arm}"] for arm in arms} for name in PER_ARM}
         own = {"labels": a["labels"], "index": a["index"]}
         return Templates(**per_arm, **own, medium=str(a["medium"]), taper=float(a["taper"]))
+
+
+def save_stationary(workdir: Path, mask: StationaryMask | None) -> None:
+    """Writes which places of the survey's detector are masked; None takes the file of an earlier run away."""
+    path = workdir / "data" / "stationary.json"
+    if mask is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, json.loads(mask.to_json()))
+
+
+def load_stationary(workdir: Path) -> StationaryMask | None:
+    """The mask that `save_stationary` wrote, or None."""
+    path = workdir / "data" / "stationary.json"
+    return StationaryMask.from_json(path.read_text()) if path.is_file() else None
 
 
 def share(workdir: Path, name: str, source: Path) -> None:

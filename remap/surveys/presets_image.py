@@ -153,8 +153,8 @@ IMAGES: tuple[Survey, ...] = (
         about=(
             "SDSS DR1 to DR7, spSpec: rows of flux, flux less continuum, error, mask. Of the mask count "
             "NOPLUG, BADTRACE, BADFLAT, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, NODATA, COMBINEREJ and "
-            "BADFLUXFACTOR; not EMLINE, an emission line. The line spread is the column dispersion of HDU 6, σ in pixels. The "
-            "velocity is the pipeline's redshift."
+            "BADFLUXFACTOR; not EMLINE, an emission line. The line spread is the column dispersion of HDU 6, σ "
+            "in pixels. The velocity is the pipeline's redshift."
         ),
         source={
             **_LOG10,

@@ -9,6 +9,7 @@ from helpers import tiny
 
 from remap.io.bundle import read_bundle
 from remap.predict.catalogue import Flag, read_catalogue
+from remap.spectra import air_to_vacuum, doppler_shift, vacuum_to_air
 
 
 def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_predictor, tmp_path):
@@ -26,10 +27,11 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
         "launch.predict", f"--workdir={workdir}", f"--spectra={second},{first},{alone}", f"--output={output}"
     )
     assert done.returncode == 0, done.stderr
-    assert "6 spectra, 1 of them could not be used" in done.stderr
+    assert "6 rows from 6 files, 1 of them could not be used" in done.stderr
 
     found = read_catalogue(output)
-    order = ["broken.fits", "dwarf_01.fits", "dwarf_05.fits", "dwarf_01.fits", "dwarf_03.fits", "alone.fit"]
+    order = ["broken.fits", "night 2/dwarf_01.fits", "dwarf_05.fits"]  # one name in two folders
+    order += ["night 1/dwarf_01.fits", "dwarf_03.fits", "alone.fit"]
     assert list(found.table["file"]) == order
     assert found.table["flags"][0] == Flag.UNREADABLE
     assert str(second / "broken.fits") in found.table["message"][0]
@@ -58,6 +60,34 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
     assert len(read_catalogue(output).table) == 6
 
 
+def test_predict_takes_velocities_from_a_table_and_a_resolution(tiny_workdir, tiny_predictor, tmp_path):
+    """Files without a row of the table have no velocity; sharper spectra are degraded."""
+    folder = tmp_path / "night"
+    speeds = {"a.fits": 120.0, "b.fits": -80.0}
+    for (name, speed), i in zip([*speeds.items(), ("c.fits", 0.0)], (3, 1, 5), strict=True):
+        wave, flux, ivar = tiny.star(i)
+        tiny.write_table(folder / name, vacuum_to_air(doppler_shift(air_to_vacuum(wave), speed)), flux, ivar)
+    table = tmp_path / "velocities.csv"
+    table.write_text("file,v_helio\n" + "".join(f"{name},{speed}\n" for name, speed in speeds.items()))
+    done = tiny.launch(
+        "launch.predict",
+        f"--workdir={tiny_workdir}",
+        f"--spectra={folder}",
+        f"--output={tmp_path / 'catalogue.fits'}",
+        f"--velocities={table}",
+        "--velocity_column=v_helio",
+        "--resolution=700",  # coarser than the networks know it
+    )
+    assert done.returncode == 0, done.stderr
+    found = read_catalogue(tmp_path / "catalogue.fits")
+    np.testing.assert_allclose(found.table["rv"], [120.0, -80.0, np.nan])
+    assert "expected a radial velocity" in found.table["message"][2]
+    assert np.all(found.table["flags"][:2] & Flag.RESOLUTION)
+    expected = tiny_predictor.predict(tiny.spectra((3, 1)))
+    for key, pmf in expected.pmfs.items():
+        np.testing.assert_allclose(found.pmfs[key][:2], pmf, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
@@ -66,6 +96,12 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
             ["--workdir={work}", "--spectra={tmp}", "--output={tmp}/c.fits"],
             "expected files like *.fits",
         ),
+        (
+            "predict",
+            ["--workdir={work}", "--spectra={tmp}", "--output={tmp}/c.fits", "--survey=lamost"],
+            "survey must be one of apogee, calspec",
+        ),
+        ("inspect", ["{tmp}/gone.fits"], "gone.fits"),
         (
             "pretrain",
             ["--config=tests/helpers/tiny.py", "--workdir={tmp}"],

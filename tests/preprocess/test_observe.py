@@ -21,7 +21,8 @@ from remap.preprocess.observe import (
     warn_of_velocities,
 )
 from remap.preprocess.resample import LineSpread, degrade
-from remap.preprocess.velocity import make_templates
+from remap.preprocess.stationary import StationaryMask
+from remap.preprocess.velocity import VelocitySettings, make_templates
 from remap.spectra import air_to_vacuum, doppler_shift, make_spectra, vacuum_to_air
 
 ARMS = {
@@ -208,6 +209,21 @@ def test_without_lines_the_velocity_is_poor():
     assert found.doubtful[0]
 
 
+def test_a_velocity_that_cannot_be_measured_is_told_with_what_there_is():
+    wave = np.arange(4930.0, 5040.0, 0.2)
+    short = make_spectra(wave, sharp(wave), medium="air", names=["short"], fwhm=1.0)
+    found = observe(
+        [[short], [at_width(1.0)]],
+        DESCRIPTION,
+        settings=ObserveSettings(velocity="measure", cross_correlation=VelocitySettings(min_coverage=0.5)),
+        templates=library_templates(),
+    )
+    assert "short: the velocity could not be measured" in found.messages[0]
+    assert "of arm A, 0% of arm B covered" in found.messages[0]
+    assert found.messages[1] == ""
+    assert np.isnan(found.velocity[0])
+
+
 def test_an_unknown_velocity_is_a_row_that_cannot_be_used():
     files = [[at_width(1.0, name="a")], [at_width(1.0, name="b")]]
     found = observe(files, DESCRIPTION, velocities=[np.nan, 0.0])
@@ -334,3 +350,33 @@ def test_a_spectrum_beside_the_arms_is_a_row_without_pixels():
     assert np.isnan(found.arms["A"].snr[0])
     short = make_spectra([5010.0, 5011.0, 5012.0], np.ones(3), medium="air")
     assert not observe([[short]], DESCRIPTION).arms["A"].valid.any()
+
+
+def test_cosmic_rays_are_told_by_the_other_exposures_of_a_file():
+    """In one exposure a spike as wide as a line may be one; against two others it is not."""
+    parts = []
+    for k in range(3):
+        one = at_width(1.0, exposure=str(k), name="s", noise=0.005)
+        flux = one.flux * (1 + k) + 0.005 * (1 + k) * np.random.default_rng(k).normal(size=one.flux.shape)
+        if k == 1:
+            flux[0, 700:704] += 3.0
+        ivar = np.full(flux.shape, (0.007 * (1 + k)) ** -2.0)
+        parts.append(dataclasses.replace(one, flux=flux, ivar=ivar))
+    plain = observe([parts], DESCRIPTION)
+    clean = observe([parts], DESCRIPTION, settings=ObserveSettings(cosmic_rays=True))
+    assert len(clean) == 3
+    at = int(np.argmin(np.abs(DESCRIPTION.wave("A") - parts[0].wave[702])))
+    assert plain.arms["A"].valid[1, at]
+    assert not clean.arms["A"].valid[1, at]
+    assert clean.arms["A"].valid[[0, 2]].all()
+    assert clean.arms["A"].valid[1].mean() > 0.9
+
+
+def test_places_of_the_detector_are_masked_before_the_shift_to_rest():
+    mask = StationaryMask(((5050.0, 5051.0),), "air", 20)
+    files = [[at_width(1.0, v, name=f"{v}")] for v in (0.0, 120.0)]
+    found = observe(files, DESCRIPTION, velocities=[0.0, 120.0], stationary=mask)
+    for row, velocity in enumerate((0.0, 120.0)):
+        bad = DESCRIPTION.wave("A")[~found.arms["A"].valid[row]]
+        assert bad.size
+        assert np.abs(bad - 5050.5 * (1 - velocity / 299792.458)).max() < 4  # the convolution spreads it
