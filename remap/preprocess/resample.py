@@ -228,6 +228,11 @@ def degrade_and_resample(
     wave, flux, valid = wave[part], spectra.flux[:, part], spectra.valid[:, part]
     sigma = _kernel_sigma(wave, LineSpread(fwhm=fwhm[part]), native)
 
+    first, last = np.searchsorted(wave, target[[0, -1]])
+    if not _blurred(wave, sigma)[max(first - 1, 0) : last + 1].any():  # beyond, nobody sees what is blurred
+        ivar = None if spectra.ivar is None else spectra.ivar[:, part].astype(np.float64)
+        own = dataclasses.replace(spectra, wave=wave, flux=flux, valid=valid, ivar=ivar, fwhm=fwhm[part])
+        return resample(own, new_wave, medium=medium)
     grid = _quadrature_grid(wave, sigma)
     light, more = (_bridge(wave, flux, valid), 1), []
     if spectra.ivar is not None:
@@ -320,7 +325,7 @@ def _convolve(
         for values, power in arrays:
             values = values[i : i + step].astype(np.float64)
             if grid is not wave:
-                values = interpolate.CubicSpline(wave, values, axis=1)(grid)
+                values = interpolate.CubicSpline(wave, values, axis=1)(grid[: high.max()])
             tables.append((np.ascontiguousarray(values.T), power))
         for part in np.split(np.arange(rows.size), cuts):
             first, last = low[part].min(), high[part].max()
