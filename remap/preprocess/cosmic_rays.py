@@ -299,13 +299,17 @@ def _quick_look(
         rows = np.flatnonzero(bucket == b)
         taps = _whitening(typical, 2.0**b, half)
         z = ndimage.convolve1d(u[rows], taps, axis=1, mode="nearest")
+        s = np.empty((settings.cosmic_width, *z.shape))
         for k in range(1, settings.cosmic_width + 1):
             lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
-            s = ndimage.uniform_filter1d(z, k, axis=1) * k / np.sqrt(taps[half + lags].sum())
-            spread = 1.4826 * segment_median(np.abs(np.where(apart[rows], np.nan, s)), 2 * SEGMENT)
-            s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+            ndimage.uniform_filter1d(z, k, axis=1, output=s[k - 1])
+            s[k - 1] *= k / np.sqrt(taps[half + lags].sum())
+        spread = np.where(apart[rows], np.nan, np.abs(s)).reshape(-1, y.shape[1])
+        spread = 1.4826 * segment_median(spread, 2 * SEGMENT).reshape(s.shape)
+        s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+        for k in range(1, settings.cosmic_width + 1):
             for sign in (0, 1):
-                score = -s if sign else s
+                score = -s[k - 1] if sign else s[k - 1]
                 score = ndimage.maximum_filter1d(score, k, axis=1) if k > 1 else score
                 best[sign, rows] = np.maximum(best[sign, rows], score)
     best = np.where(able, best, -np.inf)
