@@ -8,6 +8,7 @@ rest, and predicted as `launch.predict --survey=NAME` does it. Prints Markdown.
 """
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from launch import cli
 from remap import io, surveys
 from remap.predict.catalogue import Catalogue, Flag
 from remap.predict.predictor import Predictor, load
+from remap.spectra import Spectra
 from remap.surveys import Survey
 
 STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "pretrain"], "Which networks.")
@@ -96,6 +98,9 @@ def main() -> None:
         print(line)
     print("\n**Single stars**\n")
     for line in singles(predictor, root):
+        print(line)
+    print("\n**MILES, spoiled**: change of the labels\n")
+    for line in spoiled(predictor, root):
         print(line)
     print("\n**MILES, normalised, and the same times a black body of 4,500 K**\n")
     for line in slopes(predictor, root):
@@ -186,13 +191,71 @@ def singles(predictor: Predictor, root: Path) -> Iterator[str]:
             yield f"| {star.name} | {star.folder} | {known} | {said} | {speed} | {raised}{message} |"
 
 
-def slopes(predictor: Predictor, root: Path) -> Iterator[str]:
-    """Spectra that are normalised already, and the same under the slope of a black body of 4,500 K."""
+def miles(root: Path) -> list[Spectra]:
+    """Every eighth MILES star."""
     survey = surveys.get("miles")
     files = io.list_files(root.parent / "miles" / "spectra", survey.patterns)[::8]
+    return [io.read(file, source=survey.source, within=(4800.0, 5800.0)) for file in files]
+
+
+def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
+    """What bad pixels do to the labels of MILES stars, as they are and cleaned."""
+    stars, rng = miles(root), np.random.default_rng(0)
+    kinds = {
+        "nothing": lambda flux, level: flux,
+        "one pixel per arm ten times as bright": lambda flux, level: _hit(flux, rng, 2, 9 * level),
+        "ten pixels 1.1 to 2 times as bright": lambda flux, level: _hit(
+            flux, rng, 10, level * rng.uniform(0.1, 1, 10)
+        ),
+        "three stretches of ten zeros": lambda flux, level: _blank(flux, rng),
+        "one pixel of 1.5e21": lambda flux, level: _hit(flux, rng, 1, 1.5e21),
+    }
+    plain = dataclasses.replace(predictor.observe_settings, bad_pixels=False, cosmic_rays=False)
+    ways = {
+        "as they are": plain,
+        "bad pixels masked": dataclasses.replace(plain, bad_pixels=True),
+        "and cosmic rays": dataclasses.replace(plain, bad_pixels=True, cosmic_rays=True),
+    }
+    truth = predictor.predict(stars, settings=plain).table
+    yield (
+        "| spoiled by | treated | "
+        + " | ".join(f"{x}: median change, 95 %" for x in LABELS)
+        + " | unusable |"
+    )
+    yield "|---|---|" + "---|" * (len(LABELS) + 1)
+    for kind, change in kinds.items():
+        bad = [dataclasses.replace(s, flux=change(s.flux.copy(), float(np.median(s.flux)))) for s in stars]
+        for way, settings in ways.items():
+            table = predictor.predict(bad, settings=settings).table
+            cells = []
+            for label in LABELS:
+                difference = np.abs(np.asarray(table[label] - truth[label]))
+                known = difference[np.isfinite(difference)]
+                high = np.percentile(known, 95) if known.size else np.nan
+                cells.append(f"{np.median(known):.{UNITS[label] + 1}f}, {high:.{UNITS[label]}f}")
+            lost = np.count_nonzero(np.asarray(table["flags"]) & Flag.UNREADABLE)
+            yield f"| {kind} | {way} | " + " | ".join(cells) + f" | {lost} of {len(stars)} |"
+
+
+def _hit(flux: np.ndarray, rng: np.random.Generator, count: int, height: np.ndarray | float) -> np.ndarray:
+    """Flux with so many pixels raised, evenly over both arms."""
+    edges = np.linspace(80, flux.shape[1] - 80, count + 1).astype(int)
+    at = [rng.integers(a, b) for a, b in itertools.pairwise(edges)]
+    flux[0, at] += height
+    return flux
+
+
+def _blank(flux: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Flux with three stretches of zeros."""
+    for start in rng.integers(80, flux.shape[1] - 90, 3):
+        flux[0, start : start + 10] = 0.0
+    return flux
+
+
+def slopes(predictor: Predictor, root: Path) -> Iterator[str]:
+    """Spectra that are normalised already, and the same under the slope of a black body of 4,500 K."""
     flat, tilted = [], []
-    for file in files:
-        spectra = io.read(file, source=survey.source, within=(4800.0, 5800.0))
+    for spectra in miles(root):
         level = np.percentile(
             spectra.flux.reshape(-1)[: 9 * (spectra.flux.size // 9)].reshape(9, -1), 97, axis=1
         )
@@ -209,7 +272,7 @@ def slopes(predictor: Predictor, root: Path) -> Iterator[str]:
         width = (first[f"{label}_p84"] - first[f"{label}_p16"]) / 2
         share = np.abs(np.asarray((first[label] - second[label]) / width))
         high = f"{np.percentile(share, 95):.3f} | {share.max():.3f}"
-        yield f"| {label} | {len(files)} | {np.median(share):.3f} | {high} |"
+        yield f"| {label} | {len(flat)} | {np.median(share):.3f} | {high} |"
 
 
 def _values(values: Sequence[float]) -> str:

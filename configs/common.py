@@ -152,7 +152,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "join": False,
         "radius": 5.0,  # arcsec; one identifier farther apart than this is not one star
         "bad_pixels": True,  # mask exact zeros and absurd values
-        "cosmic_rays": False,  # mask what is narrower than a line can be, or in one exposure alone
+        "cosmic_rays": True,  # mask what is narrower than a line can be, or in one exposure alone
         "stationary": False,  # mask what stands still on the detector, found when the survey is prepared
         "cleaning": {},  # fields of remap.preprocess.cleaning.CleaningSettings
         "cross_correlation": {},  # fields of remap.preprocess.velocity.VelocitySettings

@@ -65,7 +65,7 @@ def mask_cosmic_rays(spectra: Spectra, settings: CleaningSettings) -> Spectra:
 
     Returns:
       The spectra with `valid` bool[S, N] changed. Nothing is masked where the line spread has fewer than
-      `min_sampling` pixels or is not known; the log says so.
+      `min_sampling` pixels or is not known; the log says so, at the level of debugging.
     """
     width = _pixels_per_fwhm(spectra, settings)
     if width is None:
@@ -73,7 +73,7 @@ def mask_cosmic_rays(spectra: Spectra, settings: CleaningSettings) -> Spectra:
     able = width >= settings.min_sampling
     who = spectra.names[0] if spectra.names else "spectra"
     if not able.all():
-        log.warning(
+        log.debug(
             "%s: no cosmic rays are looked for in %.0f %% of the pixels, where the line spread has fewer than %g "
             "pixels (%.2g to %.2g): a cosmic ray looks like a line there",
             who,
@@ -181,11 +181,9 @@ def _pixels_per_fwhm(spectra: Spectra, settings: CleaningSettings) -> np.ndarray
     who = spectra.names[0] if spectra.names else "spectra"
     width = measure_line_width(spectra.flux, spectra.valid)
     if not np.isfinite(width):
-        log.warning(
-            "%s: no cosmic rays are looked for: the line spread is not known and nothing shows it", who
-        )
+        log.debug("%s: no cosmic rays are looked for: the line spread is not known and nothing shows it", who)
         return None
-    log.warning(
+    log.debug(
         "%s: the line spread is not known; the narrowest structure has a FWHM of %.2g pixels, and %.2g are taken",
         who,
         width,

@@ -64,7 +64,7 @@ class ObserveSettings:
     join: bool = False
     radius: float = 5.0
     bad_pixels: bool = True
-    cosmic_rays: bool = False
+    cosmic_rays: bool = True
     stationary: bool = False
     cleaning: CleaningSettings = dataclasses.field(default_factory=CleaningSettings)
     cross_correlation: VelocitySettings = dataclasses.field(default_factory=VelocitySettings)
@@ -205,7 +205,7 @@ def observe(
     settings = settings or ObserveSettings()
     split = split_exposures(files)
     count = len(split.names)
-    split = split._replace(segments=_cleaned(split, settings, stationary))
+    split = split._replace(segments=_cleaned(split, settings, stationary, preprocessing))
     told, errors = _told(split, count)
     given = _given(velocities, split.names)
     wanted = settings.velocity
@@ -395,21 +395,26 @@ def join(
     )
 
 
-def _cleaned(split: Exposures, settings: ObserveSettings, stationary: StationaryMask | None) -> list[Spectra]:
+def _cleaned(
+    split: Exposures,
+    settings: ObserveSettings,
+    stationary: StationaryMask | None,
+    preprocessing: Preprocessing,
+) -> list[Spectra]:
     """Bad pixels, cosmic rays and stationary features masked, in this order, each in what the last one left."""
     parts = split.segments
     used = [bool((own >= 0).any()) for own in split.owner]
     if settings.bad_pixels:
         parts = [mask_bad(p, settings.cleaning) if u else p for p, u in zip(parts, used, strict=True)]
     if settings.cosmic_rays:
-        parts = _without_cosmic_rays(parts, used, settings)
+        parts = _without_cosmic_rays(parts, used, settings, preprocessing)
     if stationary is not None:
         parts = [mask_stationary(p, stationary) for p in parts]
     return parts
 
 
 def _without_cosmic_rays(
-    parts: Sequence[Spectra], used: Sequence[bool], settings: ObserveSettings
+    parts: Sequence[Spectra], used: Sequence[bool], settings: ObserveSettings, preprocessing: Preprocessing
 ) -> list[Spectra]:
     """Exposures of one star and segment against each other, the rest along wavelength alone."""
     out = list(parts)
@@ -420,15 +425,40 @@ def _without_cosmic_rays(
         single = len(part) == 1 and part.fact("exposure")[0]
         key = (part.names[0], part.fact("star_id")[0], part.fact("segment")[0]) if single else i
         together.setdefault(key, []).append(i)
+    blind = 0
     for members in together.values():
+        own = [_with_width(parts[i], preprocessing, settings) for i in members]
+        blind += sum(not _sampled(part, settings.cleaning.min_sampling) for part in own)
         if len(members) == 1:
-            out[members[0]] = mask_cosmic_rays(parts[members[0]], settings.cleaning)
-            continue
-        for i, cleaned in zip(
-            members, mask_cosmic_rays_in_stack([parts[i] for i in members], settings.cleaning), strict=True
-        ):
-            out[i] = cleaned
+            cleaned = [mask_cosmic_rays(own[0], settings.cleaning)]
+        else:
+            cleaned = list(mask_cosmic_rays_in_stack(own, settings.cleaning))
+        for i, part in zip(members, cleaned, strict=True):
+            out[i] = dataclasses.replace(parts[i], valid=part.valid)
+    if blind:
+        logger.warning(
+            "cosmic rays are not looked for in %d of %d segments, or not throughout: their lines are fewer than %g "
+            "pixels wide, or of unknown width",
+            blind,
+            sum(used),
+            settings.cleaning.min_sampling,
+        )
     return out
+
+
+def _with_width(part: Spectra, preprocessing: Preprocessing, settings: ObserveSettings) -> Spectra:
+    """The same with the line spread that the networks know where it does not say its own and is trusted to be so."""
+    if part.fwhm is not None or not settings.trust_width:
+        return part
+    wave = np.concatenate([preprocessing.wave(arm) for arm in preprocessing.arms])
+    fwhm = np.concatenate([preprocessing.fwhm(arm) for arm in preprocessing.arms])
+    order = np.argsort(wave)
+    return dataclasses.replace(part, fwhm=np.interp(part.wave, wave[order], fwhm[order]))
+
+
+def _sampled(part: Spectra, pixels: float) -> bool:
+    """Whether lines are at least so many pixels wide throughout."""
+    return part.fwhm is not None and bool(np.all(part.fwhm >= pixels * np.gradient(part.wave)))
 
 
 def _measure(arms: Mapping[str, ArmOnGrid], templates: Templates, settings: ObserveSettings) -> Velocities:

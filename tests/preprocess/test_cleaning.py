@@ -169,7 +169,7 @@ def test_errors_that_are_too_small_do_not_make_cosmic_rays():
 
 def test_undersampled_lines_are_left_alone_and_the_log_says_so(caplog):
     flux = hit(noisy(star()), [500], 50)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG, logger="remap"):
         found = mask_cosmic_rays(spectra(flux, fwhm=0.15), SETTINGS)
     assert found.valid.all()
     assert "fewer than 2 pixels" in caplog.text
@@ -177,7 +177,7 @@ def test_undersampled_lines_are_left_alone_and_the_log_says_so(caplog):
 
 def test_the_line_spread_is_measured_where_it_is_not_known(caplog):
     flux = hit(noisy(star(), noise=0.003), [500, 1200], 100)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG, logger="remap"):
         found = mask_cosmic_rays(make_spectra(WAVE, flux, medium="air"), SETTINGS)
     assert {500, 1200} <= set(masked(found))
     assert "line spread is not known" in caplog.text

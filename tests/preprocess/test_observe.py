@@ -362,8 +362,8 @@ def test_cosmic_rays_are_told_by_the_other_exposures_of_a_file():
             flux[0, 700:704] += 3.0
         ivar = np.full(flux.shape, (0.007 * (1 + k)) ** -2.0)
         parts.append(dataclasses.replace(one, flux=flux, ivar=ivar))
-    plain = observe([parts], DESCRIPTION)
-    clean = observe([parts], DESCRIPTION, settings=ObserveSettings(cosmic_rays=True))
+    plain = observe([parts], DESCRIPTION, settings=ObserveSettings(cosmic_rays=False))
+    clean = observe([parts], DESCRIPTION)
     assert len(clean) == 3
     at = int(np.argmin(np.abs(DESCRIPTION.wave("A") - parts[0].wave[702])))
     assert plain.arms["A"].valid[1, at]
@@ -380,3 +380,17 @@ def test_places_of_the_detector_are_masked_before_the_shift_to_rest():
         bad = DESCRIPTION.wave("A")[~found.arms["A"].valid[row]]
         assert bad.size
         assert np.abs(bad - 5050.5 * (1 - velocity / 299792.458)).max() < 4  # the convolution spreads it
+
+
+def test_a_hot_pixel_of_a_single_spectrum_is_masked_and_lines_too_narrow_to_tell_are_counted(caplog):
+    """Nine times the flux in one pixel, on pixels of a fifth of a line and on pixels of a line and a half."""
+    sharp_enough, coarse = at_width(1.5, name="a"), at_width(1.5, step=1.0, name="b")
+    for spectra, at in ((sharp_enough, 700), (coarse, 140)):
+        spectra.flux[0, at] *= 10
+    with caplog.at_level(logging.WARNING, logger="remap"):
+        found = observe([[sharp_enough], [coarse]], DESCRIPTION)
+    near = int(np.argmin(np.abs(DESCRIPTION.wave("A") - sharp_enough.wave[700])))
+    assert not found.arms["A"].valid[0, near]
+    assert found.arms["A"].valid[0].mean() > 0.95
+    assert found.arms["A"].valid[1].all()
+    assert "cosmic rays are not looked for in 1 of 2 segments" in caplog.text
