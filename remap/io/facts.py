@@ -250,7 +250,9 @@ def _as_number(value: Any, name: str, place: Mapping[str, Any]) -> float:
     except (TypeError, ValueError):
         return np.nan
     low, high = LIMITS.get(name, (-np.inf, np.inf))
-    if not np.isfinite(number) or any(np.isclose(number, m) for m in place.get("missing") or ()):
+    if not np.isfinite(number) or any(
+        abs(number - m) <= 1e-8 + 1e-5 * abs(m) for m in place.get("missing") or ()
+    ):
         return np.nan
     number *= place.get("factor") or 1.0
     return number if low <= number <= high else np.nan

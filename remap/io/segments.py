@@ -133,7 +133,7 @@ def choose(options: Any, path: Path) -> tuple[dict[str, Any], fits.HDUList | Non
     """The first of several sources whose test `when` holds for a file, and its HDUs, open; None for a text file.
 
     Args:
-      options: sources, each with `when`: a mapping of some of
+      options: sources, plain ones (`files.plain`), each with `when`: a mapping of some of
         kind: "fits" or "text";
         name: a regular expression, looked for in the file's name;
         hdus: names or numbers of HDUs that must be there;
@@ -147,7 +147,6 @@ def choose(options: Any, path: Path) -> tuple[dict[str, Any], fits.HDUList | Non
     Raises:
       SpectrumError: none holds; says what each expected and what the file has.
     """
-    options = files.plain(options)
     if not isinstance(options, tuple) or not options or not all(isinstance(o, Mapping) for o in options):
         raise ConfigError(f"source of any: options must be sources, each with 'when', found {options!r}")
     for option in options:

@@ -8,6 +8,8 @@ is changed and nothing is filled.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -153,29 +155,52 @@ def segment_median(values: np.ndarray, size: int, smooth: int = 1) -> np.ndarray
       float64[S, N]; NaN for a spectrum without values.
     """
     count, pixels = values.shape
-    edges = np.linspace(0, pixels, max(round(pixels / size), 1) + 1).astype(int)
-    # equal stretches, so that one sort does all of them: the last pixel of a longer one is left out
-    length = int(np.diff(edges).min())
-    stretches = values[:, edges[:-1, None] + np.arange(length)]
-    medians = nan_median(stretches)
-    known = np.isfinite(medians)
+    cut = _stretches(pixels, size)
+    medians = nan_median(values[:, cut.index])
     if smooth > 1:
         half = smooth // 2
         padded = np.pad(medians, ((0, 0), (half, half)), constant_values=np.nan)
         medians = nan_median(np.lib.stride_tricks.sliding_window_view(padded, smooth, axis=1))
-        known = np.isfinite(medians)
-    centres, at = (edges[:-1] + edges[1:] - 1) / 2, np.arange(pixels)
-    out = np.full((count, pixels), np.nan)
+    known = np.isfinite(medians)
     whole = known.all(axis=1)
-    if whole.any():
-        left = np.clip(np.searchsorted(centres, at) - 1, 0, max(centres.size - 2, 0))
-        right = np.minimum(left + 1, centres.size - 1)
-        share = np.clip((at - centres[left]) / np.maximum(centres[right] - centres[left], 1), 0, 1)
-        m = medians[whole]
-        out[whole] = m[:, left] * (1 - share) + m[:, right] * share
+    if whole.all():
+        return cut.between(medians)
+    out = np.full((count, pixels), np.nan)
+    out[whole] = cut.between(medians[whole])
     for i in np.flatnonzero(~whole & known.any(axis=1)):
-        out[i] = np.interp(at, centres[known[i]], medians[i, known[i]])
+        out[i] = np.interp(np.arange(pixels), cut.centres[known[i]], medians[i, known[i]])
     return out
+
+
+class _Stretches(NamedTuple):
+    """N pixels in K stretches, and where every pixel lies between their centres."""
+
+    index: np.ndarray  # int[K, L], pixels of each
+    centres: np.ndarray  # float64[K]
+    left: np.ndarray  # int[N], of the two centres around
+    right: np.ndarray  # int[N]
+    share: np.ndarray  # float64[N], of the right one
+
+    def between(self, values: np.ndarray) -> np.ndarray:
+        """Values [S, K] at the centres, interpolated linearly to [S, N]; those at the ends are held."""
+        out = values.take(self.left, axis=1)
+        out *= 1 - self.share
+        other = values.take(self.right, axis=1)
+        other *= self.share
+        out += other
+        return out
+
+
+@functools.lru_cache(maxsize=64)
+def _stretches(pixels: int, size: int) -> _Stretches:
+    edges = np.linspace(0, pixels, max(round(pixels / size), 1) + 1).astype(int)
+    # equal stretches, so that one sort does all of them: the last pixel of a longer one is left out
+    length = int(np.diff(edges).min())
+    centres, at = (edges[:-1] + edges[1:] - 1) / 2, np.arange(pixels)
+    left = np.clip(np.searchsorted(centres, at) - 1, 0, max(centres.size - 2, 0))
+    right = np.minimum(left + 1, centres.size - 1)
+    share = np.clip((at - centres[left]) / np.maximum(centres[right] - centres[left], 1), 0, 1)
+    return _Stretches(edges[:-1, None] + np.arange(length), centres, left, right, share)
 
 
 def nan_median(values: np.ndarray) -> np.ndarray:
@@ -185,10 +210,13 @@ def nan_median(values: np.ndarray) -> np.ndarray:
     if not np.isnan(ordered[..., -1]).any():
         return (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
     count = size - np.isnan(ordered).sum(axis=-1)
-    low = np.maximum((count - 1) // 2, 0)[..., None]
-    high = np.minimum(count // 2, size - 1)[..., None]
-    middle = np.take_along_axis(ordered, low, -1) + np.take_along_axis(ordered, high, -1)
-    return np.where(count > 0, middle[..., 0] / 2, np.nan)
+    first = np.arange(count.size).reshape(count.shape) * size
+    flat = ordered.reshape(-1)
+    low, high = (
+        flat.take(first + np.maximum((count - 1) // 2, 0)),
+        flat.take(first + np.minimum(count // 2, size - 1)),
+    )
+    return np.where(count > 0, (low + high) / 2, np.nan)
 
 
 def _zeros(flux: np.ndarray, longest: int) -> np.ndarray:

@@ -216,13 +216,22 @@ def _find(
         np.where(whole[:, None], y - level, 0), noise, apart, able & valid, width, settings
     )
     excess = _excess(y, noise, apart, whole, width, settings)
-    limit = _limit(y, noise, apart, dips, width, excess, settings)
+    limit = np.full(len(y), settings.cosmic_sigma)
     look, half = peaks, _half(float(np.median(width)))
-    for _ in range(PASSES):
+    for turn in range(PASSES):
         rows, columns = np.nonzero(look & able & ~apart)
         if rows.size == 0:
             break
         hit, dip = _confirm(y, noise, apart, rows, columns, width, excess, limit, settings)
+        if turn == 0:
+            # a higher limit finds nothing where the lowest one does not, so most spectra need not know theirs
+            some = (hit | dip).any(axis=1)
+            limit = _limit(y, noise, apart, dips & some[:, None], width, excess, settings)
+            again = limit > settings.cosmic_sigma
+            if again.any():
+                mine = again[rows]
+                new = _confirm(y, noise, apart, rows[mine], columns[mine], width, excess, limit, settings)
+                hit[again], dip[again] = new[0][again], new[1][again]
         found |= hit
         apart |= hit | dip
         # what is left out now may have hidden its neighbours, or made lines look strong
@@ -299,13 +308,17 @@ def _quick_look(
         rows = np.flatnonzero(bucket == b)
         taps = _whitening(typical, 2.0**b, half)
         z = ndimage.convolve1d(u[rows], taps, axis=1, mode="nearest")
+        s = np.empty((settings.cosmic_width, *z.shape))
         for k in range(1, settings.cosmic_width + 1):
             lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
-            s = ndimage.uniform_filter1d(z, k, axis=1) * k / np.sqrt(taps[half + lags].sum())
-            spread = 1.4826 * segment_median(np.abs(np.where(apart[rows], np.nan, s)), 2 * SEGMENT)
-            s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+            ndimage.uniform_filter1d(z, k, axis=1, output=s[k - 1])
+            s[k - 1] *= k / np.sqrt(taps[half + lags].sum())
+        spread = np.where(apart[rows], np.nan, np.abs(s)).reshape(-1, y.shape[1])
+        spread = 1.4826 * segment_median(spread, 2 * SEGMENT).reshape(s.shape)
+        s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+        for k in range(1, settings.cosmic_width + 1):
             for sign in (0, 1):
-                score = -s if sign else s
+                score = -s[k - 1] if sign else s[k - 1]
                 score = ndimage.maximum_filter1d(score, k, axis=1) if k > 1 else score
                 best[sign, rows] = np.maximum(best[sign, rows], score)
     best = np.where(able, best, -np.inf)
@@ -322,7 +335,7 @@ def _limit(
     apart: np.ndarray,
     dips: np.ndarray,
     width: np.ndarray,
-    excess: np.ndarray,
+    excess: _Excess,
     settings: CleaningSettings,
 ) -> np.ndarray:
     """float64[S]: significance from which a peak counts.
@@ -338,7 +351,7 @@ def _limit(
         r, c = rows[i : i + chunk], columns[i : i + chunk]
         window = _window(y, noise, apart, r, c, width, 4 * settings.cosmic_width + 1)
         window = window._replace(z=-window.z)
-        best = _best_blocks(window, excess[r, c], settings.cosmic_width)
+        best = _best_blocks(window, excess.at(r, c), settings.cosmic_width)
         which = np.flatnonzero((best.top > settings.cosmic_sigma) & (best.bottom > best.top / 2))
         best.top[which[~_peak_says_more(window, which, settings.cosmic_width)]] = 0.0
         scores.append(best.top)
@@ -350,6 +363,17 @@ def _limit(
     return limit
 
 
+class _Excess(NamedTuple):
+    """By how much the deviations of blocks scatter more than they should, at least 1."""
+
+    values: np.ndarray  # float64[S, P, cosmic_width]
+    place: np.ndarray  # int[N], which of the P places speaks for a pixel
+
+    def at(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """float64[C, cosmic_width] at C pixels."""
+        return self.values[rows, self.place[columns]]
+
+
 def _excess(
     y: np.ndarray,
     noise: np.ndarray,
@@ -357,42 +381,31 @@ def _excess(
     whole: np.ndarray,
     width: np.ndarray,
     settings: CleaningSettings,
-) -> np.ndarray:
-    """float64[S, N, cosmic_width]: by how much the deviations of blocks scatter more than they should, at least 1.
+) -> _Excess:
+    """The excess scatter of deviations, from pixels at random places.
 
-    Errors that a file underestimates and noise that is correlated from pixel to pixel show in it. Taken from pixels
-    at random places.
+    Errors that a file underestimates and noise that is correlated from pixel to pixel show in it.
     """
     count, pixels = y.shape
     places = max(round(pixels / min(max(pixels / SAMPLES, 4), SPACING)), 1)
     at = np.linspace(2, pixels - 3, places).astype(int)
     at = np.clip(at + (np.arange(places) * 7919) % 4 - 1, 0, pixels - 1)
     rows, columns = np.repeat(np.flatnonzero(whole), places), np.tile(at, np.count_nonzero(whole))
-    scores = np.full((count, places, settings.cosmic_width), np.nan)
+    sizes = range(1, 1 + settings.cosmic_width)
+    scores = np.full((len(sizes), count, places), np.nan)
     chunk = _chunk(width)
     found = []
     for i in range(0, rows.size, chunk):
         part = slice(i, i + chunk)
         window = _window(y, noise, apart, rows[part], columns[part], width, 2 * settings.cosmic_width + 1)
         centre = window.out.shape[1] // 2
-        found.append(
-            np.stack(
-                [
-                    _score(window, slice(centre - (k - 1) // 2, centre + k // 2 + 1))
-                    for k in range(1, 1 + scores.shape[2])
-                ],
-                axis=1,
-            )
-        )
+        found.append([_score(window, slice(centre - (k - 1) // 2, centre + k // 2 + 1)) for k in sizes])
     if found:
-        scores[whole] = np.concatenate(found).reshape(-1, places, scores.shape[2])
-    out = np.ones((count, pixels, scores.shape[2]))
-    for k in range(scores.shape[2]):
-        spread = 1.4826 * segment_median(np.abs(scores[:, :, k]), SAMPLES)
-        spread = np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
-        place = np.minimum(np.searchsorted(at, np.arange(pixels)), places - 1)
-        out[:, :, k] = spread[:, place]
-    return out
+        scores[:, whole] = np.concatenate(found, axis=1).reshape(len(sizes), -1, places)
+    spread = 1.4826 * segment_median(np.abs(scores).reshape(-1, places), SAMPLES).reshape(scores.shape)
+    spread = np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+    place = np.minimum(np.searchsorted(at, np.arange(pixels)), places - 1)
+    return _Excess(np.moveaxis(spread, 0, 2), place)
 
 
 class _Window(NamedTuple):
@@ -437,9 +450,9 @@ def _window(
     strength = np.maximum(CONTRAST * reach, FLOOR)
     loose = 10 * (reach + 1)
     sigma = width[columns] / FWHM_PER_SIGMA
-    distance2 = np.subtract.outer(offset, offset) ** 2
-    kernel = np.exp(distance2 * (-0.25 / sigma[:, None, None] ** 2))
-    kernel *= strength[:, None, None] ** 2
+    distance = np.arange(offset.size)
+    lines = strength[:, None] ** 2 * np.exp(distance**2 * (-0.25 / sigma[:, None] ** 2))
+    kernel = lines.take(np.abs(np.subtract.outer(offset, offset)), axis=1)
     kernel += loose[:, None, None] ** 2 * (1 + np.multiply.outer(offset, offset) / half**2)
     noise2 = sd**2 + (MODEL_ERROR * reach[:, None]) ** 2
     kernel[:, np.arange(offset.size), np.arange(offset.size)] += np.where(
@@ -472,19 +485,30 @@ class _Best(NamedTuple):
 
 def _best_blocks(window: _Window, excess: np.ndarray, widest: int) -> _Best:
     """The best of all blocks up to the widest; `excess` float64[C, widest] divides their significances."""
-    count, half = len(window.out), window.out.shape[1] // 2
-    top, bottom = np.full(count, -np.inf), np.full(count, -np.inf)
-    start, length, lowest = np.full(count, half), np.ones(count, int), np.full(count, half)
-    for k in range(1, widest + 1):
-        for first in range(max(half - 2 * k + 1, 0), half + k):
-            score = np.nan_to_num(_score(window, slice(first, first + k)) / excess[:, k - 1], nan=0.0)
-            lower = -score > bottom
-            bottom[lower] = -score[lower]
-            lowest[lower] = first + k // 2
-            if first <= half < first + k:
-                better = score > top
-                top[better], start[better], length[better] = score[better], first, k
-    return _Best(top, start, length, bottom, lowest)
+    half = window.out.shape[1] // 2
+    first = [np.arange(max(half - 2 * k + 1, 0), half + k) for k in range(1, widest + 1)]
+    length = np.repeat(np.arange(1, widest + 1), [f.size for f in first])
+    scores = np.concatenate(
+        [_scores(window, f, k) / excess[:, k - 1, None] for k, f in enumerate(first, 1)], axis=1
+    )
+    scores, start = np.nan_to_num(scores, nan=0.0), np.concatenate(first)
+    holding = np.flatnonzero((start <= half) & (half < start + length))
+    best, worst = holding[scores[:, holding].argmax(axis=1)], scores.argmin(axis=1)
+    row = np.arange(len(scores))
+    return _Best(
+        scores[row, best], start[best], length[best], -scores[row, worst], (start + length // 2)[worst]
+    )
+
+
+def _scores(window: _Window, first: np.ndarray, length: int) -> np.ndarray:
+    """float64[C, F]: as `_score`, of F blocks of one length that begin at some pixels."""
+    information, total, out = 0.0, 0.0, False
+    for i in range(length):
+        total = total + window.z[:, first + i]
+        out = out | window.out[:, first + i]
+        for j in range(length):
+            information = information + window.inverse[:, first + i, first + j]
+    return np.where(out, np.nan, total / np.sqrt(np.maximum(information, 1e-300)))
 
 
 def _peak_says_more(window: _Window, which: np.ndarray, widest: int) -> np.ndarray:
@@ -493,18 +517,17 @@ def _peak_says_more(window: _Window, which: np.ndarray, widest: int) -> np.ndarr
     Compares χ² of blocks of free values, by the sign of their sum.
     """
     half = window.out.shape[1] // 2
-    peak, dip = np.zeros(which.size), np.zeros(which.size)
-    for first in range(max(half - 2 * widest + 1, 0), half + widest):
-        block = slice(first, first + widest)
-        information = window.inverse[which, block, block].copy()
-        information[:, np.arange(widest), np.arange(widest)] *= 1 + 1e-9
-        z = np.where(window.out[which, block], 0.0, window.z[which, block])
-        deviation = np.linalg.solve(information, z[:, :, None])[:, :, 0]
-        says, up = (deviation * z).sum(axis=1), deviation.sum(axis=1) > 0
-        if first <= half < first + widest:
-            peak = np.where(up, np.maximum(peak, says), peak)
-        dip = np.where(up, dip, np.maximum(dip, says))
-    return peak >= dip
+    first = np.arange(max(half - 2 * widest + 1, 0), half + widest)
+    block = first[:, None] + np.arange(widest)
+    information = window.inverse[which[:, None, None, None], block[:, :, None], block[:, None, :]]
+    information[..., np.arange(widest), np.arange(widest)] *= 1 + 1e-9
+    at = which[:, None, None], block
+    z = np.where(window.out[at], 0.0, window.z[at])
+    deviation = np.linalg.solve(information, z[..., None])[..., 0]
+    says, up = (deviation * z).sum(axis=2), deviation.sum(axis=2) > 0
+    holds = (first <= half) & (half < first + widest)
+    peak = np.where(up & holds, says, 0.0).max(axis=1)
+    return peak >= np.where(up, 0.0, says).max(axis=1)
 
 
 def _high_pixels(window: _Window, which: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -523,7 +546,7 @@ def _confirm(
     rows: np.ndarray,
     columns: np.ndarray,
     width: np.ndarray,
-    excess: np.ndarray,
+    excess: _Excess,
     limit: np.ndarray,
     settings: CleaningSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -533,7 +556,7 @@ def _confirm(
     for i in range(0, rows.size, chunk):
         r, c = rows[i : i + chunk], columns[i : i + chunk]
         window = _window(y, noise, apart, r, c, width, 4 * settings.cosmic_width + 1)
-        top, start, length, bottom, lowest = _best_blocks(window, excess[r, c], settings.cosmic_width)
+        top, start, length, bottom, lowest = _best_blocks(window, excess.at(r, c), settings.cosmic_width)
         sure = top > limit[r]
         which = np.flatnonzero(sure & (bottom > top / 2))
         sure[which] &= _peak_says_more(window, which, settings.cosmic_width)

@@ -98,7 +98,8 @@ def degrade(
     if not np.issubdtype(flux.dtype, np.floating):
         flux = flux.astype(np.float64)
     sigma = _kernel_sigma(wave, lsf, native)
-    out = _convolve(wave, flux.reshape(-1, wave.size), sigma, refine=True)
+    grid = _quadrature_grid(wave, sigma)
+    (out,) = _convolve(wave, sigma, grid, (flux.reshape(-1, wave.size), 1))
     return out.reshape(flux.shape), _reach_ok(wave, sigma)
 
 
@@ -227,13 +228,25 @@ def degrade_and_resample(
     wave, flux, valid = wave[part], spectra.flux[:, part], spectra.valid[:, part]
     sigma = _kernel_sigma(wave, LineSpread(fwhm=fwhm[part]), native)
 
-    flux = _convolve(wave, _bridge(wave, flux, valid), sigma, refine=True)
-    ivar = None
+    first, last = np.searchsorted(wave, target[[0, -1]])
+    if not _blurred(wave, sigma)[max(first - 1, 0) : last + 1].any():  # beyond, nobody sees what is blurred
+        ivar = None if spectra.ivar is None else spectra.ivar[:, part].astype(np.float64)
+        own = dataclasses.replace(spectra, wave=wave, flux=flux, valid=valid, ivar=ivar, fwhm=fwhm[part])
+        return resample(own, new_wave, medium=medium)
+    grid = _quadrature_grid(wave, sigma)
+    light, more = (_bridge(wave, flux, valid), 1), []
     if spectra.ivar is not None:
         variance = 1 / np.where(valid, spectra.ivar[:, part], 1).astype(np.float64)
-        ivar = 1 / _convolve(wave, _bridge(wave, variance, valid, empty=1.0), sigma, power=2)
+        more.append((_bridge(wave, variance, valid, empty=1.0), 2))
     if not valid.all():
-        valid = _convolve(wave, valid.astype(np.float64), sigma) >= 1 - BAD_WEIGHT
+        more.append((valid.astype(np.float64), 1))
+    if grid is wave:
+        flux, *more = _convolve(wave, sigma, grid, light, *more)
+    else:
+        (flux,), more = _convolve(wave, sigma, grid, light), _convolve(wave, sigma, wave, *more)
+    ivar = None if spectra.ivar is None else 1 / more[0]
+    if not valid.all():
+        valid = more[-1] >= 1 - BAD_WEIGHT
     degraded = make_spectra(
         wave,
         flux,
@@ -286,18 +299,20 @@ def _reach_ok(wave: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _convolve(
-    wave: np.ndarray, flux: np.ndarray, sigma: np.ndarray, *, power: int = 1, refine: bool = False
-) -> np.ndarray:
-    """Gaussian convolution of flux [S, N] with σ [N]; with `power` 2, of variances.
+    wave: np.ndarray, sigma: np.ndarray, grid: np.ndarray, *arrays: tuple[np.ndarray, int]
+) -> list[np.ndarray]:
+    """Gaussian convolutions with σ [N], integrated on a grid, of several arrays with the same kernels.
 
-    With `refine` the flux is first brought to the grid of `_quadrature_grid`. Rows of which σ is far below a
-    pixel stay as they are.
+    Args:
+      wave: float64[N], Å.
+      sigma: float64[N], Å. Pixels of which it is far below their size stay as they are.
+      grid: `wave`, or that of `_quadrature_grid`, to which a spline brings the values.
+      *arrays: float[S, N] each, and the power of the kernel: 1, or 2 for variances.
     """
-    blurred = sigma > (wave[-1] - wave[0]) / (FINEST * wave.size)
-    out = flux.copy()
-    if not blurred.any():
+    blurred = _blurred(wave, sigma)
+    out = [values.copy() for values, _ in arrays]
+    if not blurred.any() or not arrays:
         return out
-    grid = _quadrature_grid(wave, sigma, blurred) if refine else wave
     rows = np.flatnonzero(blurred)
     low = np.searchsorted(grid, wave[rows] - CUTOFF * sigma[rows], side="left")
     high = np.searchsorted(grid, wave[rows] + CUTOFF * sigma[rows], side="right")
@@ -305,27 +320,41 @@ def _convolve(
     width[[0, -1]] /= 2
     cuts = np.flatnonzero(np.diff(np.cumsum(high - low) // BLOCK)) + 1
     step = max(1, CHUNK // grid.size)
-    for i in range(0, flux.shape[0], step):
-        values = flux[i : i + step].astype(np.float64)
-        if grid is not wave:
-            values = interpolate.CubicSpline(wave, values, axis=1)(grid)
+    for i in range(0, len(out[0]), step):
+        tables = []
+        for values, power in arrays:
+            values = values[i : i + step].astype(np.float64)
+            if grid is not wave:
+                values = interpolate.CubicSpline(wave, values, axis=1)(grid[: high.max()])
+            tables.append((np.ascontiguousarray(values.T), power))
         for part in np.split(np.arange(rows.size), cuts):
             first, last = low[part].min(), high[part].max()
             matrix = _kernel(wave[rows[part]], sigma[rows[part]], grid, width, low[part], high[part])
-            matrix.data **= power
-            out[i : i + step, rows[part]] = (matrix @ np.ascontiguousarray(values[:, first:last].T)).T
+            for convolved, (values, power) in zip(out, tables, strict=True):
+                by = matrix if power == 1 else _squared(matrix)
+                convolved[i : i + step, rows[part]] = (by @ values[first:last]).T
     return out
 
 
-def _quadrature_grid(wave: np.ndarray, sigma: np.ndarray, blurred: np.ndarray) -> np.ndarray:
+def _squared(matrix: sparse.csr_array) -> sparse.csr_array:
+    return sparse.csr_array((matrix.data**2, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _blurred(wave: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    return sigma > (wave[-1] - wave[0]) / (FINEST * wave.size)
+
+
+def _quadrature_grid(wave: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """The grid to integrate on: `wave` itself, or an even and finer one where `wave` does not do.
 
     For a Gaussian the trapezoidal rule converges exponentially on an even (or smoothly changing) grid, to
     5e-9 where the step is σ, but only quadratically where the step jumps.
     """
-    steps = np.diff(wave)
+    steps, blurred = np.diff(wave), _blurred(wave, sigma)
+    if wave.size < 4 or not blurred.any():
+        return wave
     even = np.all(np.abs(np.diff(np.log(steps))) < UNEVEN)
-    if wave.size < 4 or (even and np.all(sigma >= np.gradient(wave), where=blurred)):
+    if even and np.all(sigma >= np.gradient(wave), where=blurred):
         return wave
     finest = min(steps.min(), sigma[blurred].min())
     intervals = min(int(np.ceil((wave[-1] - wave[0]) / finest)), FINEST * wave.size)
