@@ -33,6 +33,7 @@ VELOCITIES = flags.DEFINE_string(
     "rest, file (what the file says, else measured), measure, or a table with a column of velocities.",
 )
 VELOCITY_COLUMN = flags.DEFINE_string("velocity_column", "rv", "Column of that table, km/s.")
+flags.DEFINE_alias("velocity-column", "velocity_column")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue.")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from remap.config import ConfigError, Section
 from remap.io import axis, files, segments
+from remap.io.axis import OutsideError
 from remap.io.bundle import read_bundle, write_bundle
 from remap.io.files import find_data, list_files
 from remap.io.image import read_image_spectra
@@ -33,6 +34,7 @@ from remap.spectra import Spectra, SpectrumError
 __all__ = [
     "FORMATS",
     "LabelTable",
+    "OutsideError",
     "distinct_names",
     "download",
     "find_data",

@@ -129,6 +129,13 @@ def _some(
                 _renamed(part, file.name, names[i])
                 for part in io.read_segments(file, source=source, data_root=root, within=within)
             )
+        except io.OutsideError as error:
+            # Whose it is is still of interest: a star with arms in several files needs not all of them.
+            read[i] = _elsewhere(file, names[i], source, root)
+            if read[i] is None:
+                del read[i]
+                logger.warning("flagged: %s", error)
+                out[i] = nothing(names[i], preprocessing, str(error))
         except SpectrumError as error:
             logger.warning("flagged: %s", error)
             out[i] = nothing(names[i], preprocessing, str(error))
@@ -155,6 +162,15 @@ def _some(
                 logger.warning("flagged: %s", error)
                 out[i] = nothing(names[i], preprocessing, str(error))
     return [out[i] for i in range(len(files))]
+
+
+def _elsewhere(file: Path, name: str, source: Section, root: str | None) -> tuple[Spectra, ...] | None:
+    """A file whose spectra lie beside the arms, or None where it cannot be read."""
+    try:
+        found = io.read_segments(file, source=source, data_root=root)
+    except SpectrumError:
+        return None
+    return tuple(_renamed(part, file.name, name) for part in found)
 
 
 def _renamed(part: Spectra, own: str, name: str) -> Spectra:

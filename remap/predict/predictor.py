@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap import surveys
+from remap import io, surveys
 from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates, Calibration
@@ -335,23 +335,23 @@ class Predictor:
         files = [Path(file) for file in files]
         if not files:
             raise ValueError("expected at least one file, found none")
-        settings = settings or self.observe_settings
+        own = settings or self.observe_settings
         if survey is not None:
             preset = surveys.get(survey) if isinstance(survey, str) else survey
-            settings = dataclasses.replace(
-                settings,
-                velocity="rest" if preset.frame == "rest" else "file",
-                join=True,
-                trust_width=False,
-            )
+            if settings is None:
+                frame = "rest" if preset.frame == "rest" else "file"
+                own = dataclasses.replace(own, velocity=frame, join=True, trust_width=False)
             source = preset.with_source(source or {}).source
         elif source is None:
             source = self.config["survey"]["source"]
-        settings = _with_velocities(settings, velocities)
+        settings = _with_velocities(own, velocities)
+        if self.templates is None and settings.check:
+            logger.warning("velocities are not checked: the working folder has no data/templates.npz")
         if velocities is None or isinstance(velocities, str):
             given = None
         elif isinstance(velocities, Mapping):
-            given = [float(velocities.get(f.name, np.nan)) for f in files]
+            known = np.array([*velocities.values(), np.nan], float)  # -1, the last, is a file without one
+            given = known[io.match_rows(list(velocities), files, where="velocities")].tolist()
         else:
             given = np.asarray(velocities, float).tolist()
             if len(given) != len(files):

@@ -96,6 +96,7 @@ class ArmOnGrid(NamedTuple):
     valid: np.ndarray  # bool[S, N]
     ivar: np.ndarray  # float32[S, N], of the scaled flux; NaN in rows where it is not known
     snr: np.ndarray  # float[S], per pixel; NaN = unknown
+    scale: np.ndarray  # float[S], the largest value of before
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +110,8 @@ class Observed:
       velocity: float[S], km/s, that was taken out; NaN where it had to be measured and could not be.
       velocity_error: float[S], km/s, NaN = not known.
       measured: float[S], km/s, by cross-correlation; NaN = was not measured, or poorly.
-      doubtful: bool[S], the velocity is poor, or contradicts the measured one.
+      poor: bool[S], the velocity that was taken out was measured, poorly.
+      doubtful: bool[S], it is poor, or contradicts the measured one.
       coarse: bool[S], the lines are wider than the networks know them, or of unknown width on very fine pixels.
       ra, dec: float[S], degrees, NaN = not known.
       inputs: int[S], how many exposures a row is made of.
@@ -122,6 +124,7 @@ class Observed:
     velocity: np.ndarray
     velocity_error: np.ndarray
     measured: np.ndarray
+    poor: np.ndarray
     doubtful: np.ndarray
     coarse: np.ndarray
     ra: np.ndarray
@@ -217,7 +220,7 @@ def observe(
     placed = _place(split, unmoved, preprocessing, settings)
     measured = None
     if templates is not None and (settings.check or (given is None and wanted != "rest")):
-        measured = _measure({arm: on for arm, (on, _) in placed.items()}, templates, settings)
+        measured = _measure({arm: on for arm, (on, _) in placed.items()}, split.star_ids, templates, settings)
     used, error = unmoved.copy(), np.full(count, np.nan)
     poor = np.zeros(count, bool)
     if given is not None:
@@ -258,6 +261,7 @@ def observe(
         velocity=np.where(known, used, np.nan),
         velocity_error=error,
         measured=np.where(measured.poor, np.nan, measured.velocity) if measured else np.full(count, np.nan),
+        poor=poor,
         doubtful=poor | apart,
         coarse=np.any([coarse for _, coarse in placed.values()], axis=0),
         ra=_first_fact(split, "ra", count),
@@ -280,12 +284,25 @@ def observe_files(
     if not files:
         return []
     counts = [len(split_exposures([segments]).names) for segments in files]
-    each = None if velocities is None else np.repeat(np.asarray(velocities, float), counts)
+    each = None
+    if velocities is not None:
+        each = np.repeat(
+            [_of_all(v, segments) for v, segments in zip(velocities, files, strict=True)], counts
+        )
     found = observe(
         files, preprocessing, settings=settings, velocities=each, templates=templates, stationary=stationary
     )
     ends = np.cumsum(counts)
     return [_rows(found, slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]
+
+
+def _of_all(velocity: float, segments: Sequence[Spectra]) -> float:
+    """The velocity given for a file; NaN where the file has several stars, of which it says nothing."""
+    names = {name for part in segments for name in part.names}
+    if len(names) > 1 and np.isfinite(velocity):
+        logger.warning("%s and others: one velocity was given for a file of %d stars", min(names), len(names))
+        return float("nan")
+    return velocity
 
 
 def _rows(observed: Observed, index: slice) -> Observed:
@@ -310,6 +327,7 @@ def concatenate(parts: Sequence[Observed]) -> Observed:
                 "velocity",
                 "velocity_error",
                 "measured",
+                "poor",
                 "doubtful",
                 "coarse",
                 "ra",
@@ -327,24 +345,27 @@ def nothing(name: str, preprocessing: Preprocessing, message: str) -> Observed:
     for arm in preprocessing.arms:
         shape = (1, len(preprocessing.wave(arm)))
         arms[arm] = ArmOnGrid(
-            np.zeros(shape, np.float32), np.zeros(shape, bool), np.full(shape, np.nan, np.float32), none
+            np.zeros(shape, np.float32),
+            np.zeros(shape, bool),
+            np.full(shape, np.nan, np.float32),
+            none,
+            np.ones(1),
         )
     no = np.zeros(1, bool)
     one = np.ones(1, int)
-    return Observed((name,), ("",), arms, none, none, none, no, no, none, none, one, (message,))
+    return Observed((name,), ("",), arms, none, none, none, no, no, no, none, none, one, (message,))
 
 
 def star_groups(observed: Observed, *, settings: ObserveSettings | None = None) -> list[list[int]]:
     """Rows that are one star each, in the order of their first rows.
 
-    A row goes by its `star_id`; one without, or that cannot be used, stays as it is. Rows with one identifier whose
-    positions lie farther apart than `settings.radius` are not one star: they stay rows of their own, with a warning.
+    A row goes by its `star_id`; one without stays as it is. Rows with one identifier whose positions lie farther
+    apart than `settings.radius` are not one star: they stay rows of their own, with a warning.
     """
     settings = settings or ObserveSettings()
     groups: dict[object, list[int]] = {}
     for i, star_id in enumerate(observed.star_ids):
-        alone = not star_id or observed.messages[i]
-        groups.setdefault(i if alone else star_id, []).append(i)
+        groups.setdefault(star_id or i, []).append(i)
     final: list[list[int]] = []
     for key, members in groups.items():
         if len(members) > 1 and _spread(observed.ra[members], observed.dec[members]) > settings.radius:
@@ -372,27 +393,36 @@ def join(
       One row per star; names, joined by "+", tell what each is made of (the first three).
     """
     settings = settings or ObserveSettings()
-    final = star_groups(observed, settings=settings)
-    if all(len(members) == 1 for members in final):
+    groups = star_groups(observed, settings=settings)
+    if all(len(members) == 1 for members in groups):
         return observed
-    first = np.array([members[0] for members in final])
+    used = [_best(members, observed) for members in groups]
+    first = np.array([members[0] for members in used])
     arms = {
-        arm: _join_arm(on, final, preprocessing, arm, settings.stacking) for arm, on in observed.arms.items()
+        arm: _join_arm(on, used, preprocessing, arm, settings.stacking) for arm, on in observed.arms.items()
     }
     return Observed(
-        names=tuple(_joint_name([observed.names[i] for i in members]) for members in final),
+        names=tuple(_joint_name([observed.names[i] for i in members]) for members in groups),
         star_ids=tuple(observed.star_ids[i] for i in first),
         arms=arms,
-        velocity=np.array([_mean(observed.velocity[m], observed.velocity_error[m]) for m in final]),
-        velocity_error=np.array([_joint_error(observed.velocity_error[m]) for m in final]),
-        measured=np.array([_mean(observed.measured[m], observed.velocity_error[m]) for m in final]),
-        doubtful=np.array([observed.doubtful[m].any() for m in final]),
-        coarse=np.array([observed.coarse[m].any() for m in final]),
+        velocity=np.array([_mean(observed.velocity[m], observed.velocity_error[m]) for m in used]),
+        velocity_error=np.array([_joint_error(observed.velocity_error[m]) for m in used]),
+        measured=np.array([_mean(observed.measured[m], observed.velocity_error[m]) for m in used]),
+        poor=np.array([observed.poor[m].all() for m in used]),
+        doubtful=np.array([observed.doubtful[m].any() for m in used]),
+        coarse=np.array([observed.coarse[m].any() for m in used]),
         ra=observed.ra[first],
         dec=observed.dec[first],
-        inputs=np.array([int(observed.inputs[m].sum()) for m in final]),
+        inputs=np.array([int(observed.inputs[m].sum()) for m in used]),
         messages=tuple(observed.messages[i] for i in first),
     )
+
+
+def _best(members: Sequence[int], observed: Observed) -> list[int]:
+    """The rows of a star that are used: without those that cannot be, and of poor velocity, if there are others."""
+    for bad in (np.array([bool(m) for m in observed.messages]), observed.poor):
+        members = [i for i in members if not bad[i]] or list(members)
+    return list(members)
 
 
 def _cleaned(
@@ -461,8 +491,13 @@ def _sampled(part: Spectra, pixels: float) -> bool:
     return part.fwhm is not None and bool(np.all(part.fwhm >= pixels * np.gradient(part.wave)))
 
 
-def _measure(arms: Mapping[str, ArmOnGrid], templates: Templates, settings: ObserveSettings) -> Velocities:
+def _measure(
+    arms: Mapping[str, ArmOnGrid], star_ids: Sequence[str], templates: Templates, settings: ObserveSettings
+) -> Velocities:
     """Velocities of all rows; those whose noise is not known are measured apart, with equal weights."""
+    if settings.join:
+        arms = _with_other_arms(arms, star_ids)
+    arms = {arm: on._replace(ivar=_known_noise(arm, arms)) for arm, on in arms.items()}
     unknown = np.all([np.isnan(on.ivar).all(axis=1) for on in arms.values()], axis=0)
     out: dict[str, np.ndarray] = {}
     for rows, known in ((~unknown, True), (unknown, False)):
@@ -476,6 +511,43 @@ def _measure(arms: Mapping[str, ArmOnGrid], templates: Templates, settings: Obse
             values = getattr(found, field.name)
             out.setdefault(field.name, np.zeros(rows.size, values.dtype))[rows] = values
     return Velocities(**out)
+
+
+def _with_other_arms(arms: Mapping[str, ArmOnGrid], star_ids: Sequence[str]) -> dict[str, ArmOnGrid]:
+    """Rows of stars whose arms lie in files of their own, each with all arms of its star: they have one velocity."""
+    groups: dict[str, list[int]] = {}
+    for i, star_id in enumerate(star_ids):
+        if star_id:
+            groups.setdefault(star_id, []).append(i)
+    has = {arm: on.valid.any(axis=1) for arm, on in arms.items()}
+    split = [m for m in groups.values() if len(m) > 1 and all(has[arm][m].sum() <= 1 for arm in arms)]
+    if not split:
+        return dict(arms)
+    out = {}
+    for arm, on in arms.items():
+        source = np.arange(len(star_ids))
+        for members in split:
+            owner = [i for i in members if has[arm][i]]
+            source[members] = owner[0] if owner else members[0]
+        out[arm] = ArmOnGrid(*(values[source] for values in on))
+    return out
+
+
+def _known_noise(arm: str, arms: Mapping[str, ArmOnGrid]) -> np.ndarray:
+    """Inverse variances of an arm; where this one has none but another has, one number from the signal-to-noise."""
+    on = arms[arm]
+    missing = np.isnan(on.ivar).all(axis=1)
+    known = np.any([~np.isnan(x.ivar).all(axis=1) for x in arms.values()], axis=0)
+    rows = np.flatnonzero(missing & known & np.isfinite(on.snr) & (on.snr > 0))
+    if not rows.size:
+        return on.ivar
+    out = on.ivar.copy()
+    for i in rows:
+        good = on.valid[i]
+        level = np.median(np.abs(on.flux[i][good])) if good.any() else 0.0
+        if level > 0:
+            out[i] = (on.snr[i] / level) ** 2
+    return out
 
 
 def _coverage(placed: Mapping[str, tuple[ArmOnGrid, np.ndarray]], row: int) -> str:
@@ -582,6 +654,7 @@ def _empty(count: int, pixels: int) -> ArmOnGrid:
         np.zeros((count, pixels), bool),
         np.full((count, pixels), np.nan, np.float32),
         np.full(count, np.nan),
+        np.ones(count),
     )
 
 
@@ -597,6 +670,7 @@ def _put(arm: ArmOnGrid, row: int, one: Spectra) -> None:
         with np.errstate(over="ignore"):
             arm.ivar[row] = np.where(valid, one.ivar[0].astype(np.float64) * peak**2, 0.0)
     arm.snr[row] = snr_estimate(one.flux, one.valid, one.ivar)[0]
+    arm.scale[row] = peak
 
 
 def _merge(take: np.ndarray, yes: ArmOnGrid, no: ArmOnGrid) -> ArmOnGrid:
@@ -661,10 +735,13 @@ def _join_arm(
             for target, values in zip(out, arm, strict=True):
                 target[row] = values[some[0]]
             continue
-        ivar = None if np.isnan(arm.ivar[some]).all(axis=1).any() else arm.ivar[some].astype(np.float64)
+        scale = arm.scale[some][:, None]
+        ivar = None
+        if not np.isnan(arm.ivar[some]).all(axis=1).any():
+            ivar = arm.ivar[some].astype(np.float64) / scale**2
         parts = make_spectra(
             wave,
-            arm.flux[some].astype(np.float64),
+            arm.flux[some].astype(np.float64) * scale,
             medium=preprocessing.medium,
             valid=arm.valid[some],
             ivar=ivar,
@@ -695,4 +772,4 @@ def _mean(velocity: np.ndarray, error: np.ndarray) -> float:
 
 def _joint_error(error: np.ndarray) -> float:
     known = np.isfinite(error) & (error > 0)
-    return float(1 / np.sqrt(np.sum(1 / error[known] ** 2))) if known.any() else float("nan")
+    return float(1 / np.sqrt(np.sum(1 / error**2))) if known.all() else float("nan")

@@ -30,8 +30,10 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
     assert "6 rows from 6 files, 1 of them could not be used" in done.stderr
 
     found = read_catalogue(output)
-    order = ["broken.fits", "night 2/dwarf_01.fits", "dwarf_05.fits"]  # one name in two folders
-    order += ["night 1/dwarf_01.fits", "dwarf_03.fits", "alone.fit"]
+    order = [
+        f"night 2/{name}.fits" for name in ("broken", "dwarf_01", "dwarf_05")
+    ]  # one name is in both folders
+    order += ["night 1/dwarf_01.fits", "night 1/dwarf_03.fits", f"{tmp_path.name}/alone.fit"]
     assert list(found.table["file"]) == order
     assert found.table["flags"][0] == Flag.UNREADABLE
     assert str(second / "broken.fits") in found.table["message"][0]

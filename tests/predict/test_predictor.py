@@ -322,7 +322,7 @@ def test_unreadable_files_are_flagged_in_place_and_the_rest_goes_on(tiny_predict
     tiny_file = tiny.write_table(folder / "three.fits", wave[:3], flux[:3], ivar[:3])
     bad = [text, empty, short, backwards, image, tiny_file, folder / "gone.fits", folder]
     messages = [
-        "a header without END",
+        "it begins with b'SIMPLE'",
         "empty file",
         "truncated file",
         "increase strictly, found 4990.3 then 4989.3",

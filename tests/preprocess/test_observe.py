@@ -333,15 +333,99 @@ def test_files_together_are_what_they_are_alone():
     many = make_spectra(
         FINE[::4], np.stack([sharp(FINE[::4], k) for k in range(3)]), medium="air", names=["x", "y", "z"]
     )
-    files = [[at_width(1.0, 20.0)], [many], [at_width(1.5, seed=3, name="last")]]
-    together = observe_files(
-        files, DESCRIPTION, settings=ObserveSettings(), velocities=[20.0, 0.0, 0.0], templates=None
-    )
+    files = [[at_width(1.0)], [many], [at_width(1.5, seed=3, name="last")]]
+    together = observe_files(files, DESCRIPTION, settings=ObserveSettings(), velocities=None, templates=None)
     assert [len(part) for part in together] == [1, 3, 1]
-    for part, file, velocity in zip(together, files, (20.0, 0.0, 0.0), strict=True):
-        alone = observe([file], DESCRIPTION, velocities=[velocity] * len(part))
+    for part, file in zip(together, files, strict=True):
+        alone = observe([file], DESCRIPTION)
         assert part.names == alone.names
         np.testing.assert_array_equal(part.arms["B"].flux, alone.arms["B"].flux)
+
+
+def test_one_velocity_of_a_file_of_many_stars_is_nobodys():
+    many = make_spectra(FINE[::4], np.ones((2, FINE[::4].size)), medium="air", names=["x", "y"])
+    files = [[many], [at_width(1.0, 50.0)]]
+    two, one = observe_files(
+        files, DESCRIPTION, settings=ObserveSettings(), velocities=[50.0, 50.0], templates=None
+    )
+    assert all("expected a radial velocity" in message for message in two.messages)
+    assert one.velocity.tolist() == [50.0]
+
+
+def test_parts_in_several_files_keep_their_levels():
+    """As they do in one file: a step between them would be a line to the network."""
+    blue, red = (
+        at_width(1.0, cut=cut, name=name, star_id="s")
+        for cut, name in (((4930.0, 5050.0), "1"), ((5053.0, 5310.0), "2"))
+    )
+    tilt = 1 + (FINE - 5000) / 60
+    blue, red = (dataclasses.replace(p, flux=p.flux * np.interp(p.wave, FINE, tilt)) for p in (blue, red))
+    several = join(observe([[blue], [red]], DESCRIPTION), DESCRIPTION).arms["A"]
+    one = observe([[blue, dataclasses.replace(red, names=blue.names)]], DESCRIPTION).arms["A"]
+    np.testing.assert_array_equal(several.valid, one.valid)
+    np.testing.assert_allclose(several.flux, one.flux, atol=2e-6)
+
+
+def test_exposures_of_poor_velocity_are_left_out_of_their_star():
+    templates = library_templates()
+    good = at_width(1.0, 60.0, name="good", star_id="s", noise=0.01)
+    wave = good.wave
+    noise = 1 + 0.3 * np.random.default_rng(2).normal(size=wave.size)
+    bad = make_spectra(
+        wave,
+        noise,
+        medium="air",
+        names=["bad"],
+        ivar=np.full(wave.size, 11.0),
+        fwhm=1.0,
+        facts={"star_id": "s"},
+    )
+    settings = ObserveSettings(velocity="measure", join=True)
+    each = observe([[good], [bad]], DESCRIPTION, settings=settings, templates=templates)
+    assert each.poor.tolist() == [False, True]
+    star = join(each, DESCRIPTION, settings=settings)
+    assert star.names == ("good+bad",)
+    assert star.inputs.tolist() == [1]
+    assert star.velocity[0] == pytest.approx(60, abs=2)
+    np.testing.assert_array_equal(star.arms["A"].flux[0], each.arms["A"].flux[0])
+
+
+def test_a_mean_velocity_has_an_error_only_where_all_have():
+    one, two = (
+        at_width(1.0, 10.0, name=n, star_id="s", rv=10.0, rv_err=e) for n, e in (("1", 1.0), ("2", np.nan))
+    )
+    settings = ObserveSettings(velocity="file", join=True)
+    both = join(observe([[one], [two]], DESCRIPTION, settings=settings), DESCRIPTION, settings=settings)
+    assert both.velocity.tolist() == [10.0]
+    assert np.isnan(both.velocity_error[0])
+
+
+def test_arms_in_files_of_their_own_are_measured_together():
+    """The second has few lines; the star has one velocity."""
+    templates = library_templates()
+    blue = at_width(1.0, 90.0, cut=(4930.0, 5118.0), name="1", star_id="s", noise=0.005)
+    red = at_width(1.0, 90.0, cut=(5125.0, 5310.0), name="2", star_id="s", noise=0.3)
+    alone = at_width(1.0, 90.0, cut=(8000.0, 8100.0), name="3", star_id="s", noise=0.005)
+    files = [[blue], [red], [alone]]
+    settings = ObserveSettings(velocity="measure", join=True)
+    each = observe(files, DESCRIPTION, settings=settings, templates=templates)
+    np.testing.assert_array_equal(each.velocity, each.velocity[0])
+    assert each.velocity[0] == pytest.approx(90, abs=2)
+    star = join(each, DESCRIPTION, settings=settings)
+    assert len(star) == 1
+    assert star.messages == ("",)
+    assert star.arms["A"].valid[0].mean() > 0.9
+    assert star.arms["B"].valid[0].mean() > 0.8
+
+
+def test_an_arm_without_errors_counts_in_the_velocity_of_one_with(caplog):
+    templates = library_templates()
+    blue = at_width(1.0, 90.0, cut=(4930.0, 5122.0), noise=0.3)
+    red = dataclasses.replace(at_width(1.0, 90.0, cut=(5118.0, 5310.0), noise=0.005), ivar=None)
+    settings = ObserveSettings(velocity="measure")
+    found = observe([[blue, red]], DESCRIPTION, settings=settings, templates=templates)
+    assert found.velocity[0] == pytest.approx(90, abs=2)
+    assert not found.poor[0]
 
 
 def test_a_spectrum_beside_the_arms_is_a_row_without_pixels():
