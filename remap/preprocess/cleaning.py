@@ -132,7 +132,7 @@ def mask_bad(spectra: Spectra, settings: CleaningSettings) -> Spectra:
       [0, 1, 2, 100]
     """
     valid = spectra.valid.copy()
-    step = max(1, BLOCK // spectra.wave.size)
+    step = max(1, BLOCK // (8 * spectra.wave.size))
     for i in range(0, len(spectra), step):
         rows = slice(i, i + step)
         flux = np.where(valid[rows], spectra.flux[rows], np.nan).astype(np.float64)

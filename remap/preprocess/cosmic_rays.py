@@ -85,7 +85,7 @@ def mask_cosmic_rays(spectra: Spectra, settings: CleaningSettings) -> Spectra:
     if not able.any():
         return spectra
     valid = spectra.valid.copy()
-    step = max(1, BLOCK // (4 * spectra.wave.size))
+    step = max(1, BLOCK // (16 * spectra.wave.size))
     for i in range(0, len(spectra), step):
         rows = slice(i, i + step)
         ivar = None if spectra.ivar is None else spectra.ivar[rows]
