@@ -352,7 +352,9 @@ def test_an_interrupt_keeps_what_came(server, folder, tmp_path):
     part = folder / f"{NAMES[2]}.part"
     assert server.stalled.wait(60)
     late = time.monotonic() + 20
-    while part.stat().st_size < 3000 and time.monotonic() < late:  # the other process has yet to write it
+    while (
+        not (part.exists() and part.stat().st_size >= 3000) and time.monotonic() < late
+    ):  # yet to be written
         server.ended.wait(0.01)
     run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=60)
