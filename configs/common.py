@@ -3,9 +3,15 @@
 Other configs start from `get_config()` and change what differs. Numbers in brackets are paper sections.
 """
 
+import dataclasses
 from typing import Any
 
 import ml_collections
+
+from remap import surveys
+from remap.preprocess.cleaning import CleaningSettings
+from remap.preprocess.stacking import StackSettings
+from remap.preprocess.velocity import VelocitySettings
 
 
 def parse_arg(arg: str | None, **spec: bool) -> dict[str, bool]:
@@ -115,6 +121,21 @@ def survey(
     return ml_collections.ConfigDict(found)
 
 
+def known_survey(
+    name: str, folder: str, labels: tuple[str, ...], *, errors: tuple[str, ...] | None = None, **source: Any
+) -> ml_collections.ConfigDict:
+    """As `survey`, of files as a survey of `remap.surveys` delivers them.
+
+    Args:
+      name: of the survey, see docs/surveys.md.
+      source: what is declared otherwise than there, for example line_spread={"resolution": 2000.0}.
+    """
+    known = surveys.get(name).with_source(source)
+    section = survey(folder, dict(known.source), labels, errors)
+    section.patterns = known.patterns
+    return section
+
+
 def fits_table_survey(
     folder: str, labels: tuple[str, ...], *, errors: tuple[str, ...] | None = None, medium: str = "air"
 ) -> ml_collections.ConfigDict:
@@ -154,9 +175,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "bad_pixels": True,  # mask exact zeros and absurd values
         "cosmic_rays": True,  # mask what is narrower than a line can be, or in one exposure alone
         "stationary": False,  # mask what stands still on the detector, found when the survey is prepared
-        "cleaning": {},  # fields of remap.preprocess.cleaning.CleaningSettings
-        "cross_correlation": {},  # fields of remap.preprocess.velocity.VelocitySettings
-        "stacking": {},  # fields of remap.preprocess.stacking.StackSettings
+        "cleaning": dataclasses.asdict(CleaningSettings()),
+        "cross_correlation": dataclasses.asdict(VelocitySettings()),
+        "stacking": dataclasses.asdict(StackSettings()),
     }
 
     # launch.fetch_library: the part of PHOENIX-ACES HiRes that is fetched, into `folder` or, where that is "",

@@ -26,10 +26,8 @@ from remap.store.workdir import library_path
 
 logger = logging.getLogger(__name__)
 
-WORST, LIMIT = (
-    5,
-    5.0,
-)  # nodes unlike their neighbours that are told: so many always, and all beyond this robust z
+# Nodes unlike their neighbours: the worst few are always in the table, those beyond this robust z in the log, too.
+WORST, LIMIT = 5, 5.0
 SAME_LABEL = 2e-3  # relative: labels of one node from two places may differ by rounding
 
 
@@ -411,19 +409,18 @@ def _write_check(data: Path, rows: Sequence[Mapping[str, Any]], preprocessing: P
 
 
 def _tell(rows: Sequence[Mapping[str, Any]], data: Path) -> None:
-    """Logs what is odd: a warning for what needs a look, the rest as information."""
-    for row in rows:
-        serious = row["kind"] != "unlike_neighbours" or row["z"] > LIMIT
-        if row["kind"] == "unchecked":
-            continue
-        level = logging.WARNING if serious else logging.INFO
-        logger.log(
-            level, "preprocess: %s: %s: %s (z %.1f)", row["library"], row["kind"], row["detail"], row["z"]
+    """Warns of what needs a look; the rest is in the table."""
+    serious = [
+        r for r in rows if r["kind"] != "unchecked" and (r["kind"] != "unlike_neighbours" or r["z"] > LIMIT)
+    ]
+    for row in serious:
+        logger.warning(
+            "preprocess: %s: %s: %s (z %.1f)", *(row[k] for k in ("library", "kind", "detail", "z"))
         )
     unchecked = sum(row["kind"] == "unchecked" for row in rows)
     if unchecked:
         logger.info("preprocess: %d library nodes have no neighbours to be compared with", unchecked)
-    if rows:
+    if serious:
         logger.info(
             "preprocess: library nodes to look at: %s; `exclude` leaves nodes out",
             data / "library_check.ecsv",

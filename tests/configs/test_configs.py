@@ -5,6 +5,7 @@ import inspect
 import json
 from importlib import import_module
 
+import ml_collections
 import numpy as np
 import pytest
 from absl import flags
@@ -12,6 +13,7 @@ from helpers import tiny
 from ml_collections import config_flags
 
 from configs import common
+from remap import surveys
 from remap.autoencoder.errors import GapSettings, gap_settings
 from remap.autoencoder.estimate import EstimateSettings
 from remap.autoencoder.grid_search import GridSettings, combinations
@@ -19,12 +21,13 @@ from remap.autoencoder.inputs import Noise, make_window
 from remap.autoencoder.members import ENCODERS, EnsembleSettings
 from remap.autoencoder.network import AutoencoderLoss, AutoencoderSettings, adapt_rules
 from remap.autoencoder.regressor import RegressorSettings, RegressSettings
-from remap.config import ConfigError, record
+from remap.config import ConfigError, config_to_json, record, tuples
 from remap.continuum.common import MIN_PIXELS
 from remap.io import FORMATS
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, build_model
 from remap.preprocess.description import make_preprocessing
+from remap.preprocess.observe import ObserveSettings, observe_settings
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
 from remap.stages.align import AlignStageSettings
@@ -322,3 +325,23 @@ def test_shared_values_are_those_of_the_design():
         assert (stage.cycles, stage.epochs_per_cycle) == (4, 30)
         assert (stage.rate_high, stage.rate_low) == (1e-3, 1e-5)
     assert (c.finetune.layer_rates, c.finetune.rate_factor) == ("graded", 0.1)
+
+
+def test_a_survey_by_name_is_its_record_with_what_is_declared_otherwise():
+    section = common.known_survey("harps", "here", ("teff",), medium="vacuum")
+    known = surveys.get("harps")
+    assert section.patterns == known.patterns
+    assert section.path == "here/spectra"
+    plain = json.loads(json.dumps(config_to_json(section)))
+    assert tuples(plain["source"]) == tuples(
+        config_to_json(ml_collections.ConfigDict(dict(known.source, medium="vacuum")))
+    )
+    several = common.known_survey("lamost_lrs", "here", ("teff",), line_spread={"resolution": 2000.0}).source
+    assert all(option["line_spread"] == {"resolution": 2000.0} for option in several["options"])
+
+
+def test_defaults_of_the_treatment_of_observed_spectra_are_the_shared_values():
+    section = common.get_config().observe
+    assert observe_settings(section) == ObserveSettings()
+    fields = {field.name for field in dataclasses.fields(ObserveSettings)}
+    assert set(section) == fields
