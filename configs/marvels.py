@@ -22,6 +22,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.name = "marvels"
     c.library = common.phoenix_library(interpolate=False)
     c.survey = common.fits_table_survey("marvels", c.label_names)
+    # A star's two beams are files of their own; a fifth of the detector has features that stand still (§3.3).
+    c.survey.labels.repeat_stars = True
+    c.observe.update({"join": True, "stationary": True})
     # The fixed set of §3.3, 3 resolutions × 5 noise levels × 3 draws per node, once per epoch.
     c.augment.kind = "paper"
     c.pretrain.epoch_size = 0

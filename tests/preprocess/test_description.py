@@ -13,11 +13,19 @@ from helpers import tiny
 
 from configs import miles
 from remap import make_spectra
+from remap.config import ConfigError
 from remap.preprocess.description import PREPROCESSING_VERSION, Preprocessing, make_preprocessing
 from remap.preprocess.grid import library_on_grid, observed_on_grid, scale_to_unit, snr_estimate
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
 from remap.stages.preprocess import preprocess
-from remap.store.workdir import check_preprocessing, load_library, load_survey, read_preprocessing, read_stars
+from remap.store.workdir import (
+    check_preprocessing,
+    load_library,
+    load_stationary,
+    load_survey,
+    read_preprocessing,
+    read_stars,
+)
 
 DESCRIPTION = make_preprocessing(tiny.with_algorithm1(tiny.get_config()))
 SUN = np.array([5770.0, 4.4, 0.0])
@@ -404,3 +412,50 @@ def test_real_library_and_stars_meet_on_miles_own_pixels(data_root, tmp_path):
         nodes = load_library(tmp_path / "work", description, arm, interpolate=True)
         assert np.isfinite(nodes.log_flux).all()
         assert nodes.valid.all()
+
+
+def test_beams_of_a_star_in_files_of_their_own_become_one_star(tiny_data, tiny_prepared, tmp_path):
+    """Labels of the table for either file; the second star has one beam, the third's labels contradict each other."""
+    data = tiny.small_survey(tmp_path / "data", tiny_data)
+    labels = Table.read(data / "survey" / "labels.ecsv")[:2]
+    folder = data / "survey" / "spectra"
+    for file in folder.iterdir():
+        file.unlink()
+    rows = []
+    for i, beams in ((0, "12"), (1, "1")):
+        wave, flux, ivar = tiny.star(i)
+        for beam in beams:
+            part = wave < 5124 if beam == "1" else wave > 5116
+            name = f"star{i}_{beam}.fits"
+            tiny.write_table(folder / name, wave[part], flux[part], ivar[part])
+            rows.append(
+                {**dict(zip(labels.colnames, labels[i], strict=True)), "file": name, "star_id": f"star{i}"}
+            )
+    table = Table(rows=rows, names=labels.colnames)
+    table.write(data / "survey" / "labels.ecsv", overwrite=True)
+    change = {"observe__join": True, "survey__labels__repeat_stars": True}
+    stars = run(data, tmp_path / "work", **change)
+    assert list(stars["file"]) == ["star0_1.fits+star0_2.fits", "star1_1.fits"]
+    assert list(stars["star_id"]) == ["star0", "star1"]
+    for arm in "AB":
+        ours, theirs = (load_survey(w, arm)[0] for w in (tmp_path / "work", tiny_prepared))
+        assert ours.valid[0].all()
+        np.testing.assert_allclose(ours.flux[0], theirs.flux[0], atol=5e-3)  # the spline at the new ends
+        assert ours.valid[1].any() == (arm == "A")
+        np.testing.assert_allclose(ours.labels[0], theirs.labels[0])
+    table["teff"][1] += 500
+    table.write(data / "survey" / "labels.ecsv", overwrite=True)
+    with pytest.raises(ConfigError, match=r"are of the star star0, but have different labels \['teff'\]"):
+        run(data, tmp_path / "other", **change)
+
+
+def test_stationary_features_are_looked_for_when_the_config_asks(tiny_data, tmp_path):
+    """The stars of the mock survey are at rest, so nothing can be told; the folder says that it was looked for."""
+    data = tiny.small_survey(tmp_path / "data", tiny_data, ("dwarf_00.fits", "dwarf_01.fits"))
+    run(data, tmp_path / "without")
+    assert load_stationary(tmp_path / "without") is None
+    run(data, tmp_path / "with", observe__stationary=True)
+    mask = load_stationary(tmp_path / "with")
+    assert mask.intervals == ()
+    run(data, tmp_path / "with")
+    assert load_stationary(tmp_path / "with") is None  # not of an earlier run
