@@ -191,6 +191,24 @@ def test_star_of_unknown_velocity_is_flagged_and_wrong_counts_are_refused(tiny_p
         tiny_predictor.predict(tiny.spectra(GOOD), velocities=[0, 0])
 
 
+def test_normalised_spectra_and_the_same_under_a_black_body_are_one(tiny_predictor):
+    """The slope of 4,500 K is the continuum's affair: labels differ by less than a tenth of their width."""
+    wave = tiny.WAVE
+    planck = wave**-5 / np.expm1(1.438777e8 / (wave * 4500.0))  # hc/k in Å K
+    flat, tilted = [], []
+    for i in GOOD:
+        _, flux, ivar = tiny.star(i)
+        smooth = np.polyval(np.polyfit(wave - 5100, flux, 1), wave - 5100)
+        level = np.max(flux / smooth) * smooth
+        flat.append(make_spectra(wave, flux / level, medium="air", ivar=ivar * level**2, names=[f"{i}"]))
+        slope = level / planck * planck.mean()
+        tilted.append(make_spectra(wave, flux / slope, medium="air", ivar=ivar * slope**2, names=[f"{i}"]))
+    first, second = (tiny_predictor.predict(x).table for x in (flat, tilted))
+    for label in LABELS:
+        width = (first[f"{label}_p84"] - first[f"{label}_p16"]) / 2
+        assert np.all(np.abs(first[label] - second[label]) < 0.1 * width)
+
+
 # --------------------------------------------------------------------------------------------- bad input
 
 
