@@ -27,7 +27,6 @@ import numpy as np
 from astropy.io import fits
 
 from benchmarks.bench_cleaning import mock, observed, rays
-from configs import common
 from remap import io, surveys
 from remap.io import find_data
 from remap.predict.observing import read_and_observe
@@ -39,7 +38,6 @@ from remap.preprocess import (
     VelocitySettings,
     degrade_and_resample,
     find_stationary,
-    make_preprocessing,
     make_templates,
     mask_bad,
     mask_cosmic_rays,
@@ -48,6 +46,7 @@ from remap.preprocess import (
     needed_range,
     observed_on_grid,
 )
+from remap.preprocess.description import PREPROCESSING_VERSION
 from remap.preprocess.observe import Observed, ObserveSettings, concatenate, join, observe_files
 from remap.preprocess.stacking import stack
 from remap.sampling.batches import normalize_in_chunks
@@ -56,11 +55,8 @@ from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra
 NEEDED = 200  # spectra per second and core
 AT_A_TIME = 256  # files, as the predictor has them
 PIXEL = float(np.log(10) * 1e-4 * SPEED_OF_LIGHT)  # km/s, of LAMOST
-LAMOST = {
-    "A": {"start": 3850.0, "stop": 5800.0, "step": 1.0},
-    "B": {"start": 5800.0, "stop": 8800.0, "step": 1.5},
-}
-SHARP = {"A": {"start": 4870.0, "stop": 5270.0, "step": 0.1}}
+LAMOST = {"A": (3850.0, 5800.0, 1.0), "B": (5800.0, 8800.0, 1.5)}
+SHARP = {"A": (4870.0, 5270.0, 0.1)}
 CLEANING = CleaningSettings()
 Chunks = Iterator[list[Spectra]]
 
@@ -94,7 +90,8 @@ def main() -> None:
 
 def in_process(name: str, folder: str, arguments: argparse.Namespace) -> dict:
     """What a step gives in a process of its own, whose peak of memory is not another step's."""
-    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    alone = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    alone["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     more = [
         f"--output={arguments.output}",
         f"--count={arguments.count}",
@@ -156,16 +153,23 @@ def make_files(folder: Path, count: int) -> None:
 @functools.cache
 def lamost() -> Preprocessing:
     """Arms over all of LAMOST's range, with about its pixels."""
-    config = common.get_config()
-    config.update({"arms": LAMOST, "lsf": {"kind": "resolution", "values": (1600.0, 1800.0, 2000.0)}})
-    return make_preprocessing(config)
+    return described(LAMOST, (1600.0, 1800.0, 2000.0))
 
 
 @functools.cache
 def sharp() -> Preprocessing:
-    config = common.get_config()
-    config.update({"arm_names": ("A",), "arms": SHARP})
-    return make_preprocessing(config)
+    return described(SHARP, (10_000.0, 11_000.0, 12_000.0))
+
+
+def described(arms: dict[str, tuple[float, float, float]], resolutions: tuple[float, ...]) -> Preprocessing:
+    return Preprocessing(
+        arms=arms,
+        medium="air",
+        spreads=("resolution", resolutions),
+        continuum={"name": "algorithm1"},
+        labels=(),
+        version=PREPROCESSING_VERSION,
+    )
 
 
 def paths(folder: Path, count: int) -> Iterator[list[Path]]:
