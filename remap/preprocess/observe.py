@@ -506,7 +506,7 @@ def _without_cosmic_rays(
             out[i] = dataclasses.replace(parts[i], valid=part.valid)
     if blind:
         logger.warning(
-            "cosmic rays are not looked for in %d of %d segments, or not throughout: their lines are fewer than %g "
+            "cosmic rays are not looked for in most of the pixels of %d of %d segments: their lines are under %g "
             "pixels wide, or of unknown width",
             blind,
             sum(len(part) for part, u in zip(parts, used, strict=True) if u),
@@ -526,8 +526,8 @@ def _with_width(part: Spectra, preprocessing: Preprocessing, settings: ObserveSe
 
 
 def _sampled(part: Spectra, pixels: float) -> bool:
-    """Whether lines are at least so many pixels wide throughout."""
-    return part.fwhm is not None and bool(np.all(part.fwhm >= pixels * np.gradient(part.wave)))
+    """Whether lines are at least so many pixels wide, in half of the pixels or more."""
+    return part.fwhm is not None and bool(np.mean(part.fwhm >= pixels * np.gradient(part.wave)) >= 0.5)
 
 
 def _measure(

@@ -246,7 +246,7 @@ def _network(
     frame: str,
 ) -> tuple[dict[str, float], bool, MediaComparison | None]:
     """Coverage of the arms, whether the lines are too wide, and velocities, of the file's fullest spectrum."""
-    still = dataclasses.replace(settings, velocity="rest", check=False, trust_width=False)
+    still = dataclasses.replace(settings, velocity="rest", check=False, trust_width=False, cosmic_rays=False)
     best = int(
         np.argmax(sum(p.valid.sum(axis=1) for p in found if len(p) == len(found[0])))
     )  # targets may be blank
