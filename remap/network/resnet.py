@@ -39,11 +39,11 @@ class ModelSettings:
       activation: "mish" (paper §2 i) or "relu".
       pooling: "avg_max" (paper §2 ii), "avg" or "max".
       validity_channel: True adds the validity mask as a second input channel.
+      temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
+      batch_norm_momentum: weight of the past in the running batch statistics.
       masked: what stands at invalid pixels: "bridged", a straight line between the valid neighbours, with a validity
         channel that says nothing; or "told", the continuum and the mask. A network that never saw a mask in training
         (`augment.gaps` is 0) takes a single masked pixel for a line: "told" is for those that did.
-      temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
-      batch_norm_momentum: weight of the past in the running batch statistics.
     """
 
     stem_filters: int = 16
@@ -56,9 +56,9 @@ class ModelSettings:
     activation: str = "mish"
     pooling: str = "avg_max"
     validity_channel: bool = True
-    masked: str = "bridged"
     temperature: bool = True
     batch_norm_momentum: float = 0.9
+    masked: str = "bridged"
 
 
 def mish(x: Float[Array, ...]) -> Float[Array, ...]:
@@ -83,8 +83,9 @@ def bridge(flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> bridge(jnp.array([[9.0, 1.0, 9.0, 9.0, 0.4, 9.0]]), jnp.array([[0, 1, 0, 0, 1, 0]], bool)).round(2).tolist()
-      [[1.0, 1.0, 0.800000011920929, 0.6000000238418579, 0.4000000059604645, 0.4000000059604645]]
+      >>> flux, valid = jnp.array([[9.0, 1.0, 9.0, 9.0, 0.4, 9.0]]), jnp.array([[0, 1, 0, 0, 1, 0]], bool)
+      >>> [round(x, 2) for x in bridge(flux, valid)[0].tolist()]
+      [1.0, 1.0, 0.8, 0.6, 0.4, 0.4]
     """
     pixels = flux.shape[-1]
     at = jnp.arange(pixels)[None]
