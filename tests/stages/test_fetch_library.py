@@ -341,7 +341,7 @@ def test_an_interrupt_keeps_what_came(server, folder, tmp_path):
     code = (
         "import sys; from absl import flags; from helpers import tiny; import test_fetch_library as t\n"
         "from remap.stages import fetch_library as f; from launch import cli, fetch_library as script\n"
-        f"config = t.settings({server.url!r}, {str(tmp_path)!r}, connections=1, timeout=1.0)\n"
+        f"config = t.settings({server.url!r}, {str(tmp_path)!r}, connections=1, timeout=8.0)\n"
         "script.CONFIG = type('C', (), {'value': config})()\n"
         "sys.argv = ['fetch_library', '--compilation_cache=']\n"
         "cli.run(script.main, required=())"
