@@ -47,7 +47,8 @@ from remap.preprocess import (
     observed_on_grid,
 )
 from remap.preprocess.description import PREPROCESSING_VERSION
-from remap.preprocess.observe import Observed, ObserveSettings, concatenate, join, observe_files
+from remap.preprocess.joining import join
+from remap.preprocess.observe import Observed, ObserveSettings, concatenate, observe_files
 from remap.preprocess.stacking import stack
 from remap.sampling.batches import normalize_in_chunks
 from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra

@@ -57,7 +57,7 @@ def _image(name: str, resolution: float, frame: str, **source: Any) -> Survey:
 
 def stars() -> tuple[Star, ...]:
     """The single stars, with labels from the literature."""
-    mike = _image("mike", 30000.0, "rest")
+    mike = surveys.get("mike")
     text = surveys.get("text").with_source({"medium": "air", "line_spread": {"resolution": 80000.0}})
     text = dataclasses.replace(text, frame="rest")
     sun = _image("sun", 100000.0, "rest")

@@ -23,11 +23,11 @@ from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, rea
 from remap.predict.observing import read_and_observe
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
+from remap.preprocess.joining import join
 from remap.preprocess.observe import (
     Observed,
     ObserveSettings,
     concatenate,
-    join,
     observe,
     observe_settings,
     warn_of_velocities,

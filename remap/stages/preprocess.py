@@ -17,13 +17,12 @@ from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, check_labels, in_range
 from remap.predict.observing import read_and_observe, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
+from remap.preprocess.joining import join, star_groups
 from remap.preprocess.observe import (
     Observed,
     ObserveSettings,
     concatenate,
-    join,
     observe_settings,
-    star_groups,
     warn_of_velocities,
 )
 from remap.preprocess.stationary import StationaryMask

@@ -10,10 +10,10 @@ from helpers import tiny
 from remap.config import ConfigError
 from remap.preprocess.description import make_preprocessing
 from remap.preprocess.grid import coarser_than, observed_on_grid
+from remap.preprocess.joining import join
 from remap.preprocess.observe import (
     ObserveSettings,
     concatenate,
-    join,
     nothing,
     observe,
     observe_files,
