@@ -420,6 +420,22 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Splits are by star. Every fold in `run` gets a network; new spectra are given the mean of their PMFs.
     c.split = {"folds": 5, "run": (0, 1, 2, 3, 4), "validation": 0.1}
 
+    # Beside the fine-tuned networks (remap.stages.expert), not in the paper: Gaussian processes of the labelled stars
+    # themselves, by pixels, features and labels of the pre-trained network, pooled with the networks' PMFs with
+    # powers that the validation stars decide. "gaussian_process", or "none".
+    c.expert = {
+        "kind": "none",
+        "prior": 2.0,  # width of the priors on ln amplitude, length and scatter
+        "scatter": 0.2,  # centre of that on the scatter, in units of the labels' standard deviation
+        "iterations": 60,
+        "clip": 4.0,  # standard deviations by which a wrong label misses what the other stars say
+        "power_sigma": 1.0,
+        "outliers": 0.05,
+        "outliers_sigma": 1.5,
+        "outliers_breadth": 5.0,
+        "min_stars": 20,
+    }
+
     # After fine-tuning: how the combined PMFs are widened (remap.pmf.calibration), fitted on the validation stars.
     c.calibrate = {
         "kind": "outliers",  # or "coverage", "temperature" (paper §4.5), "none"

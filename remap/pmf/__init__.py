@@ -9,8 +9,10 @@ from remap.pmf.distributions import (
     count_modes,
     dwarf_giant,
     is_edge,
+    normal_pmf,
     pmf_quantile,
     pmf_summary,
+    pool,
     temper,
 )
 from remap.pmf.metrics import (
@@ -41,10 +43,12 @@ __all__ = [
     "dwarf_giant",
     "is_edge",
     "nll",
+    "normal_pmf",
     "paired_interval",
     "pit",
     "pmf_quantile",
     "pmf_summary",
+    "pool",
     "residual_table",
     "temper",
     "uniform_distance",

@@ -194,6 +194,72 @@ def temper(pmf: ArrayLike, power: float) -> np.ndarray:
     return weights / np.sum(weights, axis=-1, keepdims=True)
 
 
+def normal_pmf(mean: ArrayLike, deviation: ArrayLike, edges: ArrayLike) -> np.ndarray:
+    """PMFs of normal distributions, cut at the ends of the bins.
+
+    One that lies beyond an end by so much that none of it is left gives that end's bin all its probability.
+
+    Args:
+      mean: float[S], in the unit of `edges`.
+      deviation: float[S], positive.
+      edges: float[K + 1], strictly increasing.
+
+    Returns:
+      float64[S, K], normalised; NaN where a mean or deviation is NaN.
+
+    Examples:
+      >>> normal_pmf([5000.0], [100.0], [4800.0, 4900.0, 5000.0, 5100.0, 5200.0]).round(2).tolist()
+      [[0.14, 0.36, 0.36, 0.14]]
+    """
+    mean, deviation = (np.asarray(x, np.float64)[..., None] for x in (mean, deviation))
+    scaled = (np.asarray(edges, np.float64) - mean) / deviation
+    # Differences of the smaller tail, which keep their digits far from the mean.
+    upper = scaled[..., :-1] > 0
+    mass = np.where(
+        upper,
+        special.ndtr(-scaled[..., :-1]) - special.ndtr(-scaled[..., 1:]),
+        special.ndtr(scaled[..., 1:]) - special.ndtr(scaled[..., :-1]),
+    )
+    total = np.sum(mass, axis=-1, keepdims=True)
+    lost = total[..., 0] < PMF_FLOOR
+    ends = np.zeros_like(mass)
+    ends[..., 0] = scaled[..., 0] > 0
+    ends[..., -1] = scaled[..., -1] < 0
+    return np.where(lost[..., None], ends, mass / np.where(total > 0, total, 1.0))
+
+
+def pool(
+    first: ArrayLike, second: ArrayLike, *, powers: tuple[float, float], floor: float = PMF_FLOOR
+) -> np.ndarray:
+    """p_i^v q_i^w / Σ_j p_j^v q_j^w: two opinions, each as sharp as its power says (Genest & Zidek 1986).
+
+    With both powers 1 it is the conflation of the two; less where they share their mistakes.
+
+    Args:
+      first, second: float[S, K].
+      powers: v and w, not negative and not both 0.
+      floor: smallest probability of a bin, above 0, so that neither can veto what the other says.
+
+    Returns:
+      float64[S, K], normalised; NaN for rows that either lacks.
+
+    Raises:
+      ValueError: a PMF that is not one, or powers that cannot be.
+
+    Examples:
+      >>> pool([[0.5, 0.4, 0.1]], [[0.2, 0.4, 0.4]], powers=(1.0, 1.0)).round(3).tolist()
+      [[0.333, 0.533, 0.133]]
+    """
+    v, w = powers
+    if v < 0 or w < 0 or not v + w > 0:
+        raise ValueError(f"powers must not be negative, and not both 0, found {powers}")
+    logs = v * np.log(np.maximum(_normalised(first), floor)) + w * np.log(
+        np.maximum(_normalised(second), floor)
+    )
+    weights = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
+    return weights / np.sum(weights, axis=-1, keepdims=True)
+
+
 def arm_disagreement(pmfs: ArrayLike, edges: ArrayLike, present: ArrayLike) -> np.ndarray:
     """How far the arms' medians lie apart in units of their widths, the largest over all pairs of arms.
 

@@ -15,6 +15,8 @@ from remap.config import ConfigError, config_to_json
 from remap.pmf.calibration import Calibration, FoldCalibration
 from remap.predict.catalogue import Catalogue
 from remap.predict.ensemble import check_common, check_config, mean_pmf
+from remap.predict.expert import Expert, FoldExpert
+from remap.predict.expert_store import read_expert
 from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
 from remap.store.stars import read_split, split_settings
 from remap.store.workdir import check_prepared, load_survey, read_calibration
@@ -51,6 +53,8 @@ class SurveyPrediction(NamedTuple):
     pmfs: dict[str, np.ndarray]  # arm -> float32[M, L, S, K], of each network
     splits: dict[int, np.ndarray]  # fold -> str[S], who trained its networks; {} where no star trained any
     calibrations: dict[int, Calibration]  # fold -> fit without its test stars, {} without a calibration
+    experts: dict[int, Expert]  # fold -> the expert of its training stars, {} without one
+    distances: dict[str, np.ndarray]  # arm -> float32[B, S, R] to the expert's references, {} without one
 
     def held_out(self, part: str = "test", *, calibrated: bool = True) -> HeldOut:
         """Each star by networks that did not train on it, where there are any.
@@ -69,13 +73,20 @@ class SurveyPrediction(NamedTuple):
                 own = np.array(self.predictor.networks[arm].folds) == fold
                 chosen[arm][:, mine] = np.asarray(mean_pmf(each[own]))[:, mine]
         arms = {
-            arm: self.predictor.arm_prediction(x.raw, chosen[arm], x.normalized.trouble)
+            arm: self.predictor.arm_prediction(x.raw, chosen[arm], x.normalized.trouble)._replace(
+                distances=self.distances.get(arm)
+            )
             for arm, x in self.inputs.items()
         }
+        expert = self.predictor.expert
+        if expert is not None:
+            expert = FoldExpert(self.experts, of_star, expert)
         calibration = self.predictor.calibration if calibrated else None
         if calibration is not None:
             calibration = FoldCalibration(self.calibrations, of_star, calibration)
-        return HeldOut(dataclasses.replace(self.predictor, calibration=calibration), arms, tested, of_star)
+        return HeldOut(
+            dataclasses.replace(self.predictor, calibration=calibration, expert=expert), arms, tested, of_star
+        )
 
     def _sides(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """`tested` and `fold` of `HeldOut`."""
@@ -100,6 +111,7 @@ def predict_survey(
     stage: str,
     *,
     calibrated: bool = True,
+    expert: bool = True,
     inputs: Mapping[str, SurveyInputs] | None = None,
 ) -> SurveyPrediction:
     """Runs every network of a stage once on all survey spectra, which are normalised once.
@@ -109,6 +121,7 @@ def predict_survey(
         folds are used.
       stars: S rows of `store.stars.readable_stars`.
       calibrated: read the calibration of the fine-tuned networks, where there is one.
+      expert: read the expert beside them, where there is one.
       inputs: those of another stage's prediction in the same folder, not to normalise the spectra again.
 
     Raises:
@@ -119,22 +132,28 @@ def predict_survey(
     """
     workdir = Path(workdir)
     folds = list(config.split.run) if stage == "finetune" else None
-    predictor = load(workdir, stage=stage, folds=folds, calibrated=calibrated)
+    predictor = load(workdir, stage=stage, folds=folds, calibrated=calibrated, expert=expert)
     check_prepared(config, workdir)
     own, recorded = config_to_json(config), {"predict": predictor.config["predict"]}
     check_common(recorded, own, f"{workdir / 'config.json'}: other settings than the config's", free=_SIZES)
-    splits, calibrations = {}, {}
+    splits, calibrations, experts = {}, {}, {}
     if stage == "finetune":
         check_config(predictor.description, own, f"{workdir / stage}")
         how, arms = split_settings(config), tuple(predictor.networks)
         splits = {fold: read_split(workdir, stars, how, arms, fold) for fold in folds}
         if predictor.calibration is not None:
             calibrations = _fold_calibrations(workdir, folds)
+        if predictor.expert is not None:
+            experts = _fold_experts(workdir, predictor, folds)
     if inputs is None:
         raw = {arm: _inputs(workdir, arm, stars) for arm in predictor.networks}
         inputs = {arm: SurveyInputs(x, predictor.normalize_arm(arm, x)) for arm, x in raw.items()}
     pmfs = {arm: predictor.member_pmfs(arm, x.normalized.flux, x.raw.valid) for arm, x in inputs.items()}
-    return SurveyPrediction(predictor, stars, dict(inputs), pmfs, splits, calibrations)
+    distances = {
+        arm: predictor.reference_distances(arm, x.normalized.flux, x.raw.valid)
+        for arm, x in (inputs.items() if predictor.references is not None else ())
+    }
+    return SurveyPrediction(predictor, stars, dict(inputs), pmfs, splits, calibrations, experts, distances)
 
 
 def held_out(
@@ -175,6 +194,18 @@ def _inputs(workdir: Path, arm: str, stars: Table) -> ArmInputs:
             f"stars.ecsv, found {len(survey.flux)}"
         )
     return ArmInputs(survey.flux, survey.valid, snr)
+
+
+def _fold_experts(workdir: Path, predictor: Predictor, folds: list[int]) -> dict[int, Expert]:
+    """The experts of the training stars of each fold."""
+    stored = read_expert(workdir, predictor.preprocessing, predictor.description, folds=True)
+    found = {} if stored is None else stored.folds
+    if missing := sorted(set(folds) - set(found)):
+        raise ConfigError(
+            f"{workdir / 'expert'}: expected an expert for the folds {folds}, found {sorted(found)}: without "
+            f"those of {missing}, stars would be judged by themselves; run launch.expert again"
+        )
+    return {fold: found[fold] for fold in folds}
 
 
 def _fold_calibrations(workdir: Path, folds: list[int]) -> dict[int, Calibration]:

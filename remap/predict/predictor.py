@@ -20,6 +20,8 @@ from remap.pmf.calibration import Calibrates, Calibration
 from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
+from remap.predict.expert import GivesOpinions, References
+from remap.predict.expert_store import read_expert
 from remap.predict.observing import read_and_observe
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
@@ -72,6 +74,9 @@ class ArmPrediction(NamedTuple):
     coverage: np.ndarray  # float[S], valid fraction of the arm
     snr: np.ndarray  # float[S]
     trouble: np.ndarray  # bool[S], the normaliser raised a flag
+    distances: np.ndarray | None = (
+        None  # float32[B, S, R], to the expert's references; None = there is no expert
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Predictor:
       description: what the networks' trainings share (stage, config, split), as JSON values.
       templates: of the library, to measure velocities with; None = the folder has none.
       stationary: features of the survey's detector, masked in its spectra; None = none were looked for.
+      expert: pools the combined PMFs with what labelled stars say; None = there is none.
+      references: those stars, by which an expert judges.
     """
 
     preprocessing: Preprocessing
@@ -95,6 +102,8 @@ class Predictor:
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     templates: Templates | None = None
     stationary: StationaryMask | None = None
+    expert: GivesOpinions | None = None
+    references: References | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -119,12 +128,33 @@ class Predictor:
 
         Spectra without enough valid pixels (`predict.min_coverage`) are not used: their PMFs are NaN.
         """
-        pmfs, troubles = [], []
+        pmfs, troubles, distances = [], [], []
         for flux, valid, count in self._batches(inputs.flux, inputs.valid):
             flux, trouble = self._normalize(arm, flux, valid)
             pmfs.append(np.asarray(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
             troubles.append(np.asarray(trouble)[:count])
-        return self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
+            if self.references is not None:
+                distances.append(np.asarray(self.references.distances(arm, flux, valid))[:, :count])
+        found = self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
+        return found._replace(distances=np.concatenate(distances, axis=1)) if distances else found
+
+    def reference_distances(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
+        """float32[B, S, R]: of normalised spectra to the expert's references; None = there is no expert.
+
+        Args:
+          flux: float32[S, N] of `normalize_arm`.
+          valid: bool[S, N].
+        """
+        if self.references is None:
+            return None
+        batches = self._batches(flux, valid)
+        return np.concatenate(
+            [
+                np.asarray(self.references.distances(arm, flux, valid))[:, :count]
+                for flux, valid, count in batches
+            ],
+            axis=1,
+        )
 
     def normalize_arm(self, arm: str, inputs: ArmInputs) -> NormalizedArm:
         """Spectra of one arm as its networks take them, for more than one use: `predict_arm` keeps none."""
@@ -191,7 +221,8 @@ class Predictor:
         observed: Observed | None = None,
         date: str | None = None,
     ) -> Catalogue:
-        """The catalogue of the arms' predictions, combined as `predict.combine` says and then calibrated.
+        """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with what the expert says
+        of them if there is one, and then calibrated.
 
         Args:
           arms: one prediction per arm, all of the same S spectra.
@@ -216,6 +247,9 @@ class Predictor:
                 method=limits["combine"],
                 prior=self.prior(j, b.bins),
             )
+            if self.expert is not None:
+                near = {arm: a.distances for arm, a in arms.items() if a.distances is not None}
+                joint = self.expert.apply(b.name, joint, b.edges, used, near)
             if self.calibration is not None:
                 joint = self.calibration.apply(b.name, joint, used, tuple(arms))
             pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
@@ -394,6 +428,7 @@ def load(
     stage: str = "finetune",
     folds: Sequence[int] | None = None,
     calibrated: bool = True,
+    expert: bool = True,
 ) -> Predictor:
     """The trained networks of a working folder.
 
@@ -403,6 +438,8 @@ def load(
         without labels.
       folds: of the fine-tuned networks to use; None = all that have finished.
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
+      expert: use the expert that stands beside them, where `launch.expert` has made one; a calibration that was fitted
+        with one is refused without.
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
@@ -419,6 +456,7 @@ def load(
             f"{workdir}: predict.combine must be one of {COMBINATIONS}, found {config['predict']['combine']!r}"
         )
     networks, description = read_ensemble(workdir, expected, stage, folds)
+    beside = read_expert(workdir, expected, description) if stage == "finetune" and expert else None
     calibration = None
     if stage == "finetune" and calibrated and (found := read_calibration(workdir)) is not None:
         check_equal(
@@ -431,6 +469,11 @@ def load(
             config["predict"]["combine"],
             f"{workdir}: calibration of another predict.combine",
         )
+        check_equal(
+            found.get("expert"),
+            None if beside is None else beside.digest,
+            f"{workdir}: calibration with another expert (or none)",
+        )
         calibration = Calibration.from_json(found["all"])
     return Predictor(
         expected,
@@ -440,6 +483,8 @@ def load(
         description,
         load_templates(workdir),
         load_stationary(workdir),
+        None if beside is None else beside.everyone,
+        None if beside is None else beside.references,
     )
 
 

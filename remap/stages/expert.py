@@ -1,0 +1,284 @@
+"""The stage `expert`: the labelled stars as an expert of their own beside the fine-tuned networks (`remap.predict.expert`).
+
+It stands between `finetune` and `calibrate`. For every fold processes are fitted to its training stars; what they
+say of its validation stars decides how they and the networks are pooled. New stars are given the processes of all
+labelled stars.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from astropy.table import Table
+from scipy.optimize import minimize
+from scipy.special import expit, logsumexp
+
+from remap.config import ConfigError, record
+from remap.labels import padded_edges
+from remap.pmf.distributions import combine_arms, pool
+from remap.pmf.gaussian_process import Process, ProcessSettings, fit_process
+from remap.pmf.observed import density_kernel
+from remap.predict.ensemble import read_ensemble
+from remap.predict.expert import Expert, Opinion, References, arm_inputs, joint_distances, make_block
+from remap.predict.expert_store import save_expert
+from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
+from remap.stages.common import start_stage
+from remap.store.stars import readable_stars
+from remap.store.workdir import write_config
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("none", "gaussian_process")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertSettings(ProcessSettings):
+    """Of this stage (config section `expert`).
+
+    Attributes:
+      kind: "gaussian_process", or "none" (the paper has no such thing).
+      power_sigma: width of the priors on the natural logarithms of both powers, centred on ½ each.
+      outliers, outliers_sigma: centre of the prior on the share of wrong labels, and its width on the logistic scale.
+      outliers_breadth: errors of wrong labels over those that are quoted.
+      min_stars: fewer training stars give no process, and fewer validation stars leave the networks' PMFs as they are.
+    """
+
+    kind: str = "none"
+    power_sigma: float = 1.0
+    outliers: float = 0.05
+    outliers_sigma: float = 1.5
+    outliers_breadth: float = 5.0
+    min_stars: int = 20
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"expert.kind must be one of {KINDS}, found {self.kind!r}")
+        positive = ("prior", "scatter", "iterations", "power_sigma", "outliers_sigma", "outliers_breadth")
+        if wrong := {n: getattr(self, n) for n in positive if not getattr(self, n) > 0}:
+            raise ConfigError(f"expert: expected positive numbers, found {wrong}")
+        if not 0 < self.outliers < 1 or self.min_stars < 3 or self.clip < 0:
+            raise ConfigError(
+                "expert: expected 0 < outliers < 1, min_stars >= 3 and clip >= 0, found "
+                f"{self.outliers}, {self.min_stars} and {self.clip}"
+            )
+
+
+def expert(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
+    """Fits the processes and how they are pooled with the fine-tuned networks, and writes `expert/`.
+
+    Returns:
+      One row per label and set of arms: both powers, the process's scatter, the numbers of stars.
+
+    Raises:
+      FileNotFoundError: the fine-tuning has not been run.
+      ConfigError: `expert.kind` is "none", the networks were not pre-trained, or the config contradicts them.
+    """
+    workdir = Path(workdir)
+    settings = record(ExpertSettings, config.expert, "expert")
+    if settings.kind == "none":
+        raise ConfigError("expert.kind is 'none': there is nothing to do; set it to 'gaussian_process'")
+    if config.finetune.init != "pretrained":
+        raise ConfigError(
+            f"expert compares stars by the pre-trained networks, found finetune.init {config.finetune.init!r}"
+        )
+    stars = readable_stars(workdir)
+    survey = predict_survey(config, workdir, stars, "finetune", calibrated=False, expert=False)
+    mine = np.any([split != "other" for split in survey.splits.values()], axis=0)
+    references = _references(config, workdir, survey, mine)
+    distances = {
+        arm: np.asarray(references.distances(arm, jnp.asarray(x.normalized.flux), jnp.asarray(x.raw.valid)))
+        for arm, x in survey.inputs.items()
+    }
+    among = {arm: d[:, mine] for arm, d in distances.items()}  # of the references to each other
+    names = list(survey.predictor.labels)
+    labels = {n: np.asarray(stars[n], float)[mine] for n in names}
+    errors = {n: np.asarray(stars[f"{n}_err"], float)[mine] for n in names}
+    used = {arm: x.used[mine] for arm, x in survey.held_out("val").arms.items()}
+
+    def fit_all(rows: np.ndarray) -> dict[str, dict[str, tuple[Process, np.ndarray]]]:
+        """label -> set of arms -> the process of the references that are True in `rows`, and which these are."""
+        found: dict[str, dict[str, tuple[Process, np.ndarray]]] = {name: {} for name in names}
+        for name, key in itertools.product(names, _sets(tuple(used))):
+            seen = np.all([used[arm] for arm in key.split("+")], axis=0)
+            own = np.flatnonzero(
+                rows & seen & np.isfinite(labels[name]) & np.isfinite(errors[name]) & (errors[name] > 0)
+            )
+            if len(own) >= settings.min_stars:
+                each = list(joint_distances(among, key, own)[:, :, own])
+                found[name][key] = fit_process(each, labels[name][own], errors[name][own], settings), own
+        return found
+
+    processes = {fold: fit_all((split == "train")[mine]) for fold, split in survey.splits.items()}
+    everyone = fit_all(np.ones(np.count_nonzero(mine), bool))
+    found = survey.held_out("val")
+    ids = np.asarray(stars["star_id"])
+    powers = _Powers(found, distances, processes, stars, settings)
+    common = powers.fit(found.tested)
+    whole = _opinions(everyone, common)
+    folds = {
+        fold: _opinions(processes[fold], powers.fit(found.tested & ~np.isin(ids, ids[split == "test"])))
+        for fold, split in survey.splits.items()
+    }
+    save_expert(
+        workdir,
+        references,
+        whole,
+        folds,
+        labels,
+        ids[mine],
+        survey.predictor.description,
+        start_stage(config),
+    )
+    write_config(workdir, config)
+    rows = [
+        {
+            "label": name,
+            "arms": key,
+            "network": o.powers[0],
+            "stars": o.powers[1],
+            "scatter": o.process.scatter * o.process.scale,
+            "fitted": len(o.rows),
+            "validation": o.stars,
+        }
+        for name, each in whole.opinions.items()
+        for key, o in each.items()
+    ]
+    for row in rows:
+        logger.info(
+            "expert: %(label)s, arms %(arms)s: power %(network).2f of the networks, %(stars).2f of the stars, "
+            "scatter %(scatter).3g, %(fitted)d stars",
+            row,
+        )
+    return Table(rows=rows)
+
+
+def _sets(arms: tuple[str, ...]) -> list[str]:
+    """All sets of arms, each written as names joined by +."""
+    return ["+".join(c) for n in range(1, len(arms) + 1) for c in itertools.combinations(arms, n)]
+
+
+def _references(
+    config: ml_collections.ConfigDict, workdir: Path, survey: SurveyPrediction, mine: np.ndarray
+) -> References:
+    """The stars `mine` bool[T] of the survey as references."""
+    preprocessing = survey.predictor.preprocessing
+    networks = read_ensemble(workdir, preprocessing, start_stage(config), None).networks
+    edges = padded_edges(preprocessing.labels).astype(np.float32)
+    blocks = {}
+    for arm, x in survey.inputs.items():
+        flux, valid = x.normalized.flux[mine], x.raw.valid[mine]
+        network = networks[arm]
+        if len(network.members) != 1:
+            raise ConfigError(
+                f"expert: expected one pre-trained network of arm {arm}, found {len(network.members)}"
+            )
+        inputs = arm_inputs(
+            network.members[0], jnp.asarray(flux), jnp.asarray(valid), jnp.asarray(edges), model=network.model
+        )
+        seen = valid.mean(axis=1) >= config.predict.min_coverage
+        blocks[arm] = tuple(make_block(np.asarray(v), seen) for v in jax.device_get(inputs))
+    return References(networks, blocks, edges)
+
+
+def _opinions(
+    processes: Mapping[str, Mapping[str, tuple[Process, np.ndarray]]],
+    powers: Mapping[str, Mapping[str, tuple[tuple[float, float], int]]],
+) -> Expert:
+    return Expert(
+        {
+            name: {key: Opinion(process, rows, *powers[name][key]) for key, (process, rows) in each.items()}
+            for name, each in processes.items()
+        }
+    )
+
+
+class _Powers:
+    """What validation stars say of the powers: the networks' PMFs of them, and the opinions of their folds' processes."""
+
+    def __init__(
+        self,
+        found: HeldOut,
+        distances: Mapping[str, np.ndarray],
+        processes: Mapping[int, Mapping[str, Mapping[str, tuple[Process, np.ndarray]]]],
+        stars: Table,
+        settings: ExpertSettings,
+    ) -> None:
+        self.settings = settings
+        self.pairs: dict[str, dict[str, tuple[np.ndarray, ...]]] = {}
+        predictor = found.predictor
+        for j, b in enumerate(predictor.preprocessing.labels):
+            label, error = (np.asarray(stars[name], float) for name in (b.name, f"{b.name}_err"))
+            known = np.isfinite(label) & (error > 0) & (label >= b.low) & (label <= b.high) & found.tested
+            self.pairs[b.name] = {}
+            for key in _sets(tuple(found.arms)):
+                arms = [found.arms[arm] for arm in key.split("+")]
+                rows = known & np.all([a.used for a in arms], axis=0)
+                first = combine_arms(
+                    np.stack([a.pmf[j][rows, : b.bins] for a in arms]),
+                    np.ones((len(arms), np.count_nonzero(rows)), bool),
+                    method=predictor.config["predict"]["combine"],
+                    prior=predictor.prior(j, b.bins),
+                )
+                second = np.full(first.shape, np.nan)
+                for fold in np.unique(found.fold[rows]):
+                    if key not in processes[int(fold)][b.name]:
+                        continue
+                    process, own = processes[int(fold)][b.name][key]
+                    here = found.fold[rows] == fold
+                    near = joint_distances(distances, key, np.flatnonzero(rows)[here])
+                    second[here] = Opinion(process, own, (1.0, 1.0), 0).pmf(near, b.edges)
+                kernels = [
+                    density_kernel(b.edges, label[rows], error[rows] * breadth)
+                    for breadth in (1.0, settings.outliers_breadth)
+                ]
+                self.pairs[b.name][key] = (np.flatnonzero(rows), first, second, *kernels)
+
+    def fit(self, chosen: np.ndarray) -> dict[str, dict[str, tuple[tuple[float, float], int]]]:
+        """Both powers, and the number of stars, for every label and set of arms, by the stars `chosen` bool[T]."""
+        return {
+            name: {key: self._fit(chosen, *pair) for key, pair in each.items()}
+            for name, each in self.pairs.items()
+        }
+
+    def _fit(
+        self,
+        chosen: np.ndarray,
+        rows: np.ndarray,
+        first: np.ndarray,
+        second: np.ndarray,
+        right: np.ndarray,
+        wrong: np.ndarray,
+    ) -> tuple[tuple[float, float], int]:
+        """Those that the labels, errors and all, are likeliest under; wrong labels are a share of the labels."""
+        s = self.settings
+        keep = chosen[rows] & np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+        count = int(np.count_nonzero(keep))
+        if count < s.min_stars:
+            return (1.0, 0.0), count
+        first, second, right, wrong = (x[keep] for x in (first, second, right, wrong))
+        middle = np.log(s.outliers / (1 - s.outliers))
+
+        def objective(x: np.ndarray) -> float:
+            v, w = np.exp(np.clip(x[:2], -6, 6))
+            share = expit(x[2])
+            with np.errstate(divide="ignore"):
+                logs = np.log(pool(first, second, powers=(v, w)))
+            one, other = (logsumexp(logs + kernel, axis=1) for kernel in (right, wrong))
+            found = np.sum(np.logaddexp(np.log1p(-share) + one, np.log(share) + other))
+            prior = np.sum(((x[:2] - np.log(0.5)) / s.power_sigma) ** 2)
+            prior += ((x[2] - middle) / s.outliers_sigma) ** 2
+            return float(0.5 * prior - found)
+
+        start = np.array([np.log(0.5), np.log(0.5), middle])
+        simplex = np.concatenate([start[None], start + np.diag([0.4, 0.4, 0.5])])
+        best = minimize(objective, start, method="Nelder-Mead", options={"initial_simplex": simplex}).x
+        v, w = np.exp(np.clip(best[:2], -6, 6))
+        return (float(v), float(w)), count
