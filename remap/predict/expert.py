@@ -3,8 +3,8 @@
 A network that is fine-tuned on a few hundred stars keeps mistakes that a regression on the same stars does not make,
 and the other way round. So the stars themselves give a second opinion, a Gaussian process
 (`remap.pmf.gaussian_process`) of how alike two stars are in three respects: their pixels, the features that the
-pre-trained network finds in them, and the labels that it gives them. None of these has seen a label of a star, so that the process knows how far it
-can be trusted. Its normal distribution and the networks' PMF are pooled (`distributions.pool`) with powers that
+pre-trained network finds in them, and the labels that it gives them. None of these has seen a label of a star, so that
+the process knows how far it can be trusted. Its normal distribution and the networks' PMF are pooled (`distributions.pool`) with powers that
 validation stars decide. A spectrum unlike all labelled stars gets a wide opinion, and the networks' PMF stays.
 The stage that makes it is `remap.stages.expert`.
 """
@@ -136,7 +136,7 @@ class GivesOpinions(Protocol):
         used: np.ndarray,
         distances: Distances,
     ) -> np.ndarray:
-        """PMFs float[T, K] of a label, combined from the arms that are True in `used` bool[A, T], pooled with its own.
+        """PMFs float[T, K] of a label, combined from the arms True in `used` bool[A, T], pooled with its own.
 
         Args:
           edges: float[K + 1], of the label.

@@ -221,8 +221,8 @@ class Predictor:
         observed: Observed | None = None,
         date: str | None = None,
     ) -> Catalogue:
-        """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with what the expert says
-        of them if there is one, and then calibrated.
+        """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with the expert's opinion
+        if there is an expert, and then calibrated.
 
         Args:
           arms: one prediction per arm, all of the same S spectra.
@@ -438,8 +438,8 @@ def load(
         without labels.
       folds: of the fine-tuned networks to use; None = all that have finished.
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
-      expert: use the expert that stands beside them, where `launch.expert` has made one; a calibration that was fitted
-        with one is refused without.
+      expert: use the expert that stands beside them, where `launch.expert` has made one; a calibration that was
+        fitted with one is refused without.
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.

@@ -1,4 +1,4 @@
-"""The stage `expert`: the labelled stars as an expert of their own beside the fine-tuned networks (`remap.predict.expert`).
+"""The stage `expert`: the labelled stars as an expert beside the fine-tuned networks (`remap.predict.expert`).
 
 It stands between `finetune` and `calibrate`. For every fold processes are fitted to its training stars; what they
 say of its validation stars decides how they and the networks are pooled. New stars are given the processes of all
@@ -48,7 +48,7 @@ class ExpertSettings(ProcessSettings):
       power_sigma: width of the priors on the natural logarithms of both powers, centred on ½ each.
       outliers, outliers_sigma: centre of the prior on the share of wrong labels, and its width on the logistic scale.
       outliers_breadth: errors of wrong labels over those that are quoted.
-      min_stars: fewer training stars give no process, and fewer validation stars leave the networks' PMFs as they are.
+      min_stars: fewer training stars give no process, fewer validation stars leave the networks' PMFs alone.
     """
 
     kind: str = "none"
@@ -201,7 +201,7 @@ def _opinions(
 
 
 class _Powers:
-    """What validation stars say of the powers: the networks' PMFs of them, and the opinions of their folds' processes."""
+    """What validation stars say of the powers: by the networks' PMFs of them and their folds' processes."""
 
     def __init__(
         self,
