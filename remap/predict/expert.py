@@ -1,12 +1,12 @@
 """The labelled stars as an expert of their own, beside the networks: what stars that look alike are labelled.
 
-A network that is fine-tuned on a few hundred stars keeps mistakes that a regression on the same stars does not make,
-and the other way round. So the stars themselves give a second opinion, a Gaussian process
-(`remap.pmf.gaussian_process`) of how alike two stars are in three respects: their pixels, the features that the
-pre-trained network finds in them, and the labels that it gives them. None of these has seen a label of a star, so that
-the process knows how far it can be trusted. Its normal distribution and the networks' PMF are pooled (`distributions.pool`) with powers that
-validation stars decide. A spectrum unlike all labelled stars gets a wide opinion, and the networks' PMF stays.
-The stage that makes it is `remap.stages.expert`.
+A network that is fine-tuned on a few hundred stars keeps mistakes that a regression on the same stars does
+not make, and the other way round. So the stars themselves give a second opinion, a Gaussian process
+(`remap.pmf.gaussian_process`) of how alike two stars are in three respects: their pixels, the features that
+the pre-trained network finds in them, and the labels that it gives them. None of these has seen a label of a
+star, so that the process knows how far it can be trusted. Its normal distribution and the networks' PMF are
+pooled (`distributions.pool`) with powers that validation stars decide. A spectrum unlike all labelled stars
+gets a wide opinion, and the networks' PMF stays. The stage that makes it is `remap.stages.expert`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _distance(
     centre: Float[Array, " size"],
     scale: Float[Array, ""],
 ) -> Float[Array, "stars references"]:
-    x = (inputs - centre) / scale
+    x = (inputs - centre[None]) / scale
     square = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(values**2, axis=1)[None]
     product = jnp.matmul(x, values.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(square - 2.0 * product, 0.0)

@@ -221,8 +221,8 @@ class Predictor:
         observed: Observed | None = None,
         date: str | None = None,
     ) -> Catalogue:
-        """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with the expert's opinion
-        if there is an expert, and then calibrated.
+        """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with the opinion of
+        the expert if there is one, and then calibrated.
 
         Args:
           arms: one prediction per arm, all of the same S spectra.
