@@ -132,10 +132,22 @@ def check_common(
     for name, value in found.items():
         own = config.get(name, "nothing")
         if isinstance(value, Mapping) and isinstance(own, Mapping):
-            both = (value.keys() & own.keys()) - set(free)
-            value, own = ({key: section[key] for key in both} for section in (value, own))
+            if name == "libraries":  # sections by name: these must be the same, whatever fields each has
+                shared = {key: _shared(value[key], own[key], ()) for key in value.keys() & own.keys()}
+                value = {**value, **{key: mine for key, (mine, _) in shared.items()}}
+                own = {**own, **{key: theirs for key, (_, theirs) in shared.items()}}
+            else:
+                value, own = _shared(value, own, free)
         pair[0][name], pair[1][name] = value, own
     check_equal(*pair, where)
+
+
+def _shared(
+    a: Mapping[str, Any], b: Mapping[str, Any], free: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two sections without the fields that only one of them has, and without those that are `free`."""
+    both = (a.keys() & b.keys()) - set(free)
+    return {key: a[key] for key in both}, {key: b[key] for key in both}
 
 
 # Programs of their own, because the normaliser takes seconds to compile: once for every shape of a batch, however

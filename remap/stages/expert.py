@@ -64,9 +64,9 @@ class ExpertSettings(ProcessSettings):
         positive = ("prior", "scatter", "iterations", "power_sigma", "outliers_sigma", "outliers_breadth")
         if wrong := {n: getattr(self, n) for n in positive if not getattr(self, n) > 0}:
             raise ConfigError(f"expert: expected positive numbers, found {wrong}")
-        if not 0 < self.outliers < 1 or self.min_stars < 3 or self.clip < 0:
+        if not 0 < self.outliers < 1 or self.min_stars < 2 or self.clip < 0:
             raise ConfigError(
-                "expert: expected 0 < outliers < 1, min_stars >= 3 and clip >= 0, found "
+                "expert: expected 0 < outliers < 1, min_stars >= 2 and clip >= 0, found "
                 f"{self.outliers}, {self.min_stars} and {self.clip}"
             )
 
@@ -111,7 +111,7 @@ def expert(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             own = np.flatnonzero(
                 rows & seen & np.isfinite(labels[name]) & np.isfinite(errors[name]) & (errors[name] > 0)
             )
-            if len(own) >= settings.min_stars:
+            if len(own) >= max(settings.min_stars, 3):
                 each = list(joint_distances(among, key, own)[:, :, own])
                 found[name][key] = fit_process(each, labels[name][own], errors[name][own], settings), own
         return found
