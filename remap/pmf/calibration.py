@@ -1,8 +1,9 @@
 """Honest widths: PMFs made wider or narrower by what validation stars show (the fit: `remap.pmf.calibration_fit`).
 
 Conflation (eq. 6) takes the arms for independent. They are not: label errors, abundances and the library's faults
-move them together, so that the product of their PMFs is too narrow. Networks that were trained on labels with errors, on
-the other hand, give the distribution of a label, which is wider than that of the star. A power of the PMF mends both.
+move them together, so that the product of their PMFs is too narrow. Networks that were trained on labels with
+errors, on the other hand, give the distribution of a label, which is wider than that of the star. A power of the
+PMF mends both.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ class CalibrationSettings:
     """How `calibration_fit.fit` finds the widths (config section `calibrate`).
 
     Attributes:
-      kind: "deconvolved" (a power, by the likelihood of the observed label under PMF ⊗ label error, so that the PMF is
-        that of the star's own value; labels that are wrong by far more than their errors are a share of the labels
-        and not of the PMF). The others are fitted to labels as if those were exact: "outliers" (power, and a
-        share of outliers that is put into the PMF, by likelihood), "coverage" (both, such that intervals of every
-        level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5). Or "none".
-      breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers", "coverage").
+      kind: "deconvolved" (a power, by the likelihood of the observed label under PMF ⊗ label error, so that the
+        PMF is that of the star's own value; labels that are wrong by far more than their errors are a share of
+        the labels and not of the PMF). The others are fitted to labels as if those were exact: "outliers" (power,
+        and a share of outliers that is put into the PMF, by likelihood), "coverage" (both, such that intervals of
+        every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5). Or "none".
+      breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers",
+      "coverage").
       label_breadth: of the error of a wrong label over the errors that are quoted, in units of σ² ("deconvolved").
       power_sigma: width of the prior on ln power, centred on 0: with few stars nothing is changed much.
       outliers: centre of the prior on the share of outliers.
@@ -41,8 +43,9 @@ class CalibrationSettings:
         the labels are not known, so a star belongs to a group with the probability that its PMFs give to the
         limits, and its ln power is the mean over the groups (that of all stars has the rest).
       group_sigma: width of the prior on ln power of a group, centred on that of all stars.
-      snr_sigma: width of the prior on the slope of ln power with log10 S/N, centred on 0 ("deconvolved" alone). 0 = no
-        slope, and there is none where the validation stars have no range of S/N (`calibration_fit.SNR_RANGE`).
+      snr_sigma: width of the prior on the slope of ln power with log10 S/N, centred on 0 ("deconvolved" alone). 0
+        = no slope, and there is none where the validation stars have no range of S/N
+        (`calibration_fit.SNR_RANGE`).
     """
 
     kind: str = "deconvolved"

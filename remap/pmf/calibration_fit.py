@@ -13,7 +13,6 @@ from scipy.special import expit, logsumexp
 from remap.pmf.calibration import (
     Calibration,
     CalibrationSettings,
-    Limits,
     Widening,
     log_snr,
     membership,
@@ -53,8 +52,9 @@ def fit_widening(
 
         (1 - o) (PMF^w ⊗ N(0, σ²))(x) + o (PMF^w ⊗ N(0, b σ²))(x),
 
-    b being `label_breadth`: a share o of the labels is wrong, and only w goes into the PMF. With "coverage" minus the log
-    likelihood gives way to the Anderson-Darling distance of the central intervals that just reach the truth from
+    b being `label_breadth`: a share o of the labels is wrong, and only w goes into the PMF. With "coverage" minus
+    the log likelihood gives way to the Anderson-Darling distance of the central intervals that just reach the
+    truth from
     uniform: the likelihood of exact labels widens all stars for the sake of a few.
 
     Args:

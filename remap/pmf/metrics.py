@@ -100,8 +100,8 @@ def pit(
       edges: float[K + 1], strictly increasing.
       truth: float[S], in the unit of `edges`; NaN = unknown.
       errors: float[S], standard deviations of what is given as the truth, 0 = exact: F is then that of the PMF
-        convolved with the error (`remap.pmf.observed`), and the transform is uniform if the PMF is that of the star's own
-        value. NaN = unknown, and so is the transform. None = all are exact.
+        convolved with the error (`remap.pmf.observed`), and the transform is uniform if the PMF is that of the
+        star's own value. NaN = unknown, and so is the transform. None = all are exact.
 
     Returns:
       float64[S]; 0 or 1 for exact truths outside the range, NaN for missing rows and unknown truths.
@@ -188,8 +188,9 @@ def coverage(
 
     The central interval of level p runs from quantile (1 - p)/2 to (1 + p)/2; exact truths outside the range of the
     bins are never covered. With `errors` the intervals are those of the PMF convolved with the error of the star's
-    label: as many labels lie in them as stars in the intervals of the PMF alone, if the PMF is right, so that the number
-    is the coverage of the star's own value, which nobody knows. Labels wrong by more than their errors lower it.
+    label: as many labels lie in them as stars in the intervals of the PMF alone, if the PMF is right, so that the
+    number is the coverage of the star's own value, which nobody knows. Labels wrong by more than their errors
+    lower it.
 
     Args:
       pmf: float[S, K].

@@ -29,8 +29,8 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     the fit to all of them; the report on the test stars of a fold uses a fit without them.
 
     Returns:
-      One row per label, set of arms and group ("" = all stars): power, share of outliers that the PMFs get, share of wrong
-      labels, number of stars, and `fitted`, False where these were too few for a fit of their own.
+      One row per label, set of arms and group ("" = all stars): power, share of outliers that the PMFs get, share
+      of wrong labels, number of stars, and `fitted`, False where these were too few for a fit of their own.
 
     Raises:
       FileNotFoundError: the fine-tuning has not been run.
