@@ -115,7 +115,10 @@ METHODS: dict[str, Fit] = {
 
 
 def held_out_predictions(config, workdir: Path, stars, method: Fit) -> dict[str, np.ndarray]:
-    """Per label float[S]: each star by the model of its own fold, stars of none by the mean over folds."""
+    """Per label float[S]: each star by the model of its own fold, stars of none by the mean over folds.
+
+    NaN for stars of folds that are not run.
+    """
     x = normalised_pixels(workdir)
     names = list(config.label_names)
     y = np.stack([np.asarray(stars[name], float) for name in names], axis=1)
@@ -128,5 +131,5 @@ def held_out_predictions(config, workdir: Path, stars, method: Fit) -> dict[str,
             warnings.simplefilter("ignore")  # of scikit-learn, on settings that its search rejects
             total[test] += method(x[train], y[train], x[test], config.seed)
         count[test] += 1
-    predicted = total / np.maximum(count, 1)[:, None]
+    predicted = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], np.nan)
     return {name: predicted[:, j] for j, name in enumerate(names)}

@@ -17,7 +17,8 @@ from absl import flags
 
 from launch import cli
 from remap.config import record
-from remap.pmf.calibration import KINDS, CalibrationSettings, fit_widening
+from remap.pmf.calibration import KINDS, CalibrationSettings
+from remap.pmf.calibration_fit import fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll
 from remap.predict.held_out import HeldOut, predict_survey

@@ -2,38 +2,57 @@
 
     python -m benchmarks.bench_miles --workdir=workdirs/bench_miles --seeds=0,1,2
 
-One pre-trained network per seed and arm serves all folds; giants are test stars throughout. The baselines see the
-same normalised pixels and the same folds (benchmarks/baselines.py). Writes seed_K_VARIANT.json and results.md into
-the working folder; resumable.
+One pre-trained network per seed and arm serves all folds; giants are test stars throughout. Pre-training is most
+of the cost: `--pretrained=FOLDER` takes the networks of a working folder in which it has finished for all seeds,
+which then differ in folds and fine-tuning alone. The baselines see the same normalised pixels and the same folds
+(benchmarks/baselines.py).
+
+All are trained on the labels of the config (`--argument=cenarro`: Cenarro's) and reported against both sets,
+Cenarro's and the consensus, each with its own errors: a scatter about labels holds their errors, "of the star"
+does not (`stages.evaluate.summarize`). The stars of a group are those whose labels of the set lie in its limits.
+Writes seed_K_VARIANT.json and results.md into the working folder; resumable.
 """
 
 import importlib
+import itertools
 import json
 import time
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 from absl import flags
+from astropy.table import Table
 
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import held_out_predictions
 from launch import cli
-from remap.pmf.bootstrap import nan_robust, paired_interval
+from remap import io
+from remap.config import ConfigError
+from remap.labels import in_range, label_bins
+from remap.pmf.bootstrap import nan_robust, paired_interval, star_scatter
 from remap.pmf.metrics import residual_table
 from remap.predict.held_out import predict_held_out
 from remap.stages.calibrate import calibrate
-from remap.stages.evaluate import summarize
+from remap.stages.evaluate import BAND, RESAMPLES, STAR_SCATTER, summarize
 from remap.stages.finetune import finetune
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store.atomic import write_json
-from remap.store.stars import readable_stars, within
-from remap.store.workdir import share
+from remap.store.checkpoint import has_final
+from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, readable_stars, within
+from remap.store.workdir import share, stage_folder
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
-ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py, for example 'short'.")
-RESAMPLES = 2000
+ARGUMENT = flags.DEFINE_string(
+    "argument", "", "Argument of configs/miles.py, for example 'short' or 'cenarro'."
+)
+PRETRAINED = flags.DEFINE_string(
+    "pretrained", "", "Working folder whose pre-trained networks serve all seeds."
+)
+PAIRED_RESAMPLES = 2000
+LABEL_SETS = {"consensus": None, "Cenarro": "cenarro"}  # arguments of the config that say where they are
 # The stars alone, with the rates of pre-training and with batch statistics of their own.
 ALONE = {"rehearsal": 0.0, "correction": "none", "unlabelled": 0.0, "epochs_per_cycle": 30}
 # Changes of config.finetune. "both kinds": giants are labelled, too, and are test stars of their folds.
@@ -52,7 +71,8 @@ VARIANTS = {
 }
 CHOSEN = flags.DEFINE_list("variants", ["fine-tuned", "from scratch"], f"Any of {', '.join(VARIANTS)}.")
 METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", *list(VARIANTS)[1:], *BASELINES)
-COLUMNS = ("bias", "std", "robust", "slope", "cover68", "cover95", "crps")
+COLUMNS = ("bias", "std", "robust", "scatter_star", "slope")
+COLUMNS += ("cover68", "cover95", "cover68_star", "cover95_star", "nll_star", "crps")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 
 
@@ -67,8 +87,10 @@ def main() -> None:
                 write_json(path, run_seed(root, seed, variant))
             one = json.loads(path.read_text())
             found["rows"] += one["rows"]
-            for group, methods in one["residuals"].items():
-                found["residuals"].setdefault(group, {}).update(methods)
+            for truth, groups in one["residuals"].items():
+                of_truth = found["residuals"].setdefault(truth, {})
+                for group, methods in groups.items():
+                    of_truth.setdefault(group, {}).update(methods)
             found["seconds"] |= {f"{variant}: {k}": v for k, v in one["seconds"].items()}
         results.append(found)
     text = markdown(results)
@@ -99,7 +121,10 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
         return result
 
     timed("preprocess", preprocess, config, base)
-    timed("pretrain", pretrain, config, base)
+    if PRETRAINED.value:
+        share_pretrained(Path(PRETRAINED.value), base, tuple(config.arm_names))
+    else:
+        timed("pretrain", pretrain, config, base)
     if workdir != base:
         share(workdir, "data", base)
         share(workdir, "pretrain", base)
@@ -115,43 +140,109 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
             "fine-tuned, uncalibrated": (base, "finetune", False),
         }
     stars = readable_stars(base)
+    truths = {name: with_labels(stars, config, argument) for name, argument in LABEL_SETS.items()}
+    groups = config.evaluate.groups
     rows, medians = [], {}
     for method, (folder, stage, calibrated) in predictions.items():
         found, tested = predict_held_out(config, folder, stars, stage, calibrated=calibrated)
-        rows += summarize(found, stars, tested, config.evaluate.groups, method)
-        medians[method] = {name: np.asarray(found.table[name], float) for name in config.label_names}
+        for truth, labelled in truths.items():
+            rows += [r | {"truth": truth} for r in summarize(found, labelled, tested, groups, method)]
+        medians[method] = {
+            name: np.where(tested, np.asarray(found.table[name], float), np.nan)
+            for name in config.label_names
+        }
     for method, fit in BASELINES.items() if variant == "fine-tuned" else ():
         medians[method] = timed(method, held_out_predictions, config, base, stars, fit)
-        for group, limits in config.evaluate.groups.items():
-            member = within(stars, limits)
-            for name, found in medians[method].items():
-                truth = np.asarray(stars[name], float)[member]
-                row = {"stage": method, "group": group, "label": name}
-                rows.append(row | residual_table(found[member], truth))
+        for truth, labelled in truths.items():
+            rows += [
+                {"truth": truth, "stage": method, "group": group, "label": name}
+                | residual_table(found, np.asarray(labelled[name], float)[member])
+                | _star_scatter(found, labelled[member], name)
+                for group, member in ((g, within(labelled, limits)) for g, limits in groups.items())
+                for name, found in ((n, values[member]) for n, values in medians[method].items())
+            ]
     residuals = {}
-    for group, limits in config.evaluate.groups.items():
-        member = within(stars, limits)
-        residuals[group] = {
-            method: {n: (v[member] - np.asarray(stars[n], float)[member]).tolist() for n, v in found.items()}
-            for method, found in medians.items()
-        }
+    for truth, labelled in truths.items():
+        for group, limits in groups.items():
+            member = within(labelled, limits)
+            residuals.setdefault(truth, {})[group] = {
+                method: {
+                    n: (v[member] - np.asarray(labelled[n], float)[member]).tolist() for n, v in found.items()
+                }
+                for method, found in medians.items()
+            }
     return {"seed": seed, "rows": rows, "residuals": residuals, "seconds": seconds, "jax": jax.__version__}
 
 
+def share_pretrained(source: Path, workdir: Path, arms: tuple[str, ...]) -> None:
+    """Gives a working folder the pre-trained networks of another; a missing one is an error, not a long training."""
+    for arm in arms:
+        if not has_final(stage_folder(source, "pretrain", arm) / "final"):
+            raise ConfigError(
+                f"--pretrained={source}: expected a finished pre-training of arm {arm}, found none"
+            )
+    share(workdir, "pretrain", source)
+    found = (workdir / "pretrain").resolve()
+    if found != (source / "pretrain").resolve():
+        raise ConfigError(f"{workdir / 'pretrain'}: expected that of --pretrained={source}, found {found}")
+
+
+def with_labels(stars: Table, config: ml_collections.ConfigDict, argument: str | None) -> Table:
+    """The survey's stars with the labels of a set, NaN for a star that it does not have.
+
+    Args:
+      stars: S rows of `readable_stars`.
+      config: whose bins decide which stars are reported.
+      argument: of configs/miles.py.
+    """
+    survey = importlib.import_module("configs.miles").get_config(argument).survey
+    path = io.find_data(survey.labels_path, root=config.data_root or None)
+    table = io.read_labels(path, source=survey.labels)
+    row = {star: i for i, star in enumerate(table.star_ids)}
+    at = np.array([row.get(str(star), -1) for star in stars["star_id"]])
+    out = stars.copy()
+    for name in config.label_names:
+        for column, values in ((name, table.values[name]), (f"{name}_err", table.errors[name])):
+            out[column] = np.where(at >= 0, values[at], np.nan)
+    values = np.stack([np.asarray(out[name], float) for name in config.label_names], axis=1)
+    inside = in_range(values, label_bins(config.label_names, config.labels))
+    out["status"] = np.where(inside, STATUS_OK, STATUS_OUTSIDE)
+    return out
+
+
+def _star_scatter(predicted: np.ndarray, stars: Table, label: str) -> dict[str, float]:
+    """As in the rows of `summarize`, for methods without PMFs."""
+    known, errors = (np.asarray(stars[name], float) for name in (label, f"{label}_err"))
+    of_star = {"stars": np.asarray(stars["star_id"]).astype(str)}
+    found = star_scatter(predicted - known, errors, resamples=RESAMPLES, level=BAND, seed=0, **of_star)
+    return dict(zip(STAR_SCATTER, found, strict=True))
+
+
 def markdown(results: list[dict]) -> str:
-    """A table per group: mean over the seeds ± their standard deviation."""
+    """A table per set of labels and group: mean over the seeds ± their standard deviation."""
     lines = []
+    if PRETRAINED.value:
+        lines += ["One pre-trained network per arm serves all seeds."]
+    lines += [
+        "",
+        "`scatter_star` with its 95 % bootstrap interval over stars, the mean of the seeds' intervals.",
+    ]
     groups = list(dict.fromkeys(r["group"] for r in results[0]["rows"]))
     labels = list(dict.fromkeys(r["label"] for r in results[0]["rows"]))
-    for group in groups:
-        lines += ["", f"**{group}**", "", f"| method | label | n | {' | '.join(COLUMNS)} |"]
+    for truth, group in itertools.product(results[0]["residuals"], groups):
+        lines += [
+            "",
+            f"**{group}, against the labels of {truth}**",
+            "",
+            f"| method | label | n | {' | '.join(COLUMNS)} |",
+        ]
         lines.append("|" + "---|" * (3 + len(COLUMNS)))
-        methods = [m for m in METHODS if m in results[0]["residuals"][group]]
+        methods = [m for m in METHODS if m in results[0]["residuals"][truth][group]]
         for method in methods:
             for label in labels:
-                key = {"stage": method, "group": group, "label": label}
+                key = {"truth": truth, "stage": method, "group": group, "label": label}
                 rows = [r for s in results for r in s["rows"] if key.items() <= r.items()]
-                cells = [_cell([r.get(c) for r in rows], label, c) for c in COLUMNS]
+                cells = [_cell(rows, label, c) for c in COLUMNS]
                 lines.append(f"| {method} | {label} | {rows[0]['n']} | {' | '.join(cells)} |")
         if "fine-tuned" not in methods:
             continue
@@ -165,7 +256,7 @@ def markdown(results: list[dict]) -> str:
         ]
         for method in methods:
             if not method.startswith("fine-tuned"):
-                ratios = (_ratio(results, group, method, label) for label in labels)
+                ratios = (_ratio(results, truth, group, method, label) for label in labels)
                 lines.append(f"| {method} | {' | '.join(ratios)} |")
     lines += ["", "Seconds per phase, median over seeds: "]
     names = results[0]["seconds"]
@@ -173,10 +264,10 @@ def markdown(results: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ratio(results: list[dict], group: str, method: str, label: str) -> str:
+def _ratio(results: list[dict], truth: str, group: str, method: str, label: str) -> str:
     """Ratio of the robust scatters, each the mean over seeds, with a bootstrap interval over stars."""
     ours, theirs = (
-        np.array([r["residuals"][group][m][label] for r in results]) for m in ("fine-tuned", method)
+        np.array([r["residuals"][truth][group][m][label] for r in results]) for m in ("fine-tuned", method)
     )
     found = paired_interval(
         ours,
@@ -184,7 +275,7 @@ def _ratio(results: list[dict], group: str, method: str, label: str) -> str:
         nan_robust,
         stars=np.arange(ours.shape[1]),  # MILES has one spectrum per star
         compare="ratio",
-        resamples=RESAMPLES,
+        resamples=PAIRED_RESAMPLES,
         level=0.95,
         resample_runs=False,
         seed=0,
@@ -192,11 +283,17 @@ def _ratio(results: list[dict], group: str, method: str, label: str) -> str:
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
-def _cell(values: list, label: str, column: str) -> str:
+def _cell(rows: list[dict], label: str, column: str) -> str:
+    values = [row.get(column) for row in rows]
     if any(v is None for v in values):
         return ""
-    form = FORMATS[label] if column in ("bias", "std", "robust", "crps") else "{:.2f}"
-    return form.format(np.mean(values)) + " ± " + form.format(np.std(values))
+    in_unit = ("bias", "std", "robust", "scatter_star", "crps")
+    form = FORMATS[label] if column in in_unit else "{:.2f}"
+    text = form.format(np.mean(values)) + " ± " + form.format(np.std(values))
+    if column == "scatter_star":
+        low, high = (form.format(np.mean([row[end] for row in rows])) for end in STAR_SCATTER[1:])
+        text += f" ({low} to {high})"
+    return text
 
 
 if __name__ == "__main__":

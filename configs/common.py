@@ -436,15 +436,23 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "min_stars": 20,
     }
 
-    # After fine-tuning: how the combined PMFs are widened (remap.pmf.calibration), fitted on the validation stars.
+    # After fine-tuning: how wide the combined PMFs are to be (remap.pmf.calibration), fitted on the validation stars.
+    # "deconvolved": such that PMF ⊗ error of the label is the distribution of the labels, wrong labels apart. The
+    # others take labels for the stars themselves: "outliers", "coverage", "temperature" (paper §4.5). Or "none".
     c.calibrate = {
-        "kind": "outliers",  # or "coverage", "temperature" (paper §4.5), "none"
+        "kind": "deconvolved",
         "select": {},  # limits of the labels of the validation stars to fit to, as in `evaluate.groups`
-        "breadth": 9.0,  # outliers' PMFs are three times as wide
+        "breadth": 9.0,  # "outliers", "coverage": outliers' PMFs are three times as wide
+        "label_breadth": 25.0,  # "deconvolved": wrong labels have five times the error that is quoted
         "power_sigma": 1.0,
         "outliers": 0.05,
         "outliers_sigma": 1.5,
         "min_stars": 10,
+        # "deconvolved": kinds of stars with a power of their own, by limits of the predicted labels. Stars belong to
+        # them with the probability that the PMFs say; without validation stars they are uncalibrated.
+        "groups": {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.5)}},
+        "group_sigma": 1.0,
+        "snr_sigma": 0.5,  # prior on the slope of ln power with log10 S/N; 0 = none
     }
 
     c.predict = {

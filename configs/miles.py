@@ -7,7 +7,9 @@
     python -m launch.evaluate   --config=configs/miles.py --workdir=workdirs/miles
 
 Data: `lte_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006, Falcón-Barroso et
-al. 2011 (spectra) and Cenarro et al. 2007 (labels). Cost and results: benchmarks/results.md.
+al. 2011 (spectra) and Cenarro et al. 2007 (labels). The labels are a consensus of up to twelve sources on Cenarro's
+scale, each with its own error (`miles/labels_consensus.ecsv`); `--config=configs/miles.py:cenarro` takes
+Cenarro's alone, which have one error for all (`miles/labels.ecsv`). Cost and results: benchmarks/results.md.
 """
 
 import ml_collections
@@ -16,14 +18,19 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Settings of the MILES experiment; the argument `short` makes a run of a minute that proves nothing."""
-    options = common.parse_arg(arg, short=False)
+    """Settings of the MILES experiment.
+
+    Args:
+      arg: `cenarro` takes Cenarro's labels; `short` makes a run of a minute that proves nothing.
+    """
+    options = common.parse_arg(arg, short=False, cenarro=False)
     c = common.get_config()
     c.name = "miles"
 
     c.library = common.bundle_library("lte_grid.npz")
     image = {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom", "hdu": 0}
     c.survey = common.survey("miles", image, c.label_names)
+    c.survey.labels_path = "miles/labels.ecsv" if options["cenarro"] else "miles/labels_consensus.ecsv"
     # The library ends at 4850 and 5750 Å, and pixels within 4σ of its ends lack flux from beyond: the outer
     # limits keep clear of them. All limits lie on MILES's own pixels, so that nothing is interpolated.
     c.arms = {
@@ -57,9 +64,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.update({"unlabelled": 0.125, "anchor": ("logg",)})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 15, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
-    # Widths are to be right for the kind of stars that the network is fine-tuned for and judged by: hotter and
-    # metal-poorer dwarfs have larger errors, and with them in the fit the others' intervals are too wide.
-    c.calibrate.select = {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 1.0)}
+    # Hotter and metal-poorer dwarfs have larger errors, so that with one power for all dwarfs the others'
+    # intervals are too wide. Giants have no labels here: as long as `finetune.select` leaves them out, they are
+    # uncalibrated.
+    c.calibrate.groups = {
+        "dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 1.0)},
+        "giants": {"logg": (1.0, 3.5)},
+    }
     # A third of the training for all models, the full one too: what matters shows before the last percent.
     c.ablate.overrides = {"pretrain": {"epochs_per_cycle": 10}, "finetune": {"epochs_per_cycle": 5}}
     c.embeddings.epochs = (0, 25, 50)

@@ -1,111 +1,252 @@
-"""Honest widths: PMFs widened by what validation stars show (the stage that fits it is `remap.stages.calibrate`).
+"""Honest widths: PMFs made wider or narrower by what validation stars show (the fit: `remap.pmf.calibration_fit`).
 
 Conflation (eq. 6) takes the arms for independent. They are not: label errors, abundances and the library's faults
-move them together, so that the product of their PMFs is too narrow; and a few stars are wrong by far more than any
-PMF says. `widen` has a number for each, fitted on stars that the networks did not train on.
+move them together, so that the product of their PMFs is too narrow. Networks that were trained on labels with
+errors, on the other hand, give the distribution of a label, which is wider than that of the star. A power of the
+PMF mends both.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from scipy.optimize import minimize
 
-from remap.pmf.distributions import temper
-from remap.pmf.metrics import nll, pit
+from remap.pmf.distributions import cumulative, temper
 
-KINDS = ("outliers", "coverage", "temperature", "none")
+KINDS = ("deconvolved", "outliers", "coverage", "temperature", "none")
+PMFs = Mapping[str, np.ndarray]  # label -> float[S, K]
+Limits = Mapping[str, Mapping[str, tuple[float, float]]]  # group -> label -> low, high
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
-    """How `fit` widens (config section `calibrate`).
+    """How `calibration_fit.fit` finds the widths (config section `calibrate`).
 
     Attributes:
-      kind: "outliers" (power and share of outliers, by likelihood), "coverage" (both, such that intervals of
-        every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5) or "none".
-      breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ².
-      power_sigma: width of the prior on ln power, centred on 0: with few stars nothing is widened much.
+      kind: "deconvolved" (a power, by the likelihood of the observed label under PMF ⊗ label error, so that the
+        PMF is that of the star's own value; labels that are wrong by far more than their errors are a share of
+        the labels and not of the PMF). The others are fitted to labels as if those were exact: "outliers" (power,
+        and a share of outliers that is put into the PMF, by likelihood), "coverage" (both, such that intervals of
+        every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5). Or "none".
+      breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers",
+      "coverage").
+      label_breadth: of the error of a wrong label over the errors that are quoted, in units of σ² ("deconvolved").
+      power_sigma: width of the prior on ln power, centred on 0: with few stars nothing is changed much.
       outliers: centre of the prior on the share of outliers.
       outliers_sigma: its width, on the logistic scale.
-      min_stars: with fewer validation stars the PMFs stay as they are.
+      min_stars: with fewer validation stars the PMFs stay as they are; with fewer of a group, its stars keep the
+        calibration of all.
+      groups: kinds of stars with a power of their own ("deconvolved" alone): name -> limits of labels. At prediction
+        the labels are not known, so a star belongs to a group with the probability that its PMFs give to the
+        limits, and its ln power is the mean over the groups (that of all stars has the rest).
+      group_sigma: width of the prior on ln power of a group, centred on that of all stars.
+      snr_sigma: width of the prior on the slope of ln power with log10 S/N, centred on 0 ("deconvolved" alone). 0
+        = no slope, and there is none where the validation stars have no range of S/N
+        (`calibration_fit.SNR_RANGE`).
     """
 
-    kind: str
-    breadth: float
-    power_sigma: float
-    outliers: float
-    outliers_sigma: float
-    min_stars: int
+    kind: str = "deconvolved"
+    breadth: float = 9.0
+    label_breadth: float = 25.0
+    power_sigma: float = 1.0
+    outliers: float = 0.05
+    outliers_sigma: float = 1.5
+    min_stars: int = 10
+    groups: Limits = dataclasses.field(
+        default_factory=lambda: {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.5)}}
+    )
+    group_sigma: float = 1.0
+    snr_sigma: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"calibrate.kind must be one of {KINDS}, found {self.kind!r}")
-        if self.breadth < 1 or not 0 < self.outliers < 1 or self.min_stars < 2:
+        if min(self.breadth, self.label_breadth) < 1 or not 0 < self.outliers < 1 or self.min_stars < 2:
             raise ValueError(
-                "calibrate: expected breadth >= 1, 0 < outliers < 1 and min_stars >= 2, found "
-                f"{self.breadth}, {self.outliers} and {self.min_stars}"
+                "calibrate: expected breadth and label_breadth >= 1, 0 < outliers < 1 and min_stars >= 2, found "
+                f"{self.breadth}, {self.label_breadth}, {self.outliers} and {self.min_stars}"
             )
-        if self.power_sigma <= 0 or self.outliers_sigma <= 0:
+        if min(self.power_sigma, self.outliers_sigma, self.group_sigma) <= 0 or self.snr_sigma < 0:
             raise ValueError(
-                f"calibrate: priors need positive widths, found {self.power_sigma} and {self.outliers_sigma}"
+                "calibrate: priors need positive widths (snr_sigma may be 0), found "
+                f"{self.power_sigma}, {self.outliers_sigma}, {self.group_sigma} and {self.snr_sigma}"
             )
+        plain = {
+            name: {label: (float(low), float(high)) for label, (low, high) in limits.items()}
+            for name, limits in self.groups.items()
+        }
+        for name, limits in plain.items():
+            if not limits or not all(low < high for low, high in limits.values()):
+                raise ValueError(
+                    f"calibrate.groups: {name} needs limits of labels, each low < high, found {limits}"
+                )
+        object.__setattr__(self, "groups", plain)
 
 
 @dataclasses.dataclass(frozen=True)
 class Widening:
-    """What `fit` finds for one label and one set of arms; power 1 and no outliers change nothing."""
+    """What a fit finds for one label, one set of arms and one kind of stars; power 1 and no outliers change nothing.
+
+    Attributes:
+      power: of the PMF at the middle of `snr_low` and `snr_high`; below 1 it widens, above 1 it narrows.
+      outliers: share of the stars whose PMF is that much broader.
+      breadth: how much broader, in units of σ².
+      stars: validation stars of the kind.
+      label_outliers: share of wrong labels among those that it was fitted to. Of no consequence for a PMF.
+      fitted: False where there were too few stars for a fit of their own.
+      snr_slope: of ln power with log10 S/N, from `snr_low` to `snr_high`; beyond them as at the nearer one.
+      snr_low, snr_high: S/N per pixel.
+    """
 
     power: float
     outliers: float
     breadth: float
-    stars: int  # that it rests on
+    stars: int
+    label_outliers: float = 0.0
+    fitted: bool = True
+    snr_slope: float = 0.0
+    snr_low: float = 1.0
+    snr_high: float = 1.0
 
-    def __call__(self, pmf: np.ndarray) -> np.ndarray:
-        return widen(pmf, power=self.power, outliers=self.outliers, breadth=self.breadth)
+    def __call__(self, pmf: np.ndarray, snr: np.ndarray | None = None) -> np.ndarray:
+        """PMFs float[S, K] as they should be, of spectra with S/N float[S] (NaN or None = not known)."""
+        power = self.power if snr is None else self.power * np.exp(self.snr_offset(snr))
+        return widen(pmf, power=power, outliers=self.outliers, breadth=self.breadth)
+
+    def snr_offset(self, snr: np.ndarray) -> np.ndarray:
+        """float64[S]: what S/N adds to ln power; 0 where it is not known."""
+        return self.snr_slope * log_snr(snr, self.snr_low, self.snr_high)
+
+
+def log_snr(snr: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float64[S]: log10 of S/N over the middle (of the logarithms) of two limits, within these; 0 where unknown."""
+    snr = np.asarray(snr, np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(snr), np.log10(np.clip(snr, low, high) / np.sqrt(low * high)), 0.0)
 
 
 @runtime_checkable
 class Calibrates(Protocol):
     """What `Predictor` asks of a calibration."""
 
-    def apply(self, label: str, pmf: np.ndarray, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:
-        """PMFs float[S, K] of a label, combined from the arms that are True in `used` bool[A, S]."""
+    def apply(
+        self, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str], snr: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """The PMFs of all labels as they should be, combined from the arms that are True in `used`.
+
+        Args:
+          pmfs: label -> float[S, K].
+          edges: label -> float[K + 1].
+          used: bool[A, S].
+          arms: A names.
+          snr: float[S], NaN = not known; None = of no spectrum.
+        """
+        ...
+
+    def covers(
+        self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
+    ) -> np.ndarray:
+        """bool[S]: stars of a kind that there are validation stars of; all others are uncalibrated.
+
+        Args:
+          label: one of those in `pmfs`.
+          pmfs, edges, used, arms: as for `apply`, before the calibration.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """One `Widening` per label and set of arms, the set written as names joined by +."""
+    """One `Widening` per label and set of arms, the set written as names joined by +, and per group if there are any.
+
+    Attributes:
+      widenings: label -> arms -> what is found for all stars.
+      groups: name -> limits of labels, see `CalibrationSettings.groups`.
+      by_group: label -> arms -> group -> what is found for its stars; that of all stars, not `fitted`, where
+        there are too few.
+    """
 
     widenings: Mapping[str, Mapping[str, Widening]]
+    groups: Limits = dataclasses.field(default_factory=dict)
+    by_group: Mapping[str, Mapping[str, Mapping[str, Widening]]] = dataclasses.field(default_factory=dict)
 
-    def apply(self, label: str, pmf: np.ndarray, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:
+    def apply(
+        self, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str], snr: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """See `Calibrates`; stars of a set of arms without a widening, and rows of NaN, stay as they are."""
-        out = np.array(pmf, np.float64)
+        member = membership(pmfs, edges, self.groups)
+        out = {label: np.array(pmf, np.float64) for label, pmf in pmfs.items()}
+        for label, pmf in out.items():
+            for key, widening in self.widenings.get(label, {}).items():
+                rows = _with_arms(key, used, arms) & np.isfinite(pmf).all(axis=1)
+                if not rows.any():
+                    continue
+                log_power = np.full(rows.sum(), np.log(widening.power))
+                for group, own in self.by_group.get(label, {}).get(key, {}).items():
+                    log_power += member[group][rows] * np.log(own.power / widening.power)
+                if snr is not None:
+                    log_power += widening.snr_offset(np.asarray(snr)[rows])
+                pmf[rows] = widen(
+                    pmf[rows],
+                    power=np.exp(log_power),
+                    outliers=widening.outliers,
+                    breadth=widening.breadth,
+                )
+        return out
+
+    def covers(
+        self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
+    ) -> np.ndarray:
+        """See `Calibrates`: the widening of the star's arms was fitted, and groups without one star are not likelier
+        than not."""
+        member = membership(pmfs, edges, self.groups)
+        out = np.zeros(used.shape[1], bool)
         for key, widening in self.widenings.get(label, {}).items():
-            member = np.array([arm in key.split("+") for arm in arms])
-            rows = np.all(used == member[:, None], axis=0) & np.isfinite(out).all(axis=1)
-            if rows.any():
-                out[rows] = widening(out[rows])
+            rows = _with_arms(key, used, arms) & np.isfinite(pmfs[label]).all(axis=1) & widening.fitted
+            unknown = [g for g, own in self.by_group.get(label, {}).get(key, {}).items() if not own.stars]
+            out[rows] = sum((member[group][rows] for group in unknown), np.zeros(rows.sum())) < 0.5
         return out
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, which `from_json` reads."""
         return {
-            label: {key: dataclasses.asdict(w) for key, w in found.items()}
-            for label, found in self.widenings.items()
+            "widenings": {
+                label: {key: dataclasses.asdict(w) for key, w in found.items()}
+                for label, found in self.widenings.items()
+            },
+            "groups": {
+                name: {label: list(limits) for label, limits in each.items()}
+                for name, each in self.groups.items()
+            },
+            "by_group": {
+                label: {
+                    key: {g: dataclasses.asdict(w) for g, w in each.items()} for key, each in found.items()
+                }
+                for label, found in self.by_group.items()
+            },
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
-        """The calibration that `to_json` wrote."""
+        """The calibration that `to_json` wrote, now or when there were no groups."""
+        if "widenings" not in value:
+            value = {"widenings": value, "groups": {}, "by_group": {}}
         return cls(
-            {label: {key: Widening(**w) for key, w in found.items()} for label, found in value.items()}
+            {
+                label: {key: Widening(**w) for key, w in found.items()}
+                for label, found in value["widenings"].items()
+            },
+            {
+                name: {label: (low, high) for label, (low, high) in each.items()}
+                for name, each in value["groups"].items()
+            },
+            {
+                label: {key: {g: Widening(**w) for g, w in each.items()} for key, each in found.items()}
+                for label, found in value["by_group"].items()
+            },
         )
 
 
@@ -117,21 +258,83 @@ class FoldCalibration:
     fold_of_star: np.ndarray  # int[S], -1 = none
     default: Calibration
 
-    def apply(self, label: str, pmf: np.ndarray, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:
+    def apply(
+        self, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str], snr: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """See `Calibrates`."""
-        out = self.default.apply(label, pmf, used, arms)
-        for fold, calibration in self.folds.items():
-            rows = self.fold_of_star == fold
-            out[rows] = calibration.apply(label, pmf[rows], used[:, rows], arms)
+        out = self.default.apply(pmfs, edges, used, arms, snr)
+        for rows, calibration in self._each():
+            part = {label: pmf[rows] for label, pmf in pmfs.items()}
+            own = None if snr is None else np.asarray(snr)[rows]
+            for label, found in calibration.apply(part, edges, used[:, rows], arms, own).items():
+                out[label][rows] = found
         return out
 
+    def covers(
+        self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
+    ) -> np.ndarray:
+        """See `Calibrates`."""
+        out = self.default.covers(label, pmfs, edges, used, arms)
+        for rows, calibration in self._each():
+            part = {name: pmf[rows] for name, pmf in pmfs.items()}
+            out[rows] = calibration.covers(label, part, edges, used[:, rows], arms)
+        return out
 
-def widen(pmf: np.ndarray, *, power: float, outliers: float, breadth: float) -> np.ndarray:
+    def _each(self) -> list[tuple[np.ndarray, Calibration]]:
+        return [(self.fold_of_star == fold, calibration) for fold, calibration in self.folds.items()]
+
+
+def membership(pmfs: PMFs, edges: PMFs, groups: Limits) -> dict[str, np.ndarray]:
+    """The probability that a star belongs to each group, labels taken for independent of one another.
+
+    Args:
+      pmfs: label -> float[S, K]; rows of NaN say nothing.
+      edges: label -> float[K + 1].
+      groups: name -> limits of labels.
+
+    Returns:
+      group -> float64[S], with a sum of 1 at most over the groups; 0 where a PMF that is needed is missing.
+
+    Raises:
+      ValueError: limits of a label without PMFs.
+    """
+    out = {}
+    for name, limits in groups.items():
+        if unknown := sorted(set(limits) - set(pmfs)):
+            raise ValueError(
+                f"calibrate.groups: {name} has limits of {unknown}, expected labels among {sorted(pmfs)}; set "
+                "calibrate.groups"
+            )
+        found = np.ones(len(next(iter(pmfs.values()))))
+        for label, ends in limits.items():
+            found = found * _probability(pmfs[label], edges[label], *ends)
+        out[name] = found
+    total = np.maximum(sum(out.values(), np.zeros(1)), 1.0)
+    return {name: found / total for name, found in out.items()}
+
+
+def _probability(pmf: np.ndarray, edges: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float64[S]: what PMFs float[S, K] give to the range from `low` to `high`; 0 for rows of NaN."""
+    known = np.isfinite(pmf).all(axis=1)
+    start, width = edges[:-1], np.diff(edges)
+    inside = np.clip((high - start) / width, 0, 1) - np.clip((low - start) / width, 0, 1)
+    cdf_end = cumulative(np.where(known[:, None], pmf, 1.0))
+    return np.where(known, np.diff(cdf_end, axis=1) @ inside, 0.0)
+
+
+def _with_arms(key: str, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:
+    """bool[S]: stars that have the arms of the set and no others, from `used` bool[A, S]."""
+    member = np.array([arm in key.split("+") for arm in arms])
+    return np.all(used == member[:, None], axis=0)
+
+
+def widen(pmf: np.ndarray, *, power: float | np.ndarray, outliers: float, breadth: float) -> np.ndarray:
     """(1 - o)·p^w + o·p^(w / b), each normalised: a share o of the stars is √b times wider than the others.
 
     Args:
       pmf: float[..., K].
-      power: w > 0; 1 / w is a temperature (paper §4.5; Guo et al. 2017, arXiv:1706.04599).
+      power: w > 0, one for all or float[...]; 1 / w is a temperature (paper §4.5; Guo et al. 2017,
+        arXiv:1706.04599).
       outliers: o in [0, 1].
       breadth: b >= 1.
 
@@ -139,84 +342,3 @@ def widen(pmf: np.ndarray, *, power: float, outliers: float, breadth: float) -> 
       float64[..., K], normalised; NaN rows stay NaN.
     """
     return (1 - outliers) * temper(pmf, power) + outliers * temper(pmf, power / breadth)
-
-
-def anderson_darling(values: np.ndarray) -> float:
-    """Squared distance of a sample in [0, 1] from uniform, with weight on both ends; about 1 if it is uniform.
-
-    The ordered values u_k against their places (k - ½) / n, in units of the binomial variance there: the sum
-    that Anderson & Darling (1952) write as an integral, kept finite for values of exactly 0 and 1.
-    """
-    ordered = np.sort(np.asarray(values, float))
-    place = (np.arange(len(ordered)) + 0.5) / len(ordered)
-    return float(np.sum((ordered - place) ** 2 / (place * (1 - place) + 0.5 / len(ordered))))
-
-
-def fit_widening(
-    pmf: np.ndarray, edges: np.ndarray, truth: np.ndarray, settings: CalibrationSettings
-) -> Widening:
-    """The power and the share of outliers that maximise the posterior of the true labels.
-
-    With `kind` "coverage" minus the log likelihood gives way to the Anderson-Darling distance of the central
-    intervals that just reach the truth from uniform: the likelihood widens all stars for the sake of a few.
-
-    Args:
-      pmf: float[S, K] of stars that the networks did not train on.
-      edges: float[K + 1].
-      truth: float[S], NaN = unknown.
-      settings: prior and kind of the widening.
-    """
-    keep = np.isfinite(truth) & np.isfinite(pmf).all(axis=1) & (truth >= edges[0]) & (truth <= edges[-1])
-    pmf, truth = pmf[keep], truth[keep]
-    unchanged = Widening(1.0, 0.0, settings.breadth, int(keep.sum()))
-    if settings.kind == "none" or len(truth) < settings.min_stars:
-        return unchanged
-    centre = np.log(settings.outliers / (1 - settings.outliers))
-
-    def unpack(x: np.ndarray) -> tuple[float, float]:
-        share = 0.0 if settings.kind == "temperature" else 1 / (1 + np.exp(-x[1]))
-        return float(np.exp(x[0])), float(share)
-
-    def objective(x: np.ndarray) -> float:
-        power, share = unpack(x)
-        wide = widen(pmf, power=power, outliers=share, breadth=settings.breadth)
-        prior = (x[0] / settings.power_sigma) ** 2 + ((x[1] - centre) / settings.outliers_sigma) ** 2
-        if settings.kind == "coverage":
-            return anderson_darling(np.abs(2 * pit(wide, edges, truth) - 1)) + 0.5 * float(prior)
-        return float(np.sum(nll(wide, edges, truth)) + 0.5 * prior)
-
-    found = minimize(objective, np.array([0.0, centre]), method="Nelder-Mead")
-    return dataclasses.replace(unchanged, **dict(zip(("power", "outliers"), unpack(found.x), strict=True)))
-
-
-def fit(
-    pmfs: Mapping[str, np.ndarray],
-    edges: Mapping[str, np.ndarray],
-    truth: Mapping[str, np.ndarray],
-    used: np.ndarray,
-    arms: Sequence[str],
-    settings: CalibrationSettings,
-    combine: Callable[[str, np.ndarray], np.ndarray],
-) -> Calibration:
-    """A widening for every label and every set of arms, each from the stars that have all arms of the set.
-
-    Args:
-      pmfs: per label float[A, S, K], the arms' PMFs.
-      edges: per label float[K + 1].
-      truth: per label float[S], NaN = unknown.
-      used: bool[A, S], True = the arm was observed.
-      arms: A names.
-      settings: how to widen.
-      combine: (label, float[A', S', K]) -> float[S', K], how arms that are all present become one PMF.
-    """
-    found: dict[str, dict[str, Widening]] = {label: {} for label in pmfs}
-    for size in range(1, len(arms) + 1):
-        for chosen in itertools.combinations(range(len(arms)), size):
-            rows = used[list(chosen)].all(axis=0)
-            key = "+".join(arms[i] for i in chosen)
-            for label, values in pmfs.items():
-                part = values[list(chosen)][:, rows]
-                found[label][key] = fit_widening(
-                    combine(label, part), edges[label], truth[label][rows], settings
-                )
-    return Calibration(found)

@@ -170,12 +170,12 @@ def combine_arms(
     raise ValueError(f"the combination of the arms must be one of {COMBINATIONS}, found {method!r}")
 
 
-def temper(pmf: ArrayLike, power: float) -> np.ndarray:
+def temper(pmf: ArrayLike, power: ArrayLike) -> np.ndarray:
     """p_i^w / Σ_j p_j^w: wider for a power w < 1, narrower for w > 1; 1 / w is a temperature (§4.5).
 
     Args:
       pmf: float[..., K].
-      power: w, above 0.
+      power: w, above 0, one for all or float[...].
 
     Returns:
       float64[..., K], normalised; NaN rows stay NaN. Bins below what float32 holds count as its least value.
@@ -187,9 +187,10 @@ def temper(pmf: ArrayLike, power: float) -> np.ndarray:
       >>> temper([0.8, 0.2], 0.5).round(3).tolist()
       [0.667, 0.333]
     """
-    if not power > 0:
-        raise ValueError(f"power must be positive, found {power!r}")
-    logs = power * np.log(np.maximum(_normalised(pmf), np.finfo(np.float32).tiny))
+    power = np.asarray(power, np.float64)
+    if not np.all(power > 0):
+        raise ValueError(f"power must be positive, found {power}")
+    logs = power[..., None] * np.log(np.maximum(_normalised(pmf), np.finfo(np.float32).tiny))
     weights = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
     return weights / np.sum(weights, axis=-1, keepdims=True)
 

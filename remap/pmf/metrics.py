@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from remap.pmf.distributions import checked, cumulative, take_along
+from remap.pmf.observed import checked_errors, cumulative_kernel, density_kernel
 
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
@@ -89,16 +90,21 @@ def attainable_slope(truth: ArrayLike, errors: ArrayLike) -> float:
     return float(max(0.0, 1 - np.mean(errors[good] ** 2) / np.var(truth[good], ddof=1)))
 
 
-def pit(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.floating:
+def pit(
+    pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike, errors: ArrayLike | None = None
+) -> np.ndarray | np.floating:
     """Probability integral transform F(truth): uniform on [0, 1] for calibrated PMFs.
 
     Args:
       pmf: float[S, K].
       edges: float[K + 1], strictly increasing.
       truth: float[S], in the unit of `edges`; NaN = unknown.
+      errors: float[S], standard deviations of what is given as the truth, 0 = exact: F is then that of the PMF
+        convolved with the error (`remap.pmf.observed`), and the transform is uniform if the PMF is that of the
+        star's own value. NaN = unknown, and so is the transform. None = all are exact.
 
     Returns:
-      float64[S]; 0 or 1 for truths outside the range, NaN for missing rows and unknown truths.
+      float64[S]; 0 or 1 for exact truths outside the range, NaN for missing rows and unknown truths.
 
     Raises:
       ValueError: a PMF or edges that is not one, or shapes that do not agree.
@@ -106,12 +112,21 @@ def pit(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.f
     Examples:
       >>> pit([[0.5, 0.5]], [0, 1, 2], [0.5]).tolist()
       [0.25]
+      >>> pit([[0.5, 0.5]], [0, 1, 2], [0.5], errors=[1.0]).round(4).tolist()
+      [0.338]
     """
     pmf, edges, truth = _checked_truth(pmf, edges, truth)
     k, fraction = _locate(edges, truth)
     cdf = cumulative(pmf)
     start, end = take_along(cdf, k), take_along(cdf, k + 1)
-    return start + fraction * (end - start)
+    exact = start + fraction * (end - start)
+    if errors is None:
+        return exact
+    errors = checked_errors(errors, truth)
+    out, inexact = np.where(np.isnan(errors), np.nan, exact), errors > 0
+    kernel = cumulative_kernel(edges, truth[inexact], errors[inexact])
+    out[inexact] = np.sum(pmf[inexact] * kernel, axis=1)
+    return out
 
 
 def uniform_distance(values: ArrayLike) -> float:
@@ -163,18 +178,26 @@ def binomial_band(
 
 
 def coverage(
-    pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike, levels: float | Sequence[float] | np.ndarray
+    pmf: ArrayLike,
+    edges: ArrayLike,
+    truth: ArrayLike,
+    levels: float | Sequence[float] | np.ndarray,
+    errors: ArrayLike | None = None,
 ) -> np.ndarray:
     """Fraction of stars whose truth lies in the central interval of each probability: `levels` if calibrated.
 
-    The central interval of level p runs from quantile (1 - p)/2 to (1 + p)/2; truths outside the range of the
-    bins are never covered.
+    The central interval of level p runs from quantile (1 - p)/2 to (1 + p)/2; exact truths outside the range of the
+    bins are never covered. With `errors` the intervals are those of the PMF convolved with the error of the star's
+    label: as many labels lie in them as stars in the intervals of the PMF alone, if the PMF is right, so that the
+    number is the coverage of the star's own value, which nobody knows. Labels wrong by more than their errors
+    lower it.
 
     Args:
       pmf: float[S, K].
       edges: float[K + 1], strictly increasing.
       truth: float[S], in the unit of `edges`; NaN = unknown.
       levels: probabilities [L] in (0, 1], e.g. 0.68.
+      errors: float[S], standard deviations of what is given as the truth, see `pit`.
 
     Returns:
       float64[L], over the stars with a PMF and a truth; NaN if there is none.
@@ -190,12 +213,14 @@ def coverage(
     levels = np.asarray(levels, np.float64)
     if levels.ndim != 1 or not np.all((levels > 0) & (levels <= 1)):
         raise ValueError(f"levels must be a sequence of probabilities in (0, 1], found {levels!r}")
-    transform = pit(pmf, edges, truth)
+    transform = pit(pmf, edges, truth, errors)
     known = np.isfinite(transform)
     if not known.any():
         return np.full(levels.shape, np.nan)
     truth, transform = np.asarray(truth, np.float64)[known], transform[known]
     inside = (truth >= edges[0]) & (truth <= edges[-1])
+    if errors is not None:
+        inside |= np.asarray(errors, np.float64)[known] > 0
     # 1e-12: the transform of a truth exactly on an interval's end carries the rounding of a cumulative sum
     covered = np.abs(transform - 0.5)[:, None] <= levels / 2 + 1e-12
     return np.mean(covered & inside[:, None], axis=0)
@@ -234,7 +259,9 @@ def crps(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.
     return np.sum(width * (below + above), axis=1) / 3 + outside
 
 
-def nll(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.floating:
+def nll(
+    pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike, errors: ArrayLike | None = None
+) -> np.ndarray | np.floating:
     """Negative log likelihood -ln(p_k / w_k) of the bin k with the truth, w_k its width; nats.
 
     It is that of a density per unit of `edges`, so it depends on this unit. Bins are [l, r), the last [l, r].
@@ -243,6 +270,8 @@ def nll(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.f
       pmf: float[S, K].
       edges: float[K + 1], strictly increasing.
       truth: float[S], in the unit of `edges`; NaN = unknown.
+      errors: float[S], standard deviations of what is given as the truth, 0 = exact: the density is then that of the
+        PMF convolved with the error. NaN = unknown, and so is the likelihood. None = all are exact.
 
     Returns:
       float64[S]; +inf where the PMF excludes the truth (an empty bin, or outside the range); NaN for missing
@@ -260,7 +289,14 @@ def nll(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.f
     density = take_along(pmf, k) / np.diff(edges)[k]
     density = np.where((truth < edges[0]) | (truth > edges[-1]), 0 * density, density)
     with np.errstate(divide="ignore"):
-        return np.where(np.isnan(truth), np.nan, -np.log(density))
+        exact = np.where(np.isnan(truth), np.nan, -np.log(density))
+    if errors is None:
+        return exact
+    errors = checked_errors(errors, truth)
+    out, inexact = np.where(np.isnan(errors), np.nan, exact), errors > 0
+    kernel = density_kernel(edges, truth[inexact], errors[inexact])
+    out[inexact] = -special.logsumexp(kernel, b=pmf[inexact], axis=1)
+    return out
 
 
 def _checked_truth(

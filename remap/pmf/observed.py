@@ -1,8 +1,8 @@
 """What is observed of a star: its PMF convolved with the Gaussian error of a label.
 
 A PMF is the distribution of the star's own value. A label of that star is the value plus an error, so that a label
-tells about the PMF only through this convolution. With p_k spread evenly over bin k, from l_k to r_k and w_k wide, and
-an error σ, density and cumulative distribution of a label x are exactly
+tells about the PMF only through this convolution. With p_k spread evenly over bin k, from l_k to r_k and w_k
+wide, and an error σ, density and cumulative distribution of a label x are exactly
 
     f(x) = Σ_k (p_k / w_k) [Φ((x - l_k) / σ) - Φ((x - r_k) / σ)]
     F(x) = Σ_k (p_k / w_k) [G(x - l_k) - G(x - r_k)],   G(z) = z Φ(z / σ) + σ φ(z / σ),
@@ -20,7 +20,8 @@ from scipy import special
 def density_kernel(edges: np.ndarray, label: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Logarithm of [Φ((x - l_k) / σ) - Φ((x - r_k) / σ)] / w_k, the density of a label x if the star is in bin k.
 
-    The difference is taken between logarithms of the lower tail, so that it keeps its digits however far the label is.
+    The difference is taken between logarithms of the lower tail, so that it keeps its digits however far the
+    label is.
 
     Args:
       edges: float[K + 1], strictly increasing.

@@ -124,6 +124,12 @@ def read_expert(
     return StoredExpert(references, everyone, of_folds, hashlib.sha256(text.encode()).hexdigest())
 
 
+def expert_digest(workdir: Path) -> str | None:
+    """By which a calibration knows the expert that it was fitted with; None without one."""
+    path = workdir / "expert" / "expert.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def _among(values: np.ndarray) -> np.ndarray:
     """float64[S, S]: squared distances of rows to each other."""
     x = values.astype(np.float64)

@@ -235,13 +235,15 @@ class Predictor:
         limits = self.config["predict"]
         used = np.stack([a.used for a in arms.values()])
         reasons = np.array([""] * len(names) if messages is None else list(messages), dtype=object)
-        snr = _mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
+        snr = mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
         flags = self._arm_flags(arms, used, snr)
         pmfs: dict[Any, np.ndarray] = {}
-        edges, units = {}, {}
+        edges = {b.name: b.edges for b in self.preprocessing.labels}
+        units = {b.name: b.unit for b in self.preprocessing.labels}
+        joint = {}
         for j, b in enumerate(self.preprocessing.labels):
             single = np.stack([a.pmf[j][:, : b.bins] for a in arms.values()])
-            joint = combine_arms(
+            joint[b.name] = combine_arms(
                 np.where(used[..., None], single, np.nan),
                 used,
                 method=limits["combine"],
@@ -249,12 +251,14 @@ class Predictor:
             )
             if self.expert is not None:
                 near = {arm: a.distances for arm, a in arms.items() if a.distances is not None}
-                joint = self.expert.apply(b.name, joint, b.edges, used, near)
-            if self.calibration is not None:
-                joint = self.calibration.apply(b.name, joint, used, tuple(arms))
-            pmfs[b.name], edges[b.name], units[b.name] = joint, b.edges, b.unit
+                joint[b.name] = self.expert.apply(b.name, joint[b.name], b.edges, used, near)
             pmfs |= {(b.name, arm): single[i] for i, arm in enumerate(arms)}
-            flags |= self._pmf_flags(joint, single, b.edges, used)
+        if self.calibration is not None:
+            joint = self.calibration.apply(joint, edges, used, tuple(arms), snr)
+        for b in self.preprocessing.labels:
+            single = np.stack([pmfs[b.name, arm] for arm in arms])
+            flags |= self._pmf_flags(joint[b.name], single, b.edges, used)
+        pmfs = {**joint, **pmfs}
         if observed is not None:
             flags[observed.coarse] |= Flag.RESOLUTION
             flags[observed.doubtful] |= Flag.VELOCITY
@@ -506,7 +510,7 @@ def _observed_columns(observed: Observed) -> dict[str, tuple[np.ndarray, str, st
     return columns
 
 
-def _mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+def mean_over_arms(values: np.ndarray, used: np.ndarray) -> np.ndarray:
     """float[S]: mean over the used arms of float[A, S], NaN without any."""
     keep = used & np.isfinite(values)
     count = keep.sum(axis=0)

@@ -1,7 +1,8 @@
-"""The stage `calibrate`: fits on validation stars how the combined PMFs are widened (`remap.pmf.calibration`)."""
+"""The stage `calibrate`: fits on validation stars how wide the combined PMFs are to be (`remap.pmf.calibration`)."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import numpy as np
 from astropy.table import Table
 
 from remap.config import ConfigError, record
-from remap.pmf.calibration import Calibration, CalibrationSettings, fit
+from remap.pmf.calibration import Calibration, CalibrationSettings
+from remap.pmf.calibration_fit import fit
 from remap.pmf.distributions import combine_arms
+from remap.predict.expert_store import expert_digest
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
+from remap.predict.predictor import mean_over_arms
 from remap.store.atomic import write_json
 from remap.store.stars import readable_stars, within
 from remap.store.workdir import network_description
@@ -27,7 +31,8 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     the fit to all of them; the report on the test stars of a fold uses a fit without them.
 
     Returns:
-      One row per label and set of arms: power, share of outliers, and the number of stars.
+      One row per label, set of arms and group ("" = all stars): power, share of outliers that the PMFs get, share
+      of wrong labels, number of stars, and `fitted`, False where these were too few for a fit of their own.
 
     Raises:
       FileNotFoundError: the fine-tuning has not been run.
@@ -60,18 +65,44 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         {
             "networks": network_description(survey.predictor.description),
             "combine": survey.predictor.config["predict"]["combine"],
+            "expert": expert_digest(workdir) if survey.predictor.expert is not None else None,
             "all": everyone.to_json(),
             "folds": {str(fold): each.to_json() for fold, each in folds.items()},
         },
     )
-    rows = [
-        {"label": label, "arms": key, "power": w.power, "outliers": w.outliers, "stars": w.stars}
-        for label, widenings in everyone.widenings.items()
-        for key, w in widenings.items()
-    ]
+    rows = []
+    columns = ("power", "outliers", "label_outliers", "snr_slope", "stars", "fitted")
+    for label, widenings in everyone.widenings.items():
+        for key, common in widenings.items():
+            groups = everyone.by_group.get(label, {}).get(key, {})
+            for group, widening in {"": common, **groups}.items():
+                row = {"label": label, "arms": key, "group": group}
+                rows.append(row | {name: getattr(widening, name) for name in columns})
     for row in rows:
-        logger.info("calibrate: %(label)s, arms %(arms)s: power %(power).2f, outliers %(outliers).2f", row)
+        logger.info(
+            "calibrate: %(label)s, arms %(arms)s %(group)s: power %(power).2f, outliers %(outliers).2f, wrong labels "
+            "%(label_outliers).2f, %(stars)d stars",
+            row,
+        )
+    _tell_few(everyone)
     return Table(rows=rows)
+
+
+def _tell_few(calibration: Calibration) -> None:
+    """Warns of groups without a calibration of their own, all labels and sets of arms of a group at once."""
+    for group in calibration.groups:
+        for without, message in (
+            (True, "there are none, so they are uncalibrated: they have the powers of the other stars"),
+            (False, "there are too few, so they have the powers of all stars"),
+        ):
+            found = [
+                f"{label} ({key})"
+                for label, arms in calibration.by_group.items()
+                for key, each in arms.items()
+                if not each[group].fitted and (each[group].stars == 0) == without
+            ]
+            if found:
+                logger.warning("calibrate: validation stars of %s: %s: %s", group, message, ", ".join(found))
 
 
 def _fit(
@@ -91,16 +122,40 @@ def _fit(
     }
     edges = {b.name: b.edges for b in bins}
     truth = {b.name: np.asarray(stars[b.name], float) for b in bins}
+    errors = {b.name: np.asarray(stars[f"{b.name}_err"], float) for b in bins}
+    snr = mean_over_arms(np.stack([found.arms[arm].snr for arm in arms]), used)
     method = found.predictor.config["predict"]["combine"]
     prior = {b.name: found.predictor.prior(j, b.bins) for j, b in enumerate(bins)}
 
     def combine(label: str, values: np.ndarray) -> np.ndarray:
         return combine_arms(values, np.ones(values.shape[:2], bool), method=method, prior=prior[label])
 
+    def pooled(label: str, pmf: np.ndarray, key: str, at: np.ndarray) -> np.ndarray:
+        expert = dataclasses.replace(found.predictor.expert, fold_of_star=found.fold[at])
+        member = np.array([arm in key.split("+") for arm in arms])
+        near = {arm: found.arms[arm].distances[:, at] for arm in arms}
+        seen = np.broadcast_to(member[:, None], (len(arms), len(at)))
+        return expert.apply(label, pmf, edges[label], seen, near)
+
     def fit_on(rows: np.ndarray) -> Calibration:
+        chosen_rows = np.flatnonzero(rows)
+
+        def opinion(label: str, pmf: np.ndarray, key: str, at: np.ndarray) -> np.ndarray:
+            return pooled(label, pmf, key, chosen_rows[at])
+
         part = {label: values[:, rows] for label, values in pmfs.items()}
+        own, error = ({k: v[rows] for k, v in each.items()} for each in (truth, errors))
         return fit(
-            part, edges, {k: v[rows] for k, v in truth.items()}, used[:, rows], arms, settings, combine
+            part,
+            edges,
+            own,
+            used[:, rows],
+            arms,
+            settings,
+            combine,
+            errors=error,
+            snr=snr[rows],
+            pooled=None if found.predictor.expert is None else opinion,
         )
 
     ids = np.asarray(stars["star_id"])

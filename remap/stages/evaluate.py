@@ -13,6 +13,7 @@ import numpy as np
 from astropy.table import Table
 
 from remap.config import Section, record
+from remap.pmf.bootstrap import star_scatter
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue
 from remap.predict.held_out import SurveyPrediction, predict_survey
@@ -34,15 +35,18 @@ BRIEF = (
     "std",
     "robust",
     "prediction_slope",
-    "cover68",
-    "cover95",
+    "scatter_star",
+    "cover68_star",
+    "cover95_star",
     "crps",
 )
 STAGES = ("pretrain", "align", "finetune")
 LEVELS = (0.68, 0.95)  # of the intervals in the summary
 CURVE_LEVELS = tuple(i / 20 for i in range(1, 20))  # of the reliability curves
+STAR_SCATTER = ("scatter_star", "scatter_star_low", "scatter_star_high")
 PIT_BINS = 10
-BAND = 0.95  # probability of the bands of chance in the figures
+BAND = 0.95  # probability of the bands of chance in the figures, and of the intervals of `scatter_star`
+RESAMPLES = 500  # of the stars, for those
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
       robust scatter, slope of the residuals, slope of the predictions (1 more) with the standard error of both
       and the slope that exact predictions would have (`metrics.attainable_slope`), coverage of the 68 % and
       95 % intervals, mean negative log likelihood and CRPS, and the distance of the PIT from uniform
-      (`metrics.uniform_distance`).
+      (`metrics.uniform_distance`). Columns with "star" in their names take the errors of the known labels into
+      account and are those of the stars' own values: see `summarize`.
 
     Raises:
       FileNotFoundError: no stage has been run.
@@ -172,7 +177,24 @@ def summarize(
     groups: Section,
     stage: str,
 ) -> list[dict[str, Any]]:
-    """Rows of the report, one per group and label."""
+    """Rows of the report, one per group and label.
+
+    Known labels have errors. What is compared with the labels themselves (`robust`, `cover68`, `nll`, ...) holds
+    these errors, too; the columns that follow are about the stars' own values:
+
+    - `scatter_star`: the robust scatter without what the labels' errors add, from `scatter_star_low` to
+      `scatter_star_high` by bootstrap over the stars (`remap.pmf.bootstrap.star_scatter`);
+    - `cover68_star`, `cover95_star`, `nll_star`, `pit_ks_star`: of the labels under PMF ⊗ label error
+      (`remap.pmf.observed`). 0.68 and 0.95 are right for PMFs that are those of the stars, but for labels that
+      are wrong by more than their errors.
+
+    Args:
+      catalogue: of S spectra.
+      stars: S rows, with columns LABEL and LABEL_err.
+      tested: bool[S], the spectra that may be reported.
+      groups: name -> limits of the known labels.
+      stage: what the rows are called.
+    """
     rows = []
     for group, limits in groups.items():
         member = tested & within(stars, limits)
@@ -183,7 +205,15 @@ def summarize(
             errors = np.where(
                 np.isfinite(predicted), np.asarray(stars[f"{label}_err"], float)[member], np.nan
             )
-            held = coverage(pmf, edges, truth, LEVELS)
+            held, star = (coverage(pmf, edges, truth, LEVELS, e) for e in (None, errors))
+            scatter = star_scatter(
+                predicted - truth,
+                errors,
+                stars=np.asarray(stars["star_id"]).astype(str)[member],
+                resamples=RESAMPLES,
+                level=BAND,
+                seed=0,
+            )
             rows.append(
                 {"stage": stage, "group": group, "label": label}
                 | residual_table(predicted, truth)
@@ -191,6 +221,10 @@ def summarize(
                 | {f"cover{round(100 * level)}": c for level, c in zip(LEVELS, held, strict=True)}
                 | {"nll": _mean(nll(pmf, edges, truth)), "crps": _mean(crps(pmf, edges, truth))}
                 | {"pit_ks": uniform_distance(pit(pmf, edges, truth))}
+                | dict(zip(STAR_SCATTER, scatter, strict=True))
+                | {f"cover{round(100 * level)}_star": c for level, c in zip(LEVELS, star, strict=True)}
+                | {"nll_star": _mean(nll(pmf, edges, truth, errors))}
+                | {"pit_ks_star": uniform_distance(pit(pmf, edges, truth, errors))}
             )
     return rows
 
@@ -242,17 +276,17 @@ def _plot_calibration(
     tested: np.ndarray,
     groups: Section,
 ) -> None:
-    """One figure; where there is a calibration, the PMFs before it beside those after it."""
+    """One figure, of the labels under PMF ⊗ label error; with a calibration, PMFs before it beside those after it."""
     names = {stage: "calibrated"} if len(catalogues) > 1 else {}
     found: dict[str, dict[str, dict[str, CalibrationFound]]] = {}
     for group, limits in groups.items():
         member = tested & within(stars, limits)
         for label, edges in catalogues[stage].edges.items():
-            truth = np.asarray(stars[label], float)[member]
+            truth, errors = (np.asarray(stars[c], float)[member] for c in (label, f"{label}_err"))
             found.setdefault(group, {})[label] = {
                 names.get(name, name): CalibrationFound(
-                    pit(c.pmfs[label][member], edges, truth),
-                    coverage(c.pmfs[label][member], edges, truth, CURVE_LEVELS),
+                    pit(c.pmfs[label][member], edges, truth, errors),
+                    coverage(c.pmfs[label][member], edges, truth, CURVE_LEVELS, errors),
                 )
                 for name, c in catalogues.items()
             }
@@ -262,7 +296,7 @@ def _plot_calibration(
         CURVE_LEVELS,
         bins=PIT_BINS,
         confidence=BAND,
-        title=f"{stage}: PIT and coverage of stars that the networks did not train on (how many)",
+        title=f"{stage}: labels under PMF and label error, of stars that the networks did not train on (how many)",
     )
 
 
