@@ -36,6 +36,7 @@ from remap.pmf.metrics import residual_table
 from remap.predict.held_out import predict_held_out
 from remap.stages.calibrate import calibrate
 from remap.stages.evaluate import BAND, RESAMPLES, STAR_SCATTER, summarize
+from remap.stages.expert import expert
 from remap.stages.finetune import finetune
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
@@ -61,16 +62,26 @@ VARIANTS = {
     "from scratch": ALONE
     | {"init": "scratch", "layer_rates": "uniform", "rate_factor": 1.0, "freeze_stats": False},
     "paper's way": ALONE | {"layer_rates": "graded", "rate_factor": 0.1},
-    # As many steps as with the dwarfs alone, though there are two and a half times as many stars.
+    # As the argument `giants` of the config has it.
     "both kinds": {
-        "select": {"logg": (1.0, 5.5)},
+        "select": {"logg": (0.0, 5.5)},
         "unlabelled": 0.0,
         "rehearsal": 0.75,
-        "epochs_per_cycle": 6,
+        "epochs_per_cycle": 18,
     },
 }
 CHOSEN = flags.DEFINE_list("variants", ["fine-tuned", "from scratch"], f"Any of {', '.join(VARIANTS)}.")
-METHODS = ("zero-shot", "fine-tuned", "fine-tuned, uncalibrated", *list(VARIANTS)[1:], *BASELINES)
+RIDGE = "kernel ridge"
+ALONE_SUFFIX, KINDS_SUFFIX = ", networks alone", ", both kinds"
+METHODS = (
+    "zero-shot",
+    "fine-tuned",
+    "fine-tuned" + ALONE_SUFFIX,
+    "from scratch",
+    "paper's way",
+    "both kinds",
+)
+METHODS += ("both kinds" + ALONE_SUFFIX, *BASELINES, RIDGE + KINDS_SUFFIX)
 COLUMNS = ("bias", "std", "robust", "scatter_star", "slope")
 COLUMNS += ("cover68", "cover95", "cover68_star", "cover95_star", "nll_star", "crps")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
@@ -101,7 +112,8 @@ def main() -> None:
 def run_seed(root: Path, seed: int, variant: str) -> dict:
     """One variant and one seed: rows of the report, residuals of the dwarfs, seconds per phase.
 
-    "fine-tuned" brings along what belongs to no variant: zero-shot, the uncalibrated PMFs and the baselines.
+    "fine-tuned" brings along zero-shot and the baselines, "both kinds" kernel ridge on both kinds. Both have the
+    stars as an expert and calibrated PMFs; "networks alone" have neither.
     """
     config = importlib.import_module("configs.miles").get_config(ARGUMENT.value or None)
     with config.unlocked():
@@ -129,29 +141,33 @@ def run_seed(root: Path, seed: int, variant: str) -> dict:
         share(workdir, "data", base)
         share(workdir, "pretrain", base)
     timed("finetune", finetune, config, workdir)
-    # Uncalibrated where the labelled stars are others than those that the calibration is for.
-    calibrated = variant in ("fine-tuned", "both kinds")
-    if calibrated:
+    whole = variant in ("fine-tuned", "both kinds")
+    if whole:
+        timed("expert", expert, config, workdir)
         timed("calibrate", calibrate, config, workdir)
-    predictions = {variant: (workdir, "finetune", calibrated)}
+    predictions = {variant: ("finetune", whole)}
+    if whole:
+        predictions[variant + ALONE_SUFFIX] = ("finetune", False)
     if variant == "fine-tuned":
-        predictions |= {
-            "zero-shot": (base, "pretrain", False),
-            "fine-tuned, uncalibrated": (base, "finetune", False),
-        }
+        predictions["zero-shot"] = ("pretrain", False)
+        baselines = dict(BASELINES)
+    else:
+        baselines = {RIDGE + KINDS_SUFFIX: BASELINES[RIDGE]} if variant == "both kinds" else {}
     stars = readable_stars(base)
     truths = {name: with_labels(stars, config, argument) for name, argument in LABEL_SETS.items()}
     groups = config.evaluate.groups
     rows, medians = [], {}
-    for method, (folder, stage, calibrated) in predictions.items():
-        found, tested = predict_held_out(config, folder, stars, stage, calibrated=calibrated)
+    for method, (stage, all_of_it) in predictions.items():
+        found, tested = predict_held_out(
+            config, workdir, stars, stage, calibrated=all_of_it, expert=all_of_it
+        )
         for truth, labelled in truths.items():
             rows += [r | {"truth": truth} for r in summarize(found, labelled, tested, groups, method)]
         medians[method] = {
             name: np.where(tested, np.asarray(found.table[name], float), np.nan)
             for name in config.label_names
         }
-    for method, fit in BASELINES.items() if variant == "fine-tuned" else ():
+    for method, fit in baselines.items():
         medians[method] = timed(method, held_out_predictions, config, base, stars, fit)
         for truth, labelled in truths.items():
             rows += [
@@ -244,19 +260,20 @@ def markdown(results: list[dict]) -> str:
                 rows = [r for s in results for r in s["rows"] if key.items() <= r.items()]
                 cells = [_cell(rows, label, c) for c in COLUMNS]
                 lines.append(f"| {method} | {label} | {rows[0]['n']} | {' | '.join(cells)} |")
-        if "fine-tuned" not in methods:
-            continue
-        lines += [
-            "",
-            f"Robust scatter of the fine-tuned network over that of the others on {group}, the same stars resampled "
-            "for both; 95 % intervals:",
-            "",
-            f"| over | {' | '.join(labels)} |",
-            "|" + "---|" * (1 + len(labels)),
-        ]
-        for method in methods:
-            if not method.startswith("fine-tuned"):
-                ratios = (_ratio(results, truth, group, method, label) for label in labels)
+        for ours in ("fine-tuned", "both kinds"):
+            others = [m for m in methods if not m.startswith(ours)]
+            if ours not in methods or not others:
+                continue
+            lines += [
+                "",
+                f'Robust scatter of "{ours}" over that of the others on {group}, the same stars resampled for both; '
+                "95 % intervals:",
+                "",
+                f"| over | {' | '.join(labels)} |",
+                "|" + "---|" * (1 + len(labels)),
+            ]
+            for method in others:
+                ratios = (_ratio(results, truth, group, ours, method, label) for label in labels)
                 lines.append(f"| {method} | {' | '.join(ratios)} |")
     lines += ["", "Seconds per phase, median over seeds: "]
     names = results[0]["seconds"]
@@ -264,10 +281,10 @@ def markdown(results: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ratio(results: list[dict], truth: str, group: str, method: str, label: str) -> str:
+def _ratio(results: list[dict], truth: str, group: str, mine: str, method: str, label: str) -> str:
     """Ratio of the robust scatters, each the mean over seeds, with a bootstrap interval over stars."""
     ours, theirs = (
-        np.array([r["residuals"][truth][group][m][label] for r in results]) for m in ("fine-tuned", method)
+        np.array([r["residuals"][truth][group][m][label] for r in results]) for m in (mine, method)
     )
     found = paired_interval(
         ours,

@@ -1,14 +1,15 @@
-"""MILES: pre-train on an LTE library, fine-tune on observed dwarfs, at R = 2,100 and 0.9 Å per pixel.
+"""MILES: pre-train on two libraries, fine-tune on observed dwarfs, at R = 2,100 and 0.9 Å per pixel.
 
     python -m launch.preprocess --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.pretrain   --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.finetune   --config=configs/miles.py --workdir=workdirs/miles
+    python -m launch.expert     --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.calibrate  --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.evaluate   --config=configs/miles.py --workdir=workdirs/miles
 
-Data: `lte_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006, Falcón-Barroso et
-al. 2011 (spectra) and Cenarro et al. 2007 (labels). The labels are a consensus of up to twelve sources on Cenarro's
-scale, each with its own error (`miles/labels_consensus.ecsv`); `--config=configs/miles.py:cenarro` takes
+Data: `lte_grid.npz`, `coolstars_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006,
+Falcón-Barroso et al. 2011 (spectra) and Cenarro et al. 2007 (labels). The labels are a consensus of up to twelve
+sources on Cenarro's scale, each with its own error (`miles/labels_consensus.ecsv`); `--config=configs/miles.py:cenarro` takes
 Cenarro's alone, which have one error for all (`miles/labels.ecsv`). Cost and results: benchmarks/results.md.
 """
 
@@ -21,13 +22,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Settings of the MILES experiment.
 
     Args:
-      arg: `cenarro` takes Cenarro's labels; `short` makes a run of a minute that proves nothing.
+      arg: `giants` trains on labelled giants, too; `cenarro` takes Cenarro's labels; `short` makes a run of a minute
+        that proves nothing.
     """
-    options = common.parse_arg(arg, short=False, cenarro=False)
+    options = common.parse_arg(arg, short=False, cenarro=False, giants=False)
     c = common.get_config()
     c.name = "miles"
 
     c.library = common.bundle_library("lte_grid.npz")
+    cool = common.bundle_library("coolstars_grid.npz", columns=("teff", "logg", "m_h"), absolute=False)
+    c.libraries.coolstars = common.further_library(cool, weight=0.5)
     image = {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom", "hdu": 0}
     c.survey = common.survey("miles", image, c.label_names)
     c.survey.labels_path = "miles/labels.ecsv" if options["cenarro"] else "miles/labels_consensus.ecsv"
@@ -64,6 +68,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.update({"unlabelled": 0.125, "anchor": ("logg",)})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 15, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
+    if options["giants"]:
+        # Three times as many steps as for the dwarfs alone, from which their Teff gains.
+        c.finetune.update({"select": {"logg": (0.0, 5.5)}, "unlabelled": 0.0, "rehearsal": 0.75})
+        c.finetune.epochs_per_cycle = 18
+    c.expert.kind = "gaussian_process"
     # Hotter and metal-poorer dwarfs have larger errors, so that with one power for all dwarfs the others'
     # intervals are too wide. Giants have no labels here: as long as `finetune.select` leaves them out, they are
     # uncalibrated.

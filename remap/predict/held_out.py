@@ -164,12 +164,14 @@ def held_out(
     part: str = "test",
     *,
     calibrated: bool = True,
+    expert: bool = True,
 ) -> HeldOut:
     """Predicts all survey stars, each by networks that did not train on it where there are any.
 
     For one part of the stars; who wants more keeps the result of `predict_survey`, which says what is refused.
     """
-    return predict_survey(config, workdir, stars, stage, calibrated=calibrated).held_out(part)
+    found = predict_survey(config, workdir, stars, stage, calibrated=calibrated, expert=expert)
+    return found.held_out(part)
 
 
 def predict_held_out(
@@ -180,9 +182,10 @@ def predict_held_out(
     part: str = "test",
     *,
     calibrated: bool = True,
+    expert: bool = True,
 ) -> tuple[Catalogue, np.ndarray]:
     """The catalogue of `held_out`, and its bool[S] `tested`."""
-    found = held_out(config, workdir, stars, stage, part, calibrated=calibrated)
+    found = held_out(config, workdir, stars, stage, part, calibrated=calibrated, expert=expert)
     return found.catalogue(stars), found.tested
 
 
