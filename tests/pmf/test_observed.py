@@ -115,7 +115,8 @@ def test_scatter_of_the_star_is_without_the_labels_errors():
     found = star_scatter(residuals, errors, **given)
     assert found.value == pytest.approx(1.2, rel=0.05)
     assert found.low < 1.2 < found.high
-    # The deviation's own standard error, 1.166 σ / √n for a Gaussian, of which the star's part is σ / 1.2 times as much.
+    # The standard error of the robust scatter is 1.166 σ / √n for a Gaussian, and σ / 1.2 times as much without
+    # errors.
     assert found.half_width == pytest.approx(1.96 * 1.166 * 1.33**2 / 1.2 / np.sqrt(4000), rel=0.2)
     assert star_scatter(residuals, 0 * errors, **given).value == pytest.approx(1.32, rel=0.05)
     nothing = star_scatter(0.5 * residuals / 1.32, np.full(4000, 0.6), **given)
