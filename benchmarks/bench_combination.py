@@ -18,12 +18,12 @@ import numpy as np
 from absl import flags
 
 from launch import cli
-from remap.config import record
-from remap.pmf.calibration import KINDS, CalibrationSettings
+from remap.pmf.calibration import KINDS
 from remap.pmf.calibration_fit import fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll
 from remap.predict.held_out import HeldOut, predict_survey
+from remap.stages.calibrate import calibration_settings
 from remap.store.stars import readable_stars, within
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of bench_miles to use.")
@@ -48,7 +48,7 @@ def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.nda
     config = importlib.import_module("configs.miles").get_config(ARGUMENT.value or None)
     with config.unlocked():
         config.seed = seed
-    settings = record(CalibrationSettings, config.calibrate, "calibrate", part=True)
+    settings = calibration_settings(config.calibrate)
     stars = readable_stars(workdir)
     dwarfs = within(stars, config.evaluate.groups["dwarfs"])
     ids = np.asarray(stars["star_id"])

@@ -7,6 +7,7 @@ import pytest
 from helpers import tiny
 
 from remap import load
+from remap.config import ConfigError
 from remap.pmf import distributions
 from remap.pmf.calibration import Calibration
 from remap.predict.held_out import held_out, predict_held_out
@@ -102,3 +103,13 @@ def test_a_calibration_of_other_networks_is_refused(calibrated, tmp_path):
 def test_calibration_without_validation_stars_is_an_error(tiny_data, tiny_workdir):
     with pytest.raises(ValueError, match=r"set split\.validation above 0"):
         calibrate(tiny.config(tiny_data, split__validation=0.0), tiny_workdir)
+
+
+def test_groups_by_a_label_that_the_networks_lack_are_refused(tiny_data, tiny_workdir):
+    config = tiny.config(tiny_data)
+    with config.unlocked():
+        config.calibrate.groups = {"fast": {"vsini": (10.0, 99.0)}}
+    with pytest.raises(
+        ConfigError, match=r"groups\.fast has limits of \['vsini'\], expected labels of the net"
+    ):
+        calibrate(config, tiny_workdir)
