@@ -35,7 +35,8 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     Raises:
       FileNotFoundError: the fine-tuning has not been run.
       ConfigError: there are no validation stars (`split.validation` is 0, or `calibrate.select` leaves none), groups
-        have limits of labels that the networks do not have, or the config contradicts the networks (see `predict_survey`).
+        have limits of labels that the networks do not have, or the config contradicts the networks (see
+        `predict_survey`).
     """
     workdir = Path(workdir)
     if not config.split.validation > 0:
