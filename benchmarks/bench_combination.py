@@ -3,9 +3,11 @@
     python -m benchmarks.bench_combination --workdir=workdirs/bench_miles --seeds=0,1,2
 
 Combination: conflation (paper eq. 6), the same with the distribution of the labels in training counted once, and the
-mean of the arms. Calibration: none, temperature (§4.5), power and outliers by likelihood, both by coverage. They are
-to be compared on the validation stars (each predicted with a calibration fitted to the others, in ten parts); the
-test stars (calibrated without their fold's own) are for the record. Writes combination.md into the working folder.
+mean of the arms. Calibration: none, temperature (§4.5), power and outliers by likelihood, both by coverage, and
+the power by the likelihood of PMF ⊗ label error; all are fitted to dwarfs. NLL and coverage are those of the
+labels under PMF ⊗ label error, so that they are the star's own. They are to be compared on the validation stars
+(each predicted with a calibration fitted to the others, in ten parts); the test stars (calibrated without their
+fold's own) are for the record. Writes combination.md into the working folder.
 """
 
 import dataclasses
@@ -16,15 +18,16 @@ import numpy as np
 from absl import flags
 
 from launch import cli
-from remap.config import record
-from remap.pmf.calibration import KINDS, CalibrationSettings
+from remap.pmf.calibration import KINDS
 from remap.pmf.calibration_fit import fit_widening
 from remap.pmf.distributions import COMBINATIONS, combine_arms
 from remap.pmf.metrics import coverage, crps, nll
 from remap.predict.held_out import HeldOut, predict_survey
+from remap.stages.calibrate import calibration_settings
 from remap.store.stars import readable_stars, within
 
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of bench_miles to use.")
+ARGUMENT = flags.DEFINE_string("argument", "", "Argument of configs/miles.py that bench_miles was given.")
 PARTS = 10
 COLUMNS = ("nll", "crps", "cover68", "cover95")
 
@@ -42,27 +45,27 @@ def main() -> None:
 
 def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.ndarray]:
     """(part, label, combination, calibration) -> numbers of `COLUMNS` for the dwarfs."""
-    config = importlib.import_module("configs.miles").get_config()
+    config = importlib.import_module("configs.miles").get_config(ARGUMENT.value or None)
     with config.unlocked():
         config.seed = seed
-    settings = record(CalibrationSettings, config.calibrate, "calibrate", part=True)
+    settings = calibration_settings(config.calibrate)
     stars = readable_stars(workdir)
     dwarfs = within(stars, config.evaluate.groups["dwarfs"])
     ids = np.asarray(stars["star_id"])
     survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
     val, test = survey.held_out("val"), survey.held_out("test")
-    fitted_to = np.flatnonzero(val.tested & within(stars, config.calibrate.select))
+    fitted_to = np.flatnonzero(val.tested & dwarfs & within(stars, config.calibrate.select))
     part = np.random.default_rng(seed).permutation(len(fitted_to)) % PARTS
     out = {}
     for j, bins in enumerate(val.predictor.preprocessing.labels):
-        truth = np.asarray(stars[bins.name], float)
+        truth, errors = (np.asarray(stars[c], float) for c in (bins.name, f"{bins.name}_err"))
         for combination in COMBINATIONS:
             pmf = {p: _combined(h, j, bins.bins, combination) for p, h in (("val", val), ("test", test))}
             for kind in KINDS:
                 rule = dataclasses.replace(settings, kind=kind)
 
-                def fit(rows: np.ndarray, pmf=pmf["val"], rule=rule, truth=truth, bins=bins):
-                    return fit_widening(pmf[rows], bins.edges, truth[rows], rule)
+                def fit(rows: np.ndarray, pmf=pmf["val"], rule=rule, truth=truth, errors=errors, bins=bins):
+                    return fit_widening(pmf[rows], bins.edges, truth[rows], rule, errors=errors[rows])
 
                 held = np.full(pmf["val"].shape, np.nan)
                 for k in range(PARTS):
@@ -77,9 +80,13 @@ def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.nda
                     ("validation", held, fitted_to[dwarfs[fitted_to]]),
                     ("test", tested, np.flatnonzero(dwarfs & (test.fold >= 0))),
                 ):
-                    given = wide[rows], bins.edges, truth[rows]
+                    given, error = (wide[rows], bins.edges, truth[rows]), errors[rows]
                     out[name, bins.name, combination, kind] = np.array(
-                        [np.mean(nll(*given)), np.mean(crps(*given)), *coverage(*given, [0.68, 0.95])]
+                        [
+                            np.mean(nll(*given, error)),
+                            np.mean(crps(*given)),
+                            *coverage(*given, [0.68, 0.95], error),
+                        ]
                     )
     return out
 

@@ -32,7 +32,7 @@ class CalibrationSettings:
         and a share of outliers that is put into the PMF, by likelihood), "coverage" (both, such that intervals of
         every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5). Or "none".
       breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers",
-      "coverage").
+        "coverage").
       label_breadth: of the error of a wrong label over the errors that are quoted, in units of σ² ("deconvolved").
       power_sigma: width of the prior on ln power, centred on 0: with few stars nothing is changed much.
       outliers: centre of the prior on the share of outliers.

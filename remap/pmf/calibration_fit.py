@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logsumexp
+from scipy.special import expit
 
 from remap.pmf.calibration import (
     Calibration,
@@ -23,6 +23,7 @@ from remap.pmf.metrics import nll, pit
 from remap.pmf.observed import density_kernel
 
 SNR_RANGE = 1.5  # between the percentiles 16 and 84 of the stars' S/N, below which no slope is fitted
+TINY = 1e-300  # least likelihood of a label in units of its largest, so that its logarithm exists
 EXACT = 1e-3  # of a bin's width, below which an error of a label makes no difference
 
 
@@ -54,8 +55,7 @@ def fit_widening(
 
     b being `label_breadth`: a share o of the labels is wrong, and only w goes into the PMF. With "coverage" minus
     the log likelihood gives way to the Anderson-Darling distance of the central intervals that just reach the
-    truth from
-    uniform: the likelihood of exact labels widens all stars for the sake of a few.
+    truth from uniform: the likelihood of exact labels widens all stars for the sake of a few.
 
     Args:
       pmf: float[S, K] of stars that the networks did not train on.
@@ -111,15 +111,23 @@ class _Deconvolved:
         settings: CalibrationSettings,
     ) -> None:
         errors = np.maximum(errors, EXACT * np.min(np.diff(edges)))
-        self.settings, self.pmf = settings, pmf
-        self.kernels = [density_kernel(edges, truth, errors * b) for b in (1.0, settings.label_breadth**0.5)]
+        self.settings = settings
+        kernels = [density_kernel(edges, truth, errors * b) for b in (1.0, settings.label_breadth**0.5)]
+        # Each row in units of its largest value, which is added to the logarithm again: far labels do not underflow.
+        self.scales = [np.max(kernel, axis=1, initial=-np.inf) for kernel in kernels]
+        self.kernels = [np.exp(k - scale[:, None]) for k, scale in zip(kernels, self.scales, strict=True)]
+        self.logs = np.log(temper(pmf, 1.0))
         self.unchanged = Widening(1.0, 0.0, settings.breadth, len(truth), fitted=False)
 
     def log_likelihood(self, power: np.ndarray, share: float) -> np.ndarray:
         """float64[S]: of the labels, for PMFs of a power float[S] and a share of wrong labels."""
-        with np.errstate(divide="ignore"):
-            logs = np.log(temper(self.pmf, power))
-        right, wrong = (logsumexp(logs + kernel, axis=1) for kernel in self.kernels)
+        logs = power[:, None] * self.logs
+        weights = np.exp(logs - np.max(logs, axis=1, keepdims=True, initial=-np.inf))
+        total = np.sum(weights, axis=1)
+        right, wrong = (
+            np.log(np.maximum(np.einsum("sk,sk->s", weights, kernel) / total, TINY)) + scale
+            for kernel, scale in zip(self.kernels, self.scales, strict=True)
+        )
         return np.logaddexp(np.log1p(-share) + right, np.log(share) + wrong)
 
     def maximum(
@@ -153,7 +161,7 @@ class _Deconvolved:
 
     def common(self, snr: np.ndarray) -> Widening:
         """The fit to all stars, whose spectra have S/N float[S]."""
-        settings, count = self.settings, len(self.pmf)
+        settings, count = self.settings, len(self.logs)
         if count < settings.min_stars:
             return self.unchanged
         low, high, x = 1.0, 1.0, None

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import ConfigError, record
+from remap.config import ConfigError, Section, record
 from remap.pmf.calibration import Calibration, CalibrationSettings
 from remap.pmf.calibration_fit import fit
 from remap.pmf.distributions import combine_arms
@@ -36,8 +36,9 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
     Raises:
       FileNotFoundError: the fine-tuning has not been run.
-      ConfigError: there are no validation stars (`split.validation` is 0, or `calibrate.select` leaves none), or
-        the config contradicts the networks (see `predict_survey`).
+      ConfigError: there are no validation stars (`split.validation` is 0, or `calibrate.select` leaves none), groups
+        have limits of labels that the networks do not have, or the config contradicts the networks (see
+        `predict_survey`).
     """
     workdir = Path(workdir)
     if not config.split.validation > 0:
@@ -46,8 +47,14 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             "set split.validation above 0 and fine-tune"
         )
     stars = readable_stars(workdir)
-    settings = record(CalibrationSettings, config.calibrate, "calibrate", part=True)
+    settings = calibration_settings(config.calibrate)
     survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
+    for name, limits in settings.groups.items() if settings.kind == "deconvolved" else ():
+        if unknown := sorted(set(limits) - set(survey.predictor.labels)):
+            raise ConfigError(
+                f"calibrate.groups.{name} has limits of {unknown}, expected labels of the networks, "
+                f"{survey.predictor.labels}"
+            )
     found = survey.held_out("val")
     if not found.tested.any():
         raise ConfigError(
@@ -86,6 +93,16 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         )
     _tell_few(everyone)
     return Table(rows=rows)
+
+
+def calibration_settings(section: Section) -> CalibrationSettings:
+    """The settings of a config's section `calibrate`, whose field `select` is the stage's own.
+
+    Raises:
+      ConfigError: a field that is missing, or a value that cannot be.
+    """
+    groups = {name: dict(limits) for name, limits in section["groups"].items()}
+    return record(CalibrationSettings, {**section, "groups": groups}, "calibrate", part=True)
 
 
 def _tell_few(calibration: Calibration) -> None:

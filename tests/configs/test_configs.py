@@ -26,11 +26,13 @@ from remap.continuum.common import MIN_PIXELS
 from remap.io import FORMATS
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, build_model
+from remap.pmf.calibration import CalibrationSettings
 from remap.preprocess.description import make_preprocessing
 from remap.preprocess.observe import ObserveSettings, observe_settings
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
 from remap.stages.align import AlignStageSettings
+from remap.stages.calibrate import calibration_settings
 from remap.stages.evaluate import EvaluateSettings
 from remap.stages.fetch_library import FetchSettings
 from remap.stages.finetune import FinetuneSettings
@@ -95,6 +97,7 @@ def test_config_describes_a_whole_experiment(name):
     assert set(c.augment) - set(c.finetune.augment) == {"kind", "noise_low", "noise_high", "levels", "draws"}
     epochs = record(EmbeddingSettings, c.embeddings, "embeddings").epochs
     assert max(epochs, default=0) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
+    assert set(calibration_settings(c.calibrate).groups) == {"dwarfs", "giants"}
     report = record(EvaluateSettings, c.evaluate, "evaluate")
     assert by_snr(*np.zeros((4, 1)), report.snr_edges)
     assert set(report.quoted) <= set(c.label_names)
@@ -281,6 +284,10 @@ def test_defaults_of_splits_and_report_are_the_shared_values():
     c = common.get_config()
     assert split_settings(c) == SplitSettings()
     assert vars(EvaluateSettings()) == c.evaluate.to_dict()
+
+
+def test_defaults_of_the_calibration_are_the_shared_values():
+    assert CalibrationSettings() == calibration_settings(common.get_config().calibrate)
 
 
 def test_defaults_of_the_stages_records_are_the_shared_values():

@@ -149,6 +149,37 @@ def test_summary_repeats_from_the_written_catalogue(report):
             assert line["nll"] == pytest.approx(np.mean(-np.log(inside / np.diff(edges)[0])), rel=1e-4)
 
 
+def test_numbers_of_the_stars_themselves_are_those_of_pmfs_smeared_by_the_labels_errors(report):
+    """Again from the written catalogue, by drawing errors: the tiny survey has 80 K (Teff), 0.15 and 0.05 for all."""
+    workdir, table = report
+    stars = stars_of(workdir)
+    catalogue = read_catalogue(workdir / "evaluate" / "finetune.fits")
+    dwarf = np.array([f.startswith("dwarf") for f in stars["file"]])
+    rng = np.random.default_rng(0)
+    for label in ("teff", "logg"):
+        truth, error = (np.asarray(stars[c], float)[dwarf] for c in (label, f"{label}_err"))
+        pmf, edges = catalogue.pmfs[label][dwarf].astype(float), catalogue.edges[label]
+        (line,) = table[
+            (table["stage"] == "finetune") & (table["group"] == "dwarfs") & (table["label"] == label)
+        ]
+        residual = np.asarray(catalogue.table[label], float)[dwarf] - truth
+        mad = 1.4826 * np.median(np.abs(residual - np.median(residual)))
+        left = np.sqrt(max(0.0, mad**2 - np.median(error**2)))
+        assert line["scatter_star"] == pytest.approx(left)
+        assert 0 <= line["scatter_star_low"] <= left <= line["scatter_star_high"]
+        # The place of each label among labels that the PMF would give: stars drawn from it, with errors.
+        k = np.array([rng.choice(len(p), 20_000, p=p / p.sum()) for p in pmf])
+        drawn = (
+            edges[k] + np.diff(edges)[k] * rng.random(k.shape) + error[:, None] * rng.standard_normal(k.shape)
+        )
+        place = np.mean(drawn < truth[:, None], axis=1)
+        sure = np.abs(np.abs(place - 0.5) - np.array([[0.34], [0.475]])) > 0.015  # 4 standard errors
+        held = np.abs(place - 0.5) <= np.array([[0.34], [0.475]])
+        for row, name in enumerate(("cover68_star", "cover95_star")):
+            assert abs(line[name] - held[row].mean()) <= np.mean(~sure[row]) + 1e-9
+        assert line["pit_ks_star"] == pytest.approx(kstest(place, "uniform").statistic, abs=0.02)
+
+
 def test_distance_of_the_pit_from_uniform_is_that_of_the_written_pmfs(report):
     workdir, table = report
     stars = stars_of(workdir)
