@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.rehearsal_augment = {"noise_low": 0.0, "noise_high": 0.04}
     c.finetune.update({"noise_low": 0.0, "noise_high": 0.04})
     c.finetune.augment.update({"velocity": 20.0, "gaps": 3, "gap_pixels": 8})
-    c.finetune.update({"batch_size": 32, "epochs_per_cycle": 12, "rate_high": 1e-2, "rate_low": 1e-4})
+    c.finetune.update({"batch_size": 32, "epochs_per_cycle": 6, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
     c.finetune.select = {"teff": (3900.0, 7000.0), "logg": (0.0, 5.5), "feh": (-2.5, 0.6)}
     c.expert.kind = "gaussian_process"

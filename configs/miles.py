@@ -7,10 +7,11 @@
     python -m launch.calibrate  --config=configs/miles.py --workdir=workdirs/miles
     python -m launch.evaluate   --config=configs/miles.py --workdir=workdirs/miles
 
-Data: `lte_grid.npz`, `coolstars_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006,
-Falcón-Barroso et al. 2011 (spectra) and Cenarro et al. 2007 (labels). The labels are a consensus of up to twelve
-sources on Cenarro's scale, each with its own error (`miles/labels_consensus.ecsv`); `--config=configs/miles.py:cenarro` takes
-Cenarro's alone, which have one error for all (`miles/labels.ecsv`). Cost and results: benchmarks/results.md.
+Data: `lte_grid.npz`, `coolstars_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al.
+2006, Falcón-Barroso et al. 2011 (spectra) and Cenarro et al. 2007 (labels). The labels are a consensus of up
+to twelve sources on Cenarro's scale, each with its own error (`miles/labels_consensus.ecsv`);
+`--config=configs/miles.py:cenarro` takes Cenarro's alone, which have one error for all (`miles/labels.ecsv`).
+Cost and results: benchmarks/results.md.
 """
 
 import ml_collections

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,15 +104,15 @@ def read_expert(
         }
         labels = {name: arrays[f"label_{name}"] for name in names}
         edges = arrays["edges"]
-        check_equal(
-            network_description(value["networks"]),
-            network_description(description),
-            f"{folder}: an expert beside other networks",
-        )
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{folder}: expected what launch.expert writes, found {error!r}; run it again"
         ) from error
+    check_equal(
+        network_description(value["networks"]),
+        network_description(description),
+        f"{folder}: an expert beside other networks",
+    )
     networks = read_ensemble(workdir, preprocessing, value["stage"], None).networks
     references = References(networks, blocks, edges)
     distances = {

@@ -4,6 +4,7 @@ __all__ = [
     "align",
     "calibrate",
     "evaluate",
+    "expert",
     "fetch_library",
     "finetune",
     "preprocess",

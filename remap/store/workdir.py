@@ -13,6 +13,7 @@ workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, emb
 workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
 workdir/finetune/ARM/fold_K/            the same, for every fold, and split.json: who trains it, who is tested
 workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
+workdir/expert/                         the labelled stars as an expert beside the networks (remap.stages.expert)
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings
