@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,7 +55,7 @@ def paired_interval(
     second: ArrayLike,
     statistic: Callable[[np.ndarray], np.ndarray | np.floating],
     *,
-    stars: Sequence[str] | np.ndarray,
+    stars: Sequence[Any] | np.ndarray,
     compare: str,
     resamples: int,
     level: float,
@@ -132,7 +132,7 @@ def star_scatter(
     residuals: ArrayLike,
     errors: ArrayLike,
     *,
-    stars: Sequence[str] | np.ndarray,
+    stars: Sequence[Any] | np.ndarray,
     resamples: int,
     level: float,
     seed: int,

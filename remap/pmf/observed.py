@@ -14,6 +14,7 @@ PMF: what multiplies it is `density_kernel` and `cumulative_kernel`.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 
@@ -73,7 +74,7 @@ def cumulative_kernel(edges: np.ndarray, label: np.ndarray, error: np.ndarray) -
     return np.clip((integral[:, :-1] - integral[:, 1:]) / np.diff(edges), 0, 1)
 
 
-def checked_errors(errors: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def checked_errors(errors: ArrayLike, truth: np.ndarray) -> np.ndarray:
     """Standard deviations of labels, float64[S], as they may be used: 0 for exact labels, NaN = unknown.
 
     Raises:
