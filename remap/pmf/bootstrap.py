@@ -176,7 +176,7 @@ def star_scatter(
         return Interval(np.nan, np.nan, np.nan)
     both = np.where(absent, np.nan, np.stack([residuals, errors**2]))
 
-    def statistic(values: np.ndarray) -> np.ndarray:
+    def statistic(values: np.ndarray) -> np.ndarray | np.floating:
         return np.sqrt(np.clip(nan_robust(values[0]) ** 2 - _nan_median(values[1]), 0, None))
 
     drawn = np.random.default_rng(seed).integers(len(unique), size=(resamples, len(unique)))

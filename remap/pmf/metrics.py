@@ -113,7 +113,7 @@ def pit(
       >>> pit([[0.5, 0.5]], [0, 1, 2], [0.5]).tolist()
       [0.25]
       >>> pit([[0.5, 0.5]], [0, 1, 2], [0.5], errors=[1.0]).round(4).tolist()
-      [0.338]
+      [0.3342]
     """
     pmf, edges, truth = _checked_truth(pmf, edges, truth)
     k, fraction = _locate(edges, truth)
