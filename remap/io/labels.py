@@ -45,6 +45,7 @@ OPTIONAL = {
     "rv_column": None,
     "repeat_stars": False,
     "units": {},
+    "offsets": {},
     "missing_values": (),
     "hdu": 1,
     "match": None,
@@ -108,6 +109,9 @@ def read_labels(
         units: label (or "rv") -> unit that the column must have, as the table writes it or equal to it,
           beyond the usual K, dex and km/s; values are taken as they are, and columns without a unit are taken to
           be right;
+        offsets: label -> what is added to its values, which brings a table to another scale: {"by": a label of
+          `columns`, "at": its values, increasing, "add": the offset at each}, linear between them and constant
+          beyond; errors stay. A value is not known where that of "by" is not;
         missing_values: numbers or words that stand for "not known", for example (-9999, "no data"), besides
           the usual words (`remap.io.columns.NOTHING`);
         match: how the names of files are compared with those of a folder, one of `matching.RULES`; None
@@ -154,6 +158,7 @@ def read_labels(
         **{key: source[key] for key in ("format", "separator", "encoding", "hdu")},
     )
     values = {label: _values(table, name, label, source) for label, name in columns.items()}
+    values = _with_offsets(values, source["offsets"], path)
     errors = {label: np.full(len(table), np.nan) for label in columns}
     for label, name in error_columns.items():
         error = _values(table, name, label, source, error=True)
@@ -224,6 +229,43 @@ def _values(table: Columns, name: str, label: str, source: Section, *, error: bo
     if error:
         usual = usual and (-np.inf, usual[1] - usual[0])
     return _without_sentinels(values, usual, where=f"{table.path}: column {name!r}", label=label)
+
+
+def _with_offsets(values: Mapping[str, np.ndarray], offsets: Section, path: Path) -> dict[str, np.ndarray]:
+    """Labels on another scale, each offset looked up at the values of before any was added.
+
+    Raises:
+      ConfigError: an offset of or by a label that the table is not read for, or points that are none.
+    """
+    out = dict(values)
+    for label, offset in dict(offsets).items():
+        where = f"source of labels: offsets.{label}"
+        if set(offset) != {"by", "at", "add"}:
+            raise ConfigError(f"{where}: expected the fields by, at and add, found {sorted(offset)}")
+        if missing := [name for name in (label, offset["by"]) if name not in values]:
+            raise ConfigError(
+                f"{where}: expected labels of columns, which has {sorted(values)}, found {missing[0]!r}"
+            )
+        at, add = (np.atleast_1d(np.asarray(offset[name], np.float64)) for name in ("at", "add"))
+        if (
+            at.shape != add.shape
+            or at.ndim != 1
+            or not np.all(np.diff(at) > 0)
+            or not np.isfinite([at, add]).all()
+        ):
+            raise ConfigError(
+                f"{where}: expected as many numbers in add as in at, which increases, found {offset['at']} and "
+                f"{offset['add']}"
+            )
+        by = values[offset["by"]]
+        lost = np.isfinite(values[label]) & ~np.isfinite(by)
+        if lost.any():
+            logger.warning(
+                "%s: %d values of %s have no %s that says what to add: taken as not known",
+                *(path, lost.sum(), label, offset["by"]),
+            )
+        out[label] = values[label] + np.where(np.isfinite(by), np.interp(by, at, add), np.nan)
+    return out
 
 
 def _without_sentinels(

@@ -481,3 +481,37 @@ def test_velocities_of_lamost():
     velocities = np.array(list(found.values()))[rows]
     assert np.isfinite(velocities).sum() == 60
     assert np.abs(velocities).max() < 600
+
+
+ALL = {"columns": {"teff": "teff", "logg": "logg"}, "error_columns": {"teff": "err"}, "file_column": "file"}
+OFFSETS = {
+    "teff": {"by": "logg", "at": (3.0, 4.0), "add": (4.0, 64.0)},
+    "logg": {"by": "logg", "at": (3.5,), "add": (-0.1,)},
+}
+
+
+def test_offsets_bring_labels_to_another_scale(tmp_path, told):
+    text = "file,teff,logg,err\na,5000,2.0,50\nb,5000,3.25,50\nc,5000,4.5,50\nd,,4.5,50\ne,5000,,50\n"
+    found = read(tmp_path / "x.csv", text, CSV | ALL, offsets=OFFSETS)
+    # By the table's own log g, which has an offset, too.
+    np.testing.assert_allclose(found.values["teff"], [5004.0, 5019.0, 5064.0, np.nan, np.nan])
+    np.testing.assert_allclose(found.values["logg"], [1.9, 3.15, 4.4, 4.4, np.nan])
+    np.testing.assert_array_equal(found.errors["teff"], 50.0)
+    assert "1 values of teff have no logg" in told()[0]
+    plain = read(tmp_path / "x.csv", text, CSV | ALL)
+    np.testing.assert_array_equal(plain.values["teff"], [5000, 5000, 5000, np.nan, 5000])
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        ({"by": "feh", "at": (1.0,), "add": (1.0,)}, "found 'feh'"),
+        ({"by": "logg", "at": (1.0,)}, "fields by, at and add"),
+        ({"by": "logg", "at": (2.0, 1.0), "add": (0.0, 1.0)}, "which increases"),
+        ({"by": "logg", "at": (1.0, 2.0), "add": (0.0,)}, "as many numbers"),
+        ({"by": "logg", "at": (1.0,), "add": (float("nan"),)}, "as many numbers"),
+    ],
+)
+def test_offsets_that_cannot_be_are_refused(tmp_path, offset, message):
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / "x.csv", "file,teff,logg,err\na,5000,2.0,50\n", CSV | ALL, offsets={"teff": offset})
