@@ -5,8 +5,8 @@
 
 Networks of configs/miles.py, pre-trained on each library alone, on both mixed, and on both with line strengths or
 [α/Fe] varied (`remap.sampling.nuisances`); the survey's labels are the consensus ones and are used for the
-comparison alone. Bins are those of `common.fgk_libraries` for all, so that no variant is helped by its range. Stars of
-a group are the same in all variants. Writes VARIANT_seed_K.json and libraries.md into the working folder; resumable,
+comparison alone. Bins are those of `common.fgk_libraries` for all, so that no variant is helped by its range. The
+stars of a group are the same in all variants. Writes VARIANT_seed_K.json and libraries.md into the working folder; resumable,
 and a variant that has finished is not trained again.
 """
 

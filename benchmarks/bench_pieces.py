@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_pieces --workdir=workdirs/bench_miles/seed_0
 
-The folder needs the stages preprocess and pretrain. `--mixed=workdirs/bench_libraries/prepared/lte_coolstars` adds what
-two libraries can be varied by. Every piece is timed in turn, again and again, in one process:
+The folder needs the stages preprocess and pretrain. `--mixed=workdirs/bench_libraries/prepared/lte_coolstars`
+adds what two libraries can be varied by. Every piece is timed in turn, again and again, in one process:
 medians of processor time, and their ratio to the first of the same table. Prints Markdown.
 """
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-
 from benchmarks import bench_libraries
 from benchmarks.bench_libraries import VARIANTS, config_of, markdown
 from remap.config import record
