@@ -6,8 +6,8 @@
 Networks of configs/miles.py, pre-trained on each library alone, on both mixed, and on both with line strengths or
 [α/Fe] varied (`remap.sampling.nuisances`). The survey's labels are the consensus ones and serve the comparison alone.
 Bins are those of `common.fgk_libraries` for all, so that no variant is helped by its range; the stars of a group are
-the same in all variants. Writes VARIANT_seed_K.json and libraries.md into the working folder; resumable, and a variant
-that has finished is not trained again.
+the same in all variants. Writes VARIANT_seed_K.json and libraries.md into the working folder; resumable, and what has
+finished is not trained again.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ from remap.autoencoder.network import AutoencoderLoss, AutoencoderSettings, adap
 from remap.autoencoder.regressor import RegressorSettings, RegressSettings
 from remap.config import ConfigError, config_to_json, record, tuples
 from remap.continuum.common import MIN_PIXELS
-from remap.io import FORMATS, read_labels
+from remap.io import FORMATS, read, read_labels
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, build_model
 from remap.preprocess.description import make_preprocessing
+from remap.preprocess.grid import observed_on_grid
 from remap.preprocess.observe import ObserveSettings, observe_settings
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
@@ -163,6 +164,19 @@ def test_the_network_for_others_is_on_the_scale_of_the_benchmark_stars(data_root
         added = found.values[label] - plain.values[label]
         np.testing.assert_allclose(added[logg > 4], dwarfs, atol=1e-9)
         np.testing.assert_allclose(added[logg < 3], giants, atol=1e-9)
+
+
+def test_miles_is_degraded_to_the_network_for_others(data_root):
+    """Its lines are 2.5 Å wide, R = 1,800 is 2.7 to 3.2 Å."""
+    c = get("fgk_r1800")
+    preprocessing = make_preprocessing(c)
+    file = next((data_root / "miles" / "spectra").glob(c.survey.patterns[0]))
+    star = read(file, source=c.survey.source, within=(4700.0, 5900.0))
+    np.testing.assert_allclose(star.fwhm, 2.5)
+    for arm in preprocessing.arms:
+        seen = observed_on_grid(star, preprocessing, arm)
+        np.testing.assert_allclose(seen.fwhm, preprocessing.wave(arm) / 1800, rtol=1e-3)
+        assert seen.valid.mean() > 0.99
 
 
 @pytest.mark.parametrize("name", ["quickstart", "miles"])
