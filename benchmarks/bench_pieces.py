@@ -2,7 +2,8 @@
 
     python -m benchmarks.bench_pieces --workdir=workdirs/bench_miles/seed_0
 
-The folder needs the stages preprocess and pretrain. Every piece is timed in turn, again and again, in one process:
+The folder needs the stages preprocess and pretrain. `--mixed=workdirs/bench_libraries/prepared/lte_coolstars`
+adds what two libraries can be varied by. Every piece is timed in turn, again and again, in one process:
 medians of processor time, and their ratio to the first of the same table. Prints Markdown.
 """
 
@@ -28,6 +29,11 @@ from remap.train.objectives import Source
 from remap.train.state import init_state
 
 ROUNDS = flags.DEFINE_integer("rounds", 60, "Times that each piece is timed.")
+MIXED = flags.DEFINE_string(
+    "mixed",
+    "",
+    "Prepared folder of bench_libraries (prepared/lte_coolstars), for what two libraries can be varied by.",
+)
 # Values as one would choose them; the cost does not depend on them.
 AUGMENT = {
     "noise": {},
@@ -36,6 +42,15 @@ AUGMENT = {
     "+ tilt": {"tilt": 0.1},
     "+ gaps": {"gaps": 3, "gap_pixels": 20},
     "+ all four": {"velocity": 10.0, "scattered": 0.05, "tilt": 0.1, "gaps": 3, "gap_pixels": 20},
+}
+# Of the library alone; line strengths need two.
+NUISANCES = {
+    "noise": {},
+    "+ line strengths, 24 components": {"lines": 0.7},
+    "+ and each by itself": {"lines": 0.7, "lines_each": 0.35},
+    "+ depths": {"depths": 0.1},
+    "+ [α/Fe]": {"alpha": (0.0, 0.35), "alpha_scatter": 0.1},
+    "+ all of these": {"lines": 0.7, "lines_each": 0.35, "depths": 0.1, "alpha": (0.0, 0.35)},
 }
 ALONE = {"rehearsal": 0.0, "unlabelled": 0.0, "correction": "none", "residual_weight": (0.0, 0.0)}
 FINETUNE = {
@@ -59,6 +74,16 @@ def main() -> None:
         start = pretrain.pretraining(_changed(config, "augment", change), workdir, preprocessing, arm)
         pretraining[name] = _batches(start.source)
     report("pre-training, a batch of 32", pretraining)
+
+    if MIXED.value:
+        mixed, varied = Path(MIXED.value), {}
+        two = importlib.import_module("benchmarks.bench_libraries").config_of("mixed", 0, short=False)
+        prepared = check_prepared(two, mixed)
+        for name, change in NUISANCES.items():
+            start = pretrain.pretraining(_changed(two, "augment", change), mixed, prepared, arm)
+            varied[name] = _batches(start.source)
+        varied["a training step, for comparison"] = _steps(start.training(None), False)
+        report("pre-training on two libraries, a batch of 32", varied)
 
     finetuning, steps = {}, {}
     for name, change in FINETUNE.items():

@@ -94,6 +94,23 @@ def further_library(section: dict[str, Any], *, weight: float) -> dict[str, Any]
     return {k: v for k, v in section.items() if k != "interpolate"} | {"weight": weight}
 
 
+def fgk_libraries(c: ml_collections.ConfigDict) -> None:
+    """Two libraries, half of the spectra from each, and bins that reach beyond the nodes of both.
+
+    They have line data and codes of their own: what a network learns of both is sure of neither's mistakes. The
+    bins reach farther, so that an answer at the end of the libraries is not one in an outermost bin.
+    """
+    c.library = bundle_library("lte_grid.npz")
+    cool = bundle_library("coolstars_grid.npz", columns=("teff", "logg", "m_h"), absolute=False)
+    c.libraries.coolstars = further_library(cool, weight=0.5)
+    c.labels.teff.update({"low": 3600.0, "high": 7600.0, "bins": 60})
+    c.labels.logg.update({"low": -0.2, "high": 5.5, "bins": 38})
+    c.labels.feh.update({"low": -2.7, "high": 0.7, "bins": 68})
+    c.labels.teff.library_sigma = (
+        50.0  # the libraries' steps are 250 K, 0.5 and 0.5 dex; σ = step / 5 (§5 iii)
+    )
+
+
 def survey(
     folder: str, source: dict[str, Any], labels: tuple[str, ...], errors: tuple[str, ...] | None = None
 ) -> ml_collections.ConfigDict:
@@ -250,6 +267,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # scattered light, tilt of the continuum, runs of invalid pixels.
     effects = {"velocity": 0.0, "scattered": 0.0, "tilt": 0.0, "gaps": 0, "gap_pixels": 0}
     c.augment = {"kind": "online", "noise_low": 0.005, "noise_high": 0.02, "levels": 5, "draws": 3, **effects}
+    # Of library spectra alone, off as well: line strengths off by so many times the difference of the config's
+    # libraries, together in so many components and each by itself; a smooth random factor on all depths; [α/Fe],
+    # (low, high) [dex], with a scatter about the Galaxy's trend or, at 0, evenly (remap.sampling.nuisances).
+    c.augment.update({"lines": 0.0, "lines_each": 0.0, "lines_components": 24, "depths": 0.0})
+    c.augment.update({"alpha": (), "alpha_scatter": 0.0})
 
     # Network (fig. 1). The paper leaves widths and depth to cross-validation.
     c.model = {

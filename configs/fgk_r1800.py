@@ -4,50 +4,60 @@
       python -m launch.$stage --config=configs/fgk_r1800.py --workdir=workdirs/fgk_r1800
     done
 
-R = 1,800 is LAMOST's, and every sharper spectrum can be brought to it. What other spectrographs do otherwise than
-MILES's is varied in training: line spread ±15 %, velocity ±20 km/s, noise, masks.
+R = 1,800 is LAMOST's, and every sharper spectrum, MILES's too, is degraded to it. What other spectrographs do
+otherwise than MILES's is varied in training: line spread ±15 %, velocity ±20 km/s, noise, masks.
 
-Data: `lte_grid.npz`, `coolstars_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006 and
-Falcón-Barroso et al. 2011 (spectra). Cost and results: benchmarks/results.md.
+**Scale.** The labels are a consensus of up to twelve sources on Cenarro's scale (`miles/labels_consensus.ecsv`). A
+network for others should be on that of the Gaia benchmark stars, whose temperatures are interferometric (version 3 of
+their list): `BENCHMARK_SCALE` adds the difference of the benchmark stars in common, found for dwarfs and for giants.
+The argument `cenarro` leaves the labels on Cenarro's scale.
+
+Data: `lte_grid.npz`, `coolstars_grid.npz` and `miles/` under the data root. Cite Sánchez-Blázquez et al. 2006,
+Falcón-Barroso et al. 2011 (spectra) and Cenarro et al. 2007 (labels).
 """
 
 import ml_collections
 
 from configs import common
 
+# Benchmark stars minus consensus, giants and dwarfs: 4 and 67 K, -0.09 and 0.01, -0.02 and 0.01 dex (README of the
+# shared data). Between them a straight line in the consensus's log g: a step would be one in the labels of subgiants.
+BENCHMARK_SCALE = {
+    "teff": {"by": "logg", "at": (3.2, 3.8), "add": (4.0, 67.0)},
+    "logg": {"by": "logg", "at": (3.2, 3.8), "add": (-0.09, 0.01)},
+    "feh": {"by": "logg", "at": (3.2, 3.8), "add": (-0.02, 0.01)},
+}
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    """Settings of the network; the argument `short` makes a run of minutes that proves nothing."""
-    options = common.parse_arg(arg, short=False)
+    """Settings of the network.
+
+    Args:
+      arg: `cenarro` trains on Cenarro's scale; `lines` and `alpha` vary line strengths and [α/Fe] of library spectra;
+        `short` makes a run of minutes that proves nothing.
+    """
+    options = common.parse_arg(arg, short=False, cenarro=False, lines=False, alpha=False)
     c = common.get_config()
     c.name = "fgk_r1800"
 
-    c.library = common.bundle_library("lte_grid.npz")
-    cool = common.bundle_library("coolstars_grid.npz", columns=("teff", "logg", "m_h"), absolute=False)
-    c.libraries.coolstars = common.further_library(cool, weight=0.5)
+    common.fgk_libraries(c)
     c.survey = common.known_survey("miles", "miles", c.label_names)
     c.survey.labels_path = "miles/labels_consensus.ecsv"
-    # The consensus is on Cenarro's scale. The Gaia benchmark stars (interferometry, Heiter et al. 2015) are hotter by
-    # 67 K (dwarfs) and 4 K (giants); the network is on their scale.
-    kinds = {"by": "logg", "at": (3.2, 3.8)}
-    c.survey.labels.offsets = {
-        "teff": {**kinds, "add": (4.0, 67.0)},
-        "logg": {**kinds, "add": (-0.09, 0.01)},
-        "feh": {**kinds, "add": (-0.02, 0.01)},
-    }
-    # As configs/miles.py; LAMOST's pixels are 1.1 to 1.3 Å here, and nothing is lost by finer ones.
+    c.survey.labels.offsets = {} if options["cenarro"] else BENCHMARK_SCALE
+    # MILES's own pixels, 0.9 Å, so that nothing is interpolated, clear of the ends of the libraries as in
+    # configs/miles.py. LAMOST's are 1.1 to 1.3 Å here: nothing of it is lost.
     c.arms = {
         "A": {"start": 4855.4, "stop": 5280.2 - 0.45, "step": 0.9},
         "B": {"start": 5280.2, "stop": 5745.05, "step": 0.9},
     }
     c.lsf = ml_collections.ConfigDict({"kind": "resolution", "values": (1530.0, 1800.0, 2070.0)})
-    # Bins reach beyond the libraries' nodes, so that an answer at their edge is not an answer in an outermost bin.
-    c.labels.teff.update({"low": 3600.0, "high": 7600.0, "bins": 60})
-    c.labels.logg.update({"low": -0.2, "high": 5.5, "bins": 38})
-    c.labels.feh.update({"low": -2.7, "high": 0.7, "bins": 68})
-    # The libraries' steps are 250 K, 0.5 and 0.5 dex; σ = step / 5 (§5 iii).
-    c.labels.teff.library_sigma = 50.0
+    # σ up to 4 % of the flux, S/N 25: below it the network should say less, and noise of 10 % would be most of what
+    # a library spectrum shows it.
     c.augment.update({"noise_low": 0.003, "noise_high": 0.04, "velocity": 20.0, "gaps": 3, "gap_pixels": 8})
+    if options["lines"]:
+        c.augment.update({"lines": 0.7, "lines_each": 0.35})
+    if options["alpha"]:
+        c.augment.update({"alpha": (0.0, 0.35), "alpha_scatter": 0.1})
 
     # As configs/miles.py, which has the reasons.
     c.model.stem_stride = 2

@@ -62,9 +62,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 
 # Sections that a config need not have, and fields of a library that decide nothing where they are empty: networks of
-# before there were any stay what they are.
+# before there were any stay what they are. So do fields of `augment` that are off.
 _OPTIONAL = ("libraries",)
 _EMPTY = ("exclude", "labels", "labels_path", "labels_table", "labels_from_name")
+
+_OFF = ("lines", "lines_each", "depths", "alpha", "alpha_scatter")
 
 # Fields of these sections that have no part in it: `interpolate` is about draws from the prepared library, and a
 # member can be added to an ensemble without training the others again.
@@ -83,6 +85,8 @@ def deciding(config: Section, what: str, also: Sequence[str] = ()) -> dict[str, 
     out = {name: plain[name] for name in (*SECTIONS[what], *also) if plain.get(name) or name not in _OPTIONAL}
     if "library" in out:
         out["library"] = _told(out["library"])
+    if "augment" in out:
+        out["augment"] = _switched_on(out["augment"])
     if "libraries" in out:
         # Shares are of draws from the prepared libraries.
         out["libraries"] = {
@@ -96,6 +100,14 @@ def deciding(config: Section, what: str, also: Sequence[str] = ()) -> dict[str, 
 
 def _told(library: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in library.items() if v or k not in _EMPTY}
+
+
+def _switched_on(augment: Mapping[str, Any]) -> dict[str, Any]:
+    """The section without fields that are newer than some networks and decide nothing, since they are off."""
+    off = {name for name in _OFF if not augment.get(name)}
+    if off >= {"lines", "lines_each"}:
+        off.add("lines_components")
+    return {k: v for k, v in augment.items() if k not in off}
 
 
 def record(

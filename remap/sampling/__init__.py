@@ -11,6 +11,7 @@ from remap.sampling.augment import (
     survey_draw,
     take,
     vary,
+    vary_library,
 )
 from remap.sampling.batches import (
     FinishedSource,
@@ -30,6 +31,17 @@ from remap.sampling.correction import (
 from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
 from remap.sampling.folds import assign_folds, split_stars
 from remap.sampling.mixture import further_libraries, library_weights, mix
+from remap.sampling.nuisances import (
+    AlphaResponse,
+    LineErrors,
+    Nuisances,
+    alpha_change,
+    enhance_alpha,
+    fit_line_errors,
+    library_differences,
+    perturb_lines,
+    scale_depths,
+)
 from remap.sampling.sources import (
     Library,
     Stars,
@@ -53,6 +65,7 @@ from remap.sampling.sources import (
 )
 
 __all__ = [
+    "AlphaResponse",
     "AugmentSettings",
     "Batch",
     "Correction",
@@ -60,13 +73,16 @@ __all__ = [
     "FixedSource",
     "Library",
     "LibrarySource",
+    "LineErrors",
     "MixedSource",
+    "Nuisances",
     "RehearsalSource",
     "StarSource",
     "Stars",
     "add_noise",
     "add_residuals",
     "add_scattered_light",
+    "alpha_change",
     "apply_correction",
     "assign_folds",
     "cell_origin",
@@ -75,13 +91,16 @@ __all__ = [
     "draw_gaps",
     "draw_library",
     "draw_survey",
+    "enhance_alpha",
     "find_cells",
     "finish",
     "fit_correction",
     "fit_corrections",
+    "fit_line_errors",
     "further_libraries",
     "interpolation_weights",
     "join",
+    "library_differences",
     "library_draw",
     "library_shares",
     "library_weights",
@@ -93,7 +112,9 @@ __all__ = [
     "node_cells",
     "paired_indices",
     "paper_set_size",
+    "perturb_lines",
     "random_labels",
+    "scale_depths",
     "shift_velocity",
     "split_cells",
     "split_stars",
@@ -102,5 +123,6 @@ __all__ = [
     "take",
     "tilt_continuum",
     "vary",
+    "vary_library",
     "with_cells",
 ]

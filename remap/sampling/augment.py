@@ -2,7 +2,7 @@
 
 Spectra are varied in the order in which nature does it: velocity → scattered light → tilt → noise → gaps, all
 before normalisation. The star moves, the spectrograph adds its veil and its response, the detector its noise, and
-bad pixels have none of these.
+bad pixels have none of these. What a library may have wrong (`sampling.nuisances`) is the star's own and comes first.
 
 `augment="online"` draws afresh at every step; `augment="paper"` is the fixed set of the paper: every line
 spread × `levels` values of the noise × `draws` draws of it per node. Both are pure functions of (key, step),
@@ -12,16 +12,18 @@ and the fixed set repeats because its keys depend on the index of the spectrum a
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from remap.config import ConfigError
 from remap.continuum.common import NormalizeFn
 from remap.labels import bin_index, soft_labels
 from remap.sampling.effects import add_scattered_light, cut_gaps, draw_gaps, shift_velocity, tilt_continuum
+from remap.sampling.nuisances import Nuisances, enhance_alpha, perturb_lines, scale_depths
 from remap.sampling.sources import (
     Library,
     Stars,
@@ -58,6 +60,13 @@ class AugmentSettings:
       tilt: slope of the continuum, uniform in ±tilt: the flux is multiplied by 1 ± tilt at the ends; below 1.
       gaps: up to so many runs of pixels are zeroed and marked invalid;
       gap_pixels: each up to so long [pixels].
+      lines, lines_each: of library spectra alone, as are all that follow: factors on the differences between the
+        libraries of a config, for lines that go together and for each line by itself (`nuisances.perturb_lines`).
+      lines_components: how many principal components of these differences are drawn from.
+      depths: standard deviation of a smooth random factor on the depths of lines (`nuisances.scale_depths`).
+      alpha: (low, high), limits of [α/Fe], dex, for libraries without; () = off (`nuisances.enhance_alpha`).
+      alpha_scatter: above 0, [α/Fe] follows the Galaxy's trend, `high` at [Fe/H] <= -1 and `low` at >= 0, with this
+        standard deviation about it.
     """
 
     kind: str = "online"
@@ -70,6 +79,12 @@ class AugmentSettings:
     tilt: float = 0.0
     gaps: int = 0
     gap_pixels: int = 0
+    lines: float = 0.0
+    lines_each: float = 0.0
+    lines_components: int = 24
+    depths: float = 0.0
+    alpha: tuple[float, ...] = ()
+    alpha_scatter: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("online", "paper"):
@@ -91,15 +106,33 @@ class AugmentSettings:
             raise ConfigError(
                 f"augment: expected gaps and gap_pixels both 0 or both above, found {self.gaps}, {self.gap_pixels}"
             )
-        if self.kind == "paper" and self.effects:
+        for name in ("lines", "lines_each", "depths", "alpha_scatter"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(f"augment: expected {name} >= 0, found {getattr(self, name)}")
+        if self.lines_components < 1:
+            raise ConfigError(f"augment: expected lines_components >= 1, found {self.lines_components}")
+        if self.alpha and not (len(self.alpha) == 2 and -1 <= self.alpha[0] <= self.alpha[1] <= 1):
             raise ConfigError(
-                f"augment.kind 'paper' is a fixed set with noise alone: expected 0, found {self.effects}"
+                f"augment: expected alpha as () or (low, high) with -1 <= low <= high <= 1, found {self.alpha}"
+            )
+        if self.alpha_scatter and not self.alpha:
+            raise ConfigError("augment: alpha_scatter is about a trend that alpha gives, found alpha ()")
+        found = self.effects | self.of_library
+        if self.kind == "paper" and found:
+            raise ConfigError(
+                f"augment.kind 'paper' is a fixed set with noise alone: expected 0, found {found}"
             )
 
     @property
     def effects(self) -> dict[str, int | float]:
         """The fields that are on, noise aside."""
         names = ("velocity", "scattered", "tilt", "gaps")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    @property
+    def of_library(self) -> dict[str, float | tuple[float, ...]]:
+        """The fields that are on and that act on library spectra alone."""
+        names = ("lines", "lines_each", "depths", "alpha")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @property
@@ -157,6 +190,33 @@ def vary(
     return draw._replace(flux=flux, valid=valid)
 
 
+def vary_library(key: Array, draw: Stars, nuisances: Nuisances, settings: AugmentSettings) -> Stars:
+    """Drawn library spectra with what the settings ask for of `sampling.nuisances`.
+
+    A field that is off costs nothing.
+
+    Raises:
+      ConfigError: `nuisances` lack what the settings ask for.
+    """
+    alpha_key, lines_key, depths_key = jax.random.split(key, 3)
+    if settings.alpha:
+        low, high = settings.alpha
+        response = _known(nuisances.alpha, "alpha")
+        draw = enhance_alpha(alpha_key, draw, response, low=low, high=high, scatter=settings.alpha_scatter)
+    if settings.lines > 0 or settings.lines_each > 0:
+        errors = _known(nuisances.lines, "lines")
+        draw = perturb_lines(lines_key, draw, errors, common=settings.lines, single=settings.lines_each)
+    if settings.depths > 0:
+        draw = scale_depths(depths_key, draw, amplitude=settings.depths)
+    return draw
+
+
+def _known(part: Any, name: str) -> Any:
+    if part is None:
+        raise ConfigError(f"augment.{name} is on, and what it draws from was not given with the library")
+    return part
+
+
 def paper_set_size(library: Library, settings: AugmentSettings) -> int:
     """Spectra in the fixed set: nodes × line spreads × noise values × draws (45 per node in the paper)."""
     return library.cells.shape[0] * library.log_flux.shape[0] * settings.levels * settings.draws
@@ -195,8 +255,13 @@ def library_draw(
     *,
     batch: int,
     settings: AugmentSettings,
+    nuisances: Nuisances | None = None,
 ) -> Stars:
-    """The varied, not yet normalised spectra of batch `step` of a library on the grid `wave` [Å]."""
+    """The varied, not yet normalised spectra of batch `step` of a library on the grid `wave` [Å].
+
+    Args:
+      nuisances: what the fields of the settings that are for libraries alone draw from.
+    """
     order_key, set_key, fresh_key = jax.random.split(key, 3)
     cells = library.cells.shape[0]
     labels = library.labels.shape[1]
@@ -227,12 +292,16 @@ def library_draw(
         else:
             cell = draw_cells(jax.random.fold_in(order_key, step), library.chance, batch)
         fresh_key = jax.random.fold_in(fresh_key, step)
-        spread_key, place_key, sigma_key, noise_key, effects_key = jax.random.split(fresh_key, 5)
+        # One more where it is needed: without, batches are those of before there was any.
+        wanted = jax.random.split(fresh_key, 6 if settings.of_library else 5)
+        spread_key, place_key, sigma_key, noise_key, effects_key = wanted[:5]
         spread = jax.random.randint(spread_key, (batch,), 0, library.log_flux.shape[0])
         sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
         keys = jax.random.split(noise_key, batch)
         places = jax.random.uniform(place_key, (batch, labels))
     draw = draw_library(library, spread, cell, places)
+    if settings.of_library:
+        draw = vary_library(wanted[5], draw, nuisances or Nuisances(), settings)
     return vary(effects_key, draw, keys, sigma, wave, settings)
 
 

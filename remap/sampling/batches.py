@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from remap.continuum.common import NormalizeFn
 from remap.sampling.augment import AugmentSettings, Batch, finish, join, library_draw, survey_draw
 from remap.sampling.correction import CHUNK, add_residuals
+from remap.sampling.nuisances import Nuisances
 from remap.sampling.sources import Library, Stars, in_chunks, stream_indices
 
 
@@ -40,16 +41,26 @@ class LibrarySource:
       wave: the arm's grid [Å].
       batch: spectra in a batch.
       settings: how they are varied.
+      nuisances: what those settings draw from that are for libraries alone.
     """
 
     library: Library
     wave: Float[Array, " pixels"]
     batch: int = static()
     settings: AugmentSettings = static()
+    nuisances: Nuisances | None = None
 
     def draw(self, key: Array, step: Array) -> Stars:
         """The spectra of a step."""
-        return library_draw(key, step, self.library, self.wave, batch=self.batch, settings=self.settings)
+        return library_draw(
+            key,
+            step,
+            self.library,
+            self.wave,
+            batch=self.batch,
+            settings=self.settings,
+            nuisances=self.nuisances,
+        )
 
 
 @source_tree

@@ -261,7 +261,7 @@ def _source(
             len(estimates),
         )
     parts = [
-        LibrarySource(library, arm.wave, settings.batch_size, arm.augment)
+        LibrarySource(library, arm.wave, settings.batch_size, arm.augment, pre.source.spectra.nuisances)
         for library in (pre.library, matched)
     ]
     return AlignSource(*parts, fixed_rows(stars, settings.batch_size), arm.edges, arm.normalize)

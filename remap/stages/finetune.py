@@ -42,6 +42,7 @@ from remap.stages.common import (
     start_stage,
     train_network,
 )
+from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
 from remap.store.stars import fold_split, readable_stars, save_split, split_settings, within
 from remap.store.workdir import (
@@ -203,7 +204,7 @@ def finetuning(
         between = settings.correction != "none" or not nodes
         weights = library_weights(config)
         library = load_library(workdir, preprocessing, name, interpolate=between, weights=weights)
-        rehearsal = _rehearsal(library, arm, settings, survey, nodes=nodes)
+        rehearsal = _rehearsal(library, workdir, preprocessing, arm, settings, survey, nodes=nodes)
     if settings.anchored:
         names = [b.name for b in preprocessing.labels]
         anchors = _anchors(arm, settings, variables, survey.others, names)
@@ -269,7 +270,14 @@ def _stars(arm: Arm, settings: FinetuneSettings, survey: _Survey) -> FinishedSou
 
 
 def _rehearsal(
-    library: Library, arm: Arm, settings: FinetuneSettings, survey: _Survey, *, nodes: bool
+    library: Library,
+    workdir: Path,
+    preprocessing: Preprocessing,
+    arm: Arm,
+    settings: FinetuneSettings,
+    survey: _Survey,
+    *,
+    nodes: bool,
 ) -> RehearsalSource:
     """The library that is rehearsed, made to look like the stars if the settings ask for it.
 
@@ -298,12 +306,15 @@ def _rehearsal(
             rows = len(survey.stars.flux) * len(library_shares(library))
             residuals = np.zeros((rows, *survey.stars.flux.shape[1:]), survey.stars.flux.dtype)
             residuals[:count] = found.residuals
-    if nodes:
-        library = with_cells(library, node_cells(len(library.labels)))
     augment = record(
         AugmentSettings, {**vars(arm.augment), **settings.rehearsal_augment}, "finetune.rehearsal_augment"
     )
-    spectra = LibrarySource(jax.tree.map(jnp.asarray, library), arm.wave, settings.replayed, augment)
+    # Of the corrected libraries: what the stars have told of both is no longer in doubt.
+    nuisances = library_nuisances(augment, library, workdir, preprocessing, arm.name, arm.normalize)
+    if nodes:
+        library = with_cells(library, node_cells(len(library.labels)))
+    library = jax.tree.map(jnp.asarray, library)
+    spectra = LibrarySource(library, arm.wave, settings.replayed, augment, nuisances)
     residuals = None if residuals is None else jnp.asarray(residuals)
     return RehearsalSource(spectra, residuals, jnp.asarray(count, jnp.int32), tuple(settings.residual_weight))
 

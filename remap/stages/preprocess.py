@@ -41,7 +41,8 @@ class SurveyFiles:
     """Where the survey is and how it is read (config section `survey`).
 
     Attributes:
-      path: a file, or a folder in which the names of the files match `patterns`.
+      path: a file, or a folder in which the names of the files match `patterns`; "" = there is no survey: networks
+        are pre-trained alone, and how files are read is said where they are predicted.
       source: how a file is read, see `remap.io.read`.
       labels_path: the table of its stars.
       labels: how that is read, see `remap.io.read_labels`.
@@ -72,6 +73,14 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     templates = _templates(data, preprocessing)
     save_templates(workdir, templates)
     settings = observe_settings(config.observe)
+    if not survey.path:
+        save_stationary(workdir, None)
+        for stale in (data / "stars.ecsv", *(data / f"survey_{arm}.npz" for arm in preprocessing.arms)):
+            stale.unlink(missing_ok=True)
+        write_json(data / "preprocessing.json", preprocessing.to_json())
+        write_config(workdir, config)
+        logger.info("preprocess: no survey, survey.path is empty")
+        return
     stars, observed, stationary = _read_survey(survey, preprocessing, known, root, settings, templates)
     save_stationary(workdir, stationary)
     usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])

@@ -22,6 +22,7 @@ from remap.sampling.batches import FinishedSource, LibrarySource
 from remap.sampling.mixture import library_weights
 from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
 from remap.stages.common import Arm, Training, open_arm, train_network
+from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
 from remap.store.workdir import check_prepared, load_library, stage_folder, write_config
 from remap.train.embeddings import EmbeddingSettings, embedding_recorder, fixed_spectra
@@ -131,13 +132,14 @@ def pretraining(
     order = np.asarray(jax.random.permutation(split_key, len(library.cells)))
     aside, rest = split_cells(cell_origin(library), order, settings.validation)
     held_out = library.cells[aside]
+    nuisances = library_nuisances(arm.augment, library, workdir, preprocessing, name, arm.normalize)
     library = jax.tree.map(jnp.asarray, with_cells(library, library.cells[rest]))
     size = settings.epoch_size or paper_set_size(library, arm.augment)
     return Pretraining(
         arm,
         settings,
         init_variables(arm.model, init_key, len(arm.wave)),
-        arm.finished(LibrarySource(library, arm.wave, settings.batch_size, arm.augment)),
+        arm.finished(LibrarySource(library, arm.wave, settings.batch_size, arm.augment, nuisances)),
         held_out,
         max(1, size // settings.batch_size),
         fit_key,

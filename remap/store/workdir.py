@@ -5,6 +5,7 @@ workdir/data/preprocessing.json         the description of the inputs
 workdir/data/library_ARM.npz            library on the arm's grid, before noise and normalisation
 workdir/data/libraries/NAME/library_ARM.npz     the same of each of `config.libraries`
 workdir/data/library_check.ecsv         what is odd about the nodes of the libraries
+workdir/data/alpha_ARM.npz              response of the spectrum to [α/Fe], made where `augment.alpha` asks for it
 workdir/data/templates.npz              spectra of the library that velocities are measured with
 workdir/data/stationary.json            places of the survey's detector that are masked, if they were looked for
 workdir/data/survey_ARM.npz             survey on the arm's grid, before normalisation
@@ -187,8 +188,18 @@ def share(workdir: Path, name: str, source: Path) -> None:
 
 
 def read_stars(workdir: Path) -> Table:
-    """The table of survey spectra."""
-    return Table.read(workdir / "data" / "stars.ecsv", format="ascii.ecsv")
+    """The table of survey spectra.
+
+    Raises:
+      FileNotFoundError: the preprocess stage has not run here, or had no survey.
+    """
+    path = workdir / "data" / "stars.ecsv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected the stars of a survey, found none: the preprocess stage has not run here, or its "
+            "config has no survey (survey.path is empty)"
+        )
+    return Table.read(path, format="ascii.ecsv")
 
 
 def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -> Path:

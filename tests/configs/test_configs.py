@@ -23,14 +23,16 @@ from remap.autoencoder.network import AutoencoderLoss, AutoencoderSettings, adap
 from remap.autoencoder.regressor import RegressorSettings, RegressSettings
 from remap.config import ConfigError, config_to_json, record, tuples
 from remap.continuum.common import MIN_PIXELS
-from remap.io import FORMATS
+from remap.io import FORMATS, read, read_labels
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, build_model
 from remap.pmf.calibration import CalibrationSettings
 from remap.preprocess.description import make_preprocessing
+from remap.preprocess.grid import observed_on_grid
 from remap.preprocess.observe import ObserveSettings, observe_settings
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
+from remap.sampling.mixture import library_weights
 from remap.stages.align import AlignStageSettings
 from remap.stages.calibrate import calibration_settings
 from remap.stages.evaluate import EvaluateSettings
@@ -93,8 +95,11 @@ def test_config_describes_a_whole_experiment(name):
     augment = record(AugmentSettings, c.augment, "augment")
     stars = record(AugmentSettings, {**c.augment, **c.finetune.augment}, "finetune.augment")
     # Off, so that batches are those of the results that are quoted; for stars every field but noise is given.
-    assert augment.effects == stars.effects == {}
-    assert set(c.augment) - set(c.finetune.augment) == {"kind", "noise_low", "noise_high", "levels", "draws"}
+    if not name.startswith("fgk_"):
+        assert augment.effects == stars.effects == {}
+    assert augment.of_library == {}
+    noise, library = {"noise_low", "noise_high", "levels", "draws"}, set(LIBRARY_ALONE)
+    assert set(c.augment) - set(c.finetune.augment) == {"kind", *noise, *library}
     epochs = record(EmbeddingSettings, c.embeddings, "embeddings").epochs
     assert max(epochs, default=0) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
     assert set(calibration_settings(c.calibrate).groups) == {"dwarfs", "giants"}
@@ -131,6 +136,52 @@ def test_unknown_argument_is_refused_by_name(name):
         get(name, "shrt")
 
 
+@pytest.mark.parametrize("name", ["fgk_r1800", "fgk_r11000"])
+def test_networks_for_other_surveys_have_two_libraries_within_their_bins(name):
+    c = get(name)
+    assert dict(library_weights(c)) == {"": 0.5, "coolstars": 0.5}
+    for label, (low, high) in {"teff": (3750, 7500), "logg": (0, 5), "feh": (-2.5, 0.5)}.items():
+        assert c.labels[label].low < low < high < c.labels[label].high
+    varied = record(AugmentSettings, get(name, "lines,alpha").augment, "augment")
+    assert varied.of_library == {"lines": 0.7, "lines_each": 0.35, "alpha": (0.0, 0.35)}
+    assert make_preprocessing(get(name, "lines,alpha")) == make_preprocessing(c)
+
+
+def test_finer_pixels_have_the_same_ends_and_outputs_of_the_stem():
+    coarse, fine = get("fgk_r11000"), get("fgk_r11000", "fine")
+    for arm in coarse.arm_names:
+        one, two = (make_preprocessing(c).wave(arm) for c in (coarse, fine))
+        assert two.size == pytest.approx(2 * one.size, abs=1)
+        assert one[0] == two[0]
+    assert coarse.arms.A.step * coarse.model.stem_stride == pytest.approx(
+        fine.arms.A.step * fine.model.stem_stride
+    )
+
+
+def test_the_network_for_others_is_on_the_scale_of_the_benchmark_stars(data_root):
+    c = get("fgk_r1800")
+    path = data_root / "miles" / "labels_consensus.ecsv"
+    found, plain = (read_labels(path, source=x.survey.labels) for x in (c, get("fgk_r1800", "cenarro")))
+    logg = plain.values["logg"]
+    for label, giants, dwarfs in (("teff", 4.0, 67.0), ("logg", -0.09, 0.01), ("feh", -0.02, 0.01)):
+        added = found.values[label] - plain.values[label]
+        np.testing.assert_allclose(added[logg > 4], dwarfs, atol=1e-9)
+        np.testing.assert_allclose(added[logg < 3], giants, atol=1e-9)
+
+
+def test_miles_is_degraded_to_the_network_for_others(data_root):
+    """Its lines are 2.5 Å wide, R = 1,800 is 2.7 to 3.2 Å."""
+    c = get("fgk_r1800")
+    preprocessing = make_preprocessing(c)
+    file = next((data_root / "miles" / "spectra").glob(c.survey.patterns[0]))
+    star = read(file, source=c.survey.source, within=(4700.0, 5900.0))
+    np.testing.assert_allclose(star.fwhm, 2.5)
+    for arm in preprocessing.arms:
+        seen = observed_on_grid(star, preprocessing, arm)
+        np.testing.assert_allclose(seen.fwhm, preprocessing.wave(arm) / 1800, rtol=1e-3)
+        assert seen.valid.mean() > 0.99
+
+
 @pytest.mark.parametrize("name", ["quickstart", "miles"])
 def test_short_variant_is_the_same_experiment_with_less_work(name):
     full, short = get(name), get(name, "short")
@@ -144,6 +195,7 @@ def test_short_variant_is_the_same_experiment_with_less_work(name):
     assert make_preprocessing(short) == make_preprocessing(full)
 
 
+LIBRARY_ALONE = ("lines", "lines_each", "lines_components", "depths", "alpha", "alpha_scatter")
 ROUTES = ("carmenes", "miles_autoencoder", "quickstart_autoencoder")
 
 
