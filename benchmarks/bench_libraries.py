@@ -22,7 +22,6 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from configs import common
 from launch import cli
 from remap.config import ConfigError
 from remap.pmf.metrics import residual_table
@@ -80,7 +79,7 @@ def config_of(variant: str, seed: int, *, short: bool) -> ml_collections.ConfigD
     with c.unlocked():
         c.seed = seed
         c.survey.labels_path = "miles/labels_consensus.ecsv"
-        common.fgk_libraries(c)
+        importlib.import_module("configs.common").fgk_libraries(c)
         cool = c.libraries.coolstars
         if libraries == (COOL,):
             c.library = {k: v for k, v in cool.items() if k != "weight"} | {"interpolate": True}
