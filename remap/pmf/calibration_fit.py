@@ -224,7 +224,7 @@ def fit(
     *,
     errors: Mapping[str, np.ndarray] | None = None,
     snr: np.ndarray | None = None,
-    pooled: Callable[[str, np.ndarray, str, np.ndarray], np.ndarray] | None = None,
+    pooled: Callable[[Mapping[str, np.ndarray], str, np.ndarray], dict[str, np.ndarray]] | None = None,
 ) -> Calibration:
     """A widening for every label and every set of arms, each from the stars that have all arms of the set.
 
@@ -238,7 +238,7 @@ def fit(
       combine: (label, float[A', S', K]) -> float[S', K], how arms that are all present become one PMF.
       errors: per label float[S], standard deviations of `truth`; None = labels are exact.
       snr: float[S], of the spectra, NaN = not known; None = of no spectrum.
-      pooled: (label, combined float[S', K], set of arms, rows int[S']) -> float[S', K], what an expert makes of them;
+      pooled: (combined float[S', K] by label, set of arms, rows int[S']) -> the same, what an expert makes of them;
         None = there is none.
 
     Raises:
@@ -254,8 +254,7 @@ def fit(
             key = "+".join(arms[i] for i in chosen)
             joint = {label: combine(label, values[list(chosen)][:, rows]) for label, values in pmfs.items()}
             if pooled is not None:
-                at = np.flatnonzero(rows)
-                joint = {label: pooled(label, pmf, key, at) for label, pmf in joint.items()}
+                joint = pooled(joint, key, np.flatnonzero(rows))
             member = membership(joint, edges, groups)
             labels = {label: values[rows] for label, values in truth.items()}
             kind = {name: _labelled(labels, limits) for name, limits in groups.items()}

@@ -238,7 +238,7 @@ def pool(
 
     Args:
       first, second: float[S, K].
-      powers: v and w, not negative and not both 0.
+      powers: v and w, each a number or float[S], not negative and not both 0.
       floor: smallest probability of a bin, above 0, so that neither can veto what the other says.
 
     Returns:
@@ -251,14 +251,29 @@ def pool(
       >>> pool([[0.5, 0.4, 0.1]], [[0.2, 0.4, 0.4]], powers=(1.0, 1.0)).round(3).tolist()
       [[0.333, 0.533, 0.133]]
     """
-    v, w = powers
-    if v < 0 or w < 0 or not v + w > 0:
+    v, w = (np.asarray(power, np.float64) for power in powers)
+    if not np.all((v >= 0) & (w >= 0) & (v + w > 0)):
         raise ValueError(f"powers must not be negative, and not both 0, found {powers}")
-    logs = v * np.log(np.maximum(_normalised(first), floor)) + w * np.log(
-        np.maximum(_normalised(second), floor)
-    )
+    one, other = (np.log(np.maximum(_normalised(pmf), floor)) for pmf in (first, second))
+    logs = v[..., None] * one + w[..., None] * other
     weights = np.exp(logs - np.max(logs, axis=-1, keepdims=True))
     return weights / np.sum(weights, axis=-1, keepdims=True)
+
+
+def mass_within(pmf: ArrayLike, edges: ArrayLike, low: float, high: float) -> np.ndarray:
+    """float64[S]: probability of values from `low` to `high`, uniform within bins; NaN for missing rows.
+
+    Args:
+      pmf: float[S, K].
+      edges: float[K + 1], strictly increasing.
+
+    Examples:
+      >>> mass_within([[0.2, 0.6, 0.2]], [0.0, 1.0, 2.0, 3.0], 0.5, 2.0).round(3).tolist()
+      [0.7]
+    """
+    pmf, edges = checked(pmf, edges)
+    share = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None) / np.diff(edges)
+    return pmf @ share
 
 
 def arm_disagreement(pmfs: ArrayLike, edges: ArrayLike, present: ArrayLike) -> np.ndarray:

@@ -22,11 +22,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from remap.network.resnet import ResNet1D, bridge
-from remap.pmf.distributions import normal_pmf, pool
+from remap.pmf.distributions import mass_within, normal_pmf, pool
 from remap.pmf.gaussian_process import Process, restore
 from remap.predict.ensemble import Network
 
 BLOCKS = ("pixels", "features", "labels")  # in what respects stars are compared
+PMFs = Mapping[str, np.ndarray]  # by label
 Distances = Mapping[str, np.ndarray]  # arm -> float32[B, T, S], squared, of T spectra to S references
 
 
@@ -129,17 +130,12 @@ class GivesOpinions(Protocol):
     """What `Predictor` asks of an expert."""
 
     def apply(
-        self,
-        label: str,
-        pmf: np.ndarray,
-        edges: np.ndarray,
-        used: np.ndarray,
-        distances: Distances,
-    ) -> np.ndarray:
-        """PMFs float[T, K] of a label, combined from the arms True in `used` bool[A, T], pooled with its own.
+        self, joint: PMFs, edges: PMFs, used: np.ndarray, distances: Distances
+    ) -> dict[str, np.ndarray]:
+        """PMFs float[T, K] by label, combined from the arms True in `used` bool[A, T], pooled with its own.
 
         Args:
-          edges: float[K + 1], of the label.
+          edges: float[K + 1] by label.
           distances: of the spectra to the references.
         """
         ...
@@ -147,34 +143,48 @@ class GivesOpinions(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Expert:
-    """Opinions by label and set of arms, the set written as names joined by +."""
+    """Opinions by label and set of arms, the set written as names joined by +.
+
+    Attributes:
+      opinions: label -> set of arms -> opinion.
+      known: label -> least and greatest value among the stars that it knows.
+    """
 
     opinions: Mapping[str, Mapping[str, Opinion]]
+    known: Mapping[str, tuple[float, float]]
 
     def apply(
-        self,
-        label: str,
-        pmf: np.ndarray,
-        edges: np.ndarray,
-        used: np.ndarray,
-        distances: Distances,
-    ) -> np.ndarray:
+        self, joint: PMFs, edges: PMFs, used: np.ndarray, distances: Distances
+    ) -> dict[str, np.ndarray]:
         """See `GivesOpinions`; stars of a set of arms without an opinion, and rows of NaN, stay as they are."""
-        out = np.array(pmf, np.float64)
+        out = {label: np.array(pmf, np.float64) for label, pmf in joint.items()}
+        competence = self.competence(joint, edges)
         arms = tuple(distances)
-        for key, opinion in self.opinions.get(label, {}).items():
-            if opinion.powers[1] == 0 and opinion.powers[0] == 1:
-                continue
-            member = np.array([arm in key.split("+") for arm in arms])
-            rows = np.all(used == member[:, None], axis=0) & np.isfinite(out).all(axis=1)
-            if rows.any():
-                own = opinion.pmf(joint_distances(distances, key, rows), edges)
-                out[rows] = pool(out[rows], own, powers=opinion.powers)
+        for label, found in self.opinions.items():
+            for key, opinion in found.items():
+                if opinion.powers == (1.0, 0.0):
+                    continue
+                member = np.array([arm in key.split("+") for arm in arms])
+                rows = np.all(used == member[:, None], axis=0) & np.isfinite(out[label]).all(axis=1)
+                rows &= competence > 0
+                if rows.any():
+                    own = opinion.pmf(joint_distances(distances, key, rows), edges[label])
+                    powers = weighed(opinion.powers, competence[rows])
+                    out[label][rows] = pool(out[label][rows], own, powers=powers)
         return out
+
+    def competence(self, joint: PMFs, edges: PMFs) -> np.ndarray:
+        """float64[T], 0 to 1: the networks' probability that a star is of a kind that the expert knows.
+
+        A process of dwarfs takes a giant for an odd dwarf, and says so with confidence.
+        """
+        inside = [mass_within(joint[label], edges[label], *limits) for label, limits in self.known.items()]
+        found = np.prod(inside, axis=0)
+        return np.where(np.isfinite(found), found, 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, which `from_json` reads."""
-        return {
+        opinions = {
             label: {
                 key: {
                     "process": o.process.to_json(),
@@ -186,6 +196,7 @@ class Expert:
             }
             for label, found in self.opinions.items()
         }
+        return {"opinions": opinions, "known": {label: list(limits) for label, limits in self.known.items()}}
 
     @classmethod
     def from_json(
@@ -198,7 +209,7 @@ class Expert:
           labels: per label float[S], of the references.
         """
         opinions: dict[str, dict[str, Opinion]] = {}
-        for label, found in value.items():
+        for label, found in value["opinions"].items():
             opinions[label] = {}
             for key, one in found.items():
                 rows = np.asarray(one["rows"], int)
@@ -206,7 +217,8 @@ class Expert:
                 process = restore(one["process"], each, labels[label][rows])
                 v, w = one["powers"]
                 opinions[label][key] = Opinion(process, rows, (float(v), float(w)), int(one["stars"]))
-        return cls(opinions)
+        known = {label: (float(low), float(high)) for label, (low, high) in value["known"].items()}
+        return cls(opinions, known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,21 +230,24 @@ class FoldExpert:
     default: Expert
 
     def apply(
-        self,
-        label: str,
-        pmf: np.ndarray,
-        edges: np.ndarray,
-        used: np.ndarray,
-        distances: Distances,
-    ) -> np.ndarray:
+        self, joint: PMFs, edges: PMFs, used: np.ndarray, distances: Distances
+    ) -> dict[str, np.ndarray]:
         """See `GivesOpinions`."""
-        out = np.array(pmf, np.float64)
+        out = {label: np.array(pmf, np.float64) for label, pmf in joint.items()}
         for fold in np.unique(self.fold_of_star):
             rows = self.fold_of_star == fold
             expert = self.folds.get(int(fold), self.default)
-            part = {arm: d[:, rows] for arm, d in distances.items()}
-            out[rows] = expert.apply(label, out[rows], edges, used[:, rows], part)
+            near = {arm: d[:, rows] for arm, d in distances.items()}
+            part = expert.apply({k: v[rows] for k, v in out.items()}, edges, used[:, rows], near)
+            for label, pmf in part.items():
+                out[label][rows] = pmf
         return out
+
+
+def weighed(powers: tuple[float, float], competence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Powers of both PMFs float[T] for stars of a competence float[T]: those given for 1, the networks alone for 0."""
+    v, w = powers
+    return 1.0 + (v - 1.0) * competence, w * competence
 
 
 def joint_distances(distances: Distances, key: str, rows: np.ndarray | Sequence[int]) -> np.ndarray:

@@ -249,10 +249,10 @@ class Predictor:
                 method=limits["combine"],
                 prior=self.prior(j, b.bins),
             )
-            if self.expert is not None:
-                near = {arm: a.distances for arm, a in arms.items() if a.distances is not None}
-                joint[b.name] = self.expert.apply(b.name, joint[b.name], b.edges, used, near)
             pmfs |= {(b.name, arm): single[i] for i, arm in enumerate(arms)}
+        if self.expert is not None:
+            near = {arm: a.distances for arm, a in arms.items() if a.distances is not None}
+            joint = self.expert.apply(joint, edges, used, near)
         if self.calibration is not None:
             joint = self.calibration.apply(joint, edges, used, tuple(arms), snr)
         for b in self.preprocessing.labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
@@ -147,18 +148,17 @@ def _fit(
     def combine(label: str, values: np.ndarray) -> np.ndarray:
         return combine_arms(values, np.ones(values.shape[:2], bool), method=method, prior=prior[label])
 
-    def pooled(label: str, pmf: np.ndarray, key: str, at: np.ndarray) -> np.ndarray:
+    def pooled(joint: Mapping[str, np.ndarray], key: str, at: np.ndarray) -> dict[str, np.ndarray]:
         expert = dataclasses.replace(found.predictor.expert, fold_of_star=found.fold[at])
         member = np.array([arm in key.split("+") for arm in arms])
         near = {arm: found.arms[arm].distances[:, at] for arm in arms}
-        seen = np.broadcast_to(member[:, None], (len(arms), len(at)))
-        return expert.apply(label, pmf, edges[label], seen, near)
+        return expert.apply(joint, edges, np.broadcast_to(member[:, None], (len(arms), len(at))), near)
 
     def fit_on(rows: np.ndarray) -> Calibration:
         chosen_rows = np.flatnonzero(rows)
 
-        def opinion(label: str, pmf: np.ndarray, key: str, at: np.ndarray) -> np.ndarray:
-            return pooled(label, pmf, key, chosen_rows[at])
+        def opinion(joint: Mapping[str, np.ndarray], key: str, at: np.ndarray) -> dict[str, np.ndarray]:
+            return pooled(joint, key, chosen_rows[at])
 
         part = {label: values[:, rows] for label, values in pmfs.items()}
         own, error = ({k: v[rows] for k, v in each.items()} for each in (truth, errors))

@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,15 @@ from remap.pmf.distributions import combine_arms, pool
 from remap.pmf.gaussian_process import Process, ProcessSettings, fit_process
 from remap.pmf.observed import density_kernel
 from remap.predict.ensemble import read_ensemble
-from remap.predict.expert import Expert, Opinion, References, arm_inputs, joint_distances, make_block
+from remap.predict.expert import (
+    Expert,
+    Opinion,
+    References,
+    arm_inputs,
+    joint_distances,
+    make_block,
+    weighed,
+)
 from remap.predict.expert_store import save_expert
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.stages.common import start_stage
@@ -120,11 +129,17 @@ def expert(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     everyone = fit_all(np.ones(np.count_nonzero(mine), bool))
     found = survey.held_out("val")
     ids = np.asarray(stars["star_id"])
-    powers = _Powers(found, distances, processes, stars, settings)
+    known_of_fold = {fold: _known(labels, (split == "train")[mine]) for fold, split in survey.splits.items()}
+    powers = _Powers(found, distances, processes, known_of_fold, stars, settings)
     common = powers.fit(found.tested)
-    whole = _opinions(everyone, common)
+    known = _known(labels, np.ones(np.count_nonzero(mine), bool))
+    whole = _expert(everyone, common, known)
     folds = {
-        fold: _opinions(processes[fold], powers.fit(found.tested & ~np.isin(ids, ids[split == "test"])))
+        fold: _expert(
+            processes[fold],
+            powers.fit(found.tested & ~np.isin(ids, ids[split == "test"])),
+            known_of_fold[fold],
+        )
         for fold, split in survey.splits.items()
     }
     save_expert(
@@ -188,16 +203,33 @@ def _references(
     return References(networks, blocks, edges)
 
 
-def _opinions(
+def _known(labels: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Least and greatest value of every label among references."""
+    own = {name: values[rows & np.isfinite(values)] for name, values in labels.items()}
+    return {name: (float(v.min()), float(v.max())) for name, v in own.items() if len(v)}
+
+
+def _expert(
     processes: Mapping[str, Mapping[str, tuple[Process, np.ndarray]]],
     powers: Mapping[str, Mapping[str, tuple[tuple[float, float], int]]],
+    known: Mapping[str, tuple[float, float]],
 ) -> Expert:
-    return Expert(
-        {
-            name: {key: Opinion(process, rows, *powers[name][key]) for key, (process, rows) in each.items()}
-            for name, each in processes.items()
-        }
-    )
+    opinions = {
+        name: {key: Opinion(process, rows, *powers[name][key]) for key, (process, rows) in each.items()}
+        for name, each in processes.items()
+    }
+    return Expert(opinions, known)
+
+
+class _Pair(NamedTuple):
+    """What there is of the validation stars for one label and set of arms."""
+
+    rows: np.ndarray  # int[V]
+    first: np.ndarray  # float[V, K], the networks' PMFs
+    second: np.ndarray  # float[V, K], the opinions of their folds' processes
+    competence: np.ndarray  # float[V]
+    right: np.ndarray  # float[V, K], log density of the label, if its error is as quoted,
+    wrong: np.ndarray  # and if it is wrong
 
 
 class _Powers:
@@ -208,69 +240,69 @@ class _Powers:
         found: HeldOut,
         distances: Mapping[str, np.ndarray],
         processes: Mapping[int, Mapping[str, Mapping[str, tuple[Process, np.ndarray]]]],
+        known: Mapping[int, Mapping[str, tuple[float, float]]],
         stars: Table,
         settings: ExpertSettings,
     ) -> None:
         self.settings = settings
-        self.pairs: dict[str, dict[str, tuple[np.ndarray, ...]]] = {}
-        predictor = found.predictor
-        for j, b in enumerate(predictor.preprocessing.labels):
-            label, error = (np.asarray(stars[name], float) for name in (b.name, f"{b.name}_err"))
-            known = np.isfinite(label) & (error > 0) & (label >= b.low) & (label <= b.high) & found.tested
-            self.pairs[b.name] = {}
-            for key in _sets(tuple(found.arms)):
-                arms = [found.arms[arm] for arm in key.split("+")]
-                rows = known & np.all([a.used for a in arms], axis=0)
-                first = combine_arms(
+        bins = found.predictor.preprocessing.labels
+        edges = {b.name: b.edges for b in bins}
+        self.pairs: dict[str, dict[str, _Pair]] = {b.name: {} for b in bins}
+        for key in _sets(tuple(found.arms)):
+            arms = [found.arms[arm] for arm in key.split("+")]
+            rows = np.flatnonzero(found.tested & np.all([a.used for a in arms], axis=0))
+            folds = found.fold[rows]
+            joint = {
+                b.name: combine_arms(
                     np.stack([a.pmf[j][rows, : b.bins] for a in arms]),
-                    np.ones((len(arms), np.count_nonzero(rows)), bool),
-                    method=predictor.config["predict"]["combine"],
-                    prior=predictor.prior(j, b.bins),
+                    np.ones((len(arms), len(rows)), bool),
+                    method=found.predictor.config["predict"]["combine"],
+                    prior=found.predictor.prior(j, b.bins),
                 )
-                second = np.full(first.shape, np.nan)
-                for fold in np.unique(found.fold[rows]):
-                    if key not in processes[int(fold)][b.name]:
-                        continue
-                    process, own = processes[int(fold)][b.name][key]
-                    here = found.fold[rows] == fold
-                    near = joint_distances(distances, key, np.flatnonzero(rows)[here])
-                    second[here] = Opinion(process, own, (1.0, 1.0), 0).pmf(near, b.edges)
-                kernels = [
-                    density_kernel(b.edges, label[rows], error[rows] * breadth)
+                for j, b in enumerate(bins)
+            }
+            competence, near = np.zeros(len(rows)), joint_distances(distances, key, rows)
+            for fold in np.unique(folds):
+                here = folds == fold
+                own = {name: pmf[here] for name, pmf in joint.items()}
+                competence[here] = Expert({}, known[int(fold)]).competence(own, edges)
+            for b in bins:
+                second = np.full(joint[b.name].shape, np.nan)
+                for fold in np.unique(folds):
+                    if key in processes[int(fold)][b.name]:
+                        opinion = Opinion(*processes[int(fold)][b.name][key], (1.0, 1.0), 0)
+                        second[folds == fold] = opinion.pmf(near[:, folds == fold], b.edges)
+                label, error = (np.asarray(stars[name], float)[rows] for name in (b.name, f"{b.name}_err"))
+                fits = (error > 0) & (label >= b.low) & (label <= b.high) & np.isfinite(second).all(axis=1)
+                right, wrong = (
+                    density_kernel(b.edges, label[fits], error[fits] * breadth)
                     for breadth in (1.0, settings.outliers_breadth)
-                ]
-                self.pairs[b.name][key] = (np.flatnonzero(rows), first, second, *kernels)
+                )
+                pmfs = joint[b.name][fits], second[fits]
+                self.pairs[b.name][key] = _Pair(rows[fits], *pmfs, competence[fits], right, wrong)
 
     def fit(self, chosen: np.ndarray) -> dict[str, dict[str, tuple[tuple[float, float], int]]]:
         """Both powers, and the number of stars, for every label and set of arms, by the stars `chosen` bool[T]."""
         return {
-            name: {key: self._fit(chosen, *pair) for key, pair in each.items()}
+            name: {key: self._fit(chosen, pair) for key, pair in each.items()}
             for name, each in self.pairs.items()
         }
 
-    def _fit(
-        self,
-        chosen: np.ndarray,
-        rows: np.ndarray,
-        first: np.ndarray,
-        second: np.ndarray,
-        right: np.ndarray,
-        wrong: np.ndarray,
-    ) -> tuple[tuple[float, float], int]:
+    def _fit(self, chosen: np.ndarray, pair: _Pair) -> tuple[tuple[float, float], int]:
         """Those that the labels, errors and all, are likeliest under; wrong labels are a share of the labels."""
         s = self.settings
-        keep = chosen[rows] & np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+        keep = chosen[pair.rows] & np.isfinite(pair.first).all(axis=1)
         count = int(np.count_nonzero(keep))
         if count < s.min_stars:
             return (1.0, 0.0), count
-        first, second, right, wrong = (x[keep] for x in (first, second, right, wrong))
+        _, first, second, competence, right, wrong = (x[keep] for x in pair)
         middle = np.log(s.outliers / (1 - s.outliers))
 
         def objective(x: np.ndarray) -> float:
             v, w = np.exp(np.clip(x[:2], -6, 6))
             share = expit(x[2])
             with np.errstate(divide="ignore"):
-                logs = np.log(pool(first, second, powers=(v, w)))
+                logs = np.log(pool(first, second, powers=weighed((v, w), competence)))
             one, other = (logsumexp(logs + kernel, axis=1) for kernel in (right, wrong))
             found = np.sum(np.logaddexp(np.log1p(-share) + one, np.log(share) + other))
             prior = np.sum(((x[:2] - np.log(0.5)) / s.power_sigma) ** 2)

@@ -9,6 +9,7 @@ import pytest
 from helpers import tiny
 
 from remap.config import ConfigError
+from remap.pmf import normal_pmf
 from remap.pmf.gaussian_process import squared_distance
 from remap.predict import load
 from remap.predict.expert import BLOCKS, Expert, FoldExpert, make_block
@@ -134,19 +135,45 @@ def test_blocks_have_unit_variance():
     assert np.all(flat.values == 0)
 
 
-def test_without_an_opinion_the_networks_stay(workdir):
-    found = load(workdir).expert
-    pmf, edges = np.array([[0.2, 0.3, 0.5], [np.nan] * 3]), np.array([4000.0, 5000.0, 6000.0, 7000.0])
-    near = {arm: np.zeros((3, 2, 99), np.float32) for arm in ("A", "B")}
-    used = np.ones((2, 2), bool)
-    none = Expert({})
-    np.testing.assert_array_equal(none.apply("teff", pmf, edges, used, near), pmf)
-    assert np.isnan(found.apply("teff", pmf, edges, used, near)[1]).all()
-    assert not np.allclose(found.apply("teff", pmf, edges, used, near)[0], pmf[0])
-    powerless = Expert(
-        {"teff": {"A+B": dataclasses.replace(found.opinions["teff"]["A+B"], powers=(1.0, 0.0))}}
-    )
-    np.testing.assert_array_equal(powerless.apply("teff", pmf, edges, used, near), pmf)
+@pytest.fixture
+def asked(workdir):
+    """The expert, and PMFs of two stars, one of which is missing, at no distance from all references."""
+    found = load(workdir)
+    edges = {b.name: b.edges for b in found.preprocessing.labels}
+    middles = {"teff": 5200.0, "logg": 4.2, "feh": -0.5}
+    joint = {
+        n: normal_pmf(np.array([middles[n], np.nan]), np.full(2, 0.02 * np.ptp(e)), e)
+        for n, e in edges.items()
+    }
+    count = len(found.references.blocks["A"][0].values)
+    near = {arm: np.zeros((len(BLOCKS), 2, count), np.float32) for arm in ("A", "B")}
+    return found.expert, joint, edges, np.ones((2, 2), bool), near
+
+
+def test_without_an_opinion_the_networks_stay(asked):
+    found, joint, *rest = asked
+    pooled = found.apply(joint, *rest)
+    powerless = dataclasses.replace(found.opinions["teff"]["A+B"], powers=(1.0, 0.0))
+    for expert_ in (Expert({}, found.known), Expert({"teff": {"A+B": powerless}}, found.known)):
+        for label, pmf in expert_.apply(joint, *rest).items():
+            np.testing.assert_array_equal(pmf, joint[label])
+            assert np.isnan(pooled[label][1]).all()
+            assert not np.allclose(pooled[label][0], pmf[0])
+
+
+def test_it_does_not_speak_of_kinds_that_it_does_not_know(asked):
+    """A process of dwarfs takes a giant for an odd dwarf with confidence."""
+    found, joint, edges, *rest = asked
+    assert found.competence(joint, edges)[0] == pytest.approx(1.0, abs=0.05)
+    low, high = found.known["logg"]
+    assert 3.5 < low < high < 5.0
+    giant = joint | {"logg": normal_pmf(np.array([2.0, np.nan]), np.full(2, 0.1), edges["logg"])}
+    subgiant = joint | {"logg": normal_pmf(np.array([low, np.nan]), np.full(2, 0.1), edges["logg"])}
+    assert found.competence(giant, edges)[0] < 1e-6
+    assert found.competence(subgiant, edges)[0] == pytest.approx(0.5, abs=0.05)
+    out = found.apply(giant, edges, *rest)
+    for label, pmf in giant.items():
+        np.testing.assert_allclose(out[label][0], pmf[0], atol=1e-6)
 
 
 def test_calibration_knows_its_expert(tiny_data, spoilt):
