@@ -427,7 +427,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kind": "deconvolved",
         "select": {},  # limits of the labels of the validation stars to fit to, as in `evaluate.groups`
         "breadth": 9.0,  # "outliers", "coverage": outliers' PMFs are three times as wide
-        "label_breadth": 25.0,  # "deconvolved": wrong labels have five times the error that is quoted
+        "label_breadth": 25.0,  # "deconvolved": wrong labels have about five times the error that is quoted,
+        "label_breadth_sigma": 1.0,  # or what is found instead
         "power_sigma": 1.0,
         "outliers": 0.05,
         "outliers_sigma": 1.5,

@@ -33,7 +33,9 @@ class CalibrationSettings:
         every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5). Or "none".
       breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers",
         "coverage").
-      label_breadth: of the error of a wrong label over the errors that are quoted, in units of σ² ("deconvolved").
+      label_breadth: centre of the prior on how much wrong labels are wrong, in units of the σ² of the errors that are
+        quoted ("deconvolved"); 4 to 400.
+      label_breadth_sigma: its width, of the logarithm.
       power_sigma: width of the prior on ln power, centred on 0: with few stars nothing is changed much.
       outliers: centre of the prior on the share of outliers.
       outliers_sigma: its width, on the logistic scale.
@@ -51,6 +53,7 @@ class CalibrationSettings:
     kind: str = "deconvolved"
     breadth: float = 9.0
     label_breadth: float = 25.0
+    label_breadth_sigma: float = 1.0
     power_sigma: float = 1.0
     outliers: float = 0.05
     outliers_sigma: float = 1.5
@@ -64,15 +67,17 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"calibrate.kind must be one of {KINDS}, found {self.kind!r}")
-        if min(self.breadth, self.label_breadth) < 1 or not 0 < self.outliers < 1 or self.min_stars < 2:
+        if self.breadth < 1 or not 0 < self.outliers < 1 or self.min_stars < 2:
             raise ValueError(
-                "calibrate: expected breadth and label_breadth >= 1, 0 < outliers < 1 and min_stars >= 2, found "
-                f"{self.breadth}, {self.label_breadth}, {self.outliers} and {self.min_stars}"
+                "calibrate: expected breadth >= 1, 0 < outliers < 1 and min_stars >= 2, found "
+                f"{self.breadth}, {self.outliers} and {self.min_stars}"
             )
-        if min(self.power_sigma, self.outliers_sigma, self.group_sigma) <= 0 or self.snr_sigma < 0:
+        if not 4 <= self.label_breadth <= 400:
+            raise ValueError(f"calibrate.label_breadth must lie within 4 to 400, found {self.label_breadth}")
+        widths = (self.power_sigma, self.outliers_sigma, self.label_breadth_sigma, self.group_sigma)
+        if min(widths) <= 0 or self.snr_sigma < 0:
             raise ValueError(
-                "calibrate: priors need positive widths (snr_sigma may be 0), found "
-                f"{self.power_sigma}, {self.outliers_sigma}, {self.group_sigma} and {self.snr_sigma}"
+                f"calibrate: priors need positive widths (snr_sigma may be 0), found {widths} and {self.snr_sigma}"
             )
         plain = {
             name: {label: (float(low), float(high)) for label, (low, high) in limits.items()}
@@ -149,7 +154,7 @@ class Calibrates(Protocol):
     def covers(
         self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
     ) -> np.ndarray:
-        """bool[S]: stars of a kind that there are validation stars of; all others are uncalibrated.
+        """bool[S]: stars whose widths were fitted to stars of their kind; all others are uncalibrated.
 
         Args:
           label: one of those in `pmfs`.
@@ -200,13 +205,12 @@ class Calibration:
     def covers(
         self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
     ) -> np.ndarray:
-        """See `Calibrates`: the widening of the star's arms was fitted, and groups without one star are not likelier
-        than not."""
+        """See `Calibrates`: there is a fit for the star's arms, and groups without a fit of their own are unlikely."""
         member = membership(pmfs, edges, self.groups)
         out = np.zeros(used.shape[1], bool)
         for key, widening in self.widenings.get(label, {}).items():
             rows = _with_arms(key, used, arms) & np.isfinite(pmfs[label]).all(axis=1) & widening.fitted
-            unknown = [g for g, own in self.by_group.get(label, {}).get(key, {}).items() if not own.stars]
+            unknown = [g for g, own in self.by_group.get(label, {}).get(key, {}).items() if not own.fitted]
             out[rows] = sum((member[group][rows] for group in unknown), np.zeros(rows.sum())) < 0.5
         return out
 

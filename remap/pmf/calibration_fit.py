@@ -24,6 +24,9 @@ from remap.pmf.observed import density_kernel
 
 SNR_RANGE = 1.5  # between the percentiles 16 and 84 of the stars' S/N, below which no slope is fitted
 TINY = 1e-300  # least likelihood of a label in units of its largest, so that its logarithm exists
+BREADTHS = np.geomspace(
+    4.0, 400.0, 6
+)  # of wrong labels, in units of σ²; between them by interpolation of densities
 EXACT = 1e-3  # of a bin's width, below which an error of a label makes no difference
 
 
@@ -53,9 +56,10 @@ def fit_widening(
 
         (1 - o) (PMF^w ⊗ N(0, σ²))(x) + o (PMF^w ⊗ N(0, b σ²))(x),
 
-    b being `label_breadth`: a share o of the labels is wrong, and only w goes into the PMF. With "coverage" minus
-    the log likelihood gives way to the Anderson-Darling distance of the central intervals that just reach the
-    truth from uniform: the likelihood of exact labels widens all stars for the sake of a few.
+    a share o of the labels being wrong, and only w goes into the PMF. The breadth b is fitted, too: with a wrong one,
+    w would make up for it. With "coverage" minus the log likelihood gives way to the Anderson-Darling distance of
+    the central intervals that just reach the truth from uniform: the likelihood of exact labels widens all stars for
+    the sake of a few.
 
     Args:
       pmf: float[S, K] of stars that the networks did not train on.
@@ -112,23 +116,30 @@ class _Deconvolved:
     ) -> None:
         errors = np.maximum(errors, EXACT * np.min(np.diff(edges)))
         self.settings = settings
-        kernels = [density_kernel(edges, truth, errors * b) for b in (1.0, settings.label_breadth**0.5)]
+        kernels = [density_kernel(edges, truth, errors * np.sqrt(b)) for b in (1.0, *BREADTHS)]
         # Each row in units of its largest value, which is added to the logarithm again: far labels do not underflow.
         self.scales = [np.max(kernel, axis=1, initial=-np.inf) for kernel in kernels]
         self.kernels = [np.exp(k - scale[:, None]) for k, scale in zip(kernels, self.scales, strict=True)]
         self.logs = np.log(temper(pmf, 1.0))
         self.unchanged = Widening(1.0, 0.0, settings.breadth, len(truth), fitted=False)
 
-    def log_likelihood(self, power: np.ndarray, share: float) -> np.ndarray:
-        """float64[S]: of the labels, for PMFs of a power float[S] and a share of wrong labels."""
+    def log_likelihood(self, power: np.ndarray, share: float, log_breadth: float) -> np.ndarray:
+        """float64[S]: of the labels, for PMFs of a power float[S], a share of wrong labels and their ln breadth."""
         logs = power[:, None] * self.logs
         weights = np.exp(logs - np.max(logs, axis=1, keepdims=True, initial=-np.inf))
         total = np.sum(weights, axis=1)
-        right, wrong = (
-            np.log(np.maximum(np.einsum("sk,sk->s", weights, kernel) / total, TINY)) + scale
-            for kernel, scale in zip(self.kernels, self.scales, strict=True)
-        )
-        return np.logaddexp(np.log1p(-share) + right, np.log(share) + wrong)
+
+        def of_kernel(i: int) -> np.ndarray:
+            found = np.einsum("sk,sk->s", weights, self.kernels[i]) / total
+            return np.log(np.maximum(found, TINY)) + self.scales[i]
+
+        nodes = np.log(BREADTHS)
+        place = float(np.interp(log_breadth, nodes, np.arange(len(nodes))))
+        lower = min(int(place), len(nodes) - 2)
+        with np.errstate(divide="ignore"):
+            near, far = np.log(1 - (place - lower)), np.log(place - lower)
+        wrong = np.logaddexp(near + of_kernel(1 + lower), far + of_kernel(2 + lower))
+        return np.logaddexp(np.log1p(-share) + of_kernel(0), np.log(share) + wrong)
 
     def maximum(
         self, weights: np.ndarray, centre: float, sigma: float, offset: np.ndarray, x: np.ndarray | None
@@ -143,21 +154,28 @@ class _Deconvolved:
         """
         settings = self.settings
         middle = np.log(settings.outliers / (1 - settings.outliers))
+        broad = np.log(settings.label_breadth)
 
         def objective(p: np.ndarray) -> float:
-            log_power = p[0] + offset + (0.0 if x is None else p[2] * x)
+            log_power = p[0] + offset + (0.0 if x is None else p[3] * x)
             # exp(±6) is beyond what any data can ask for, and keeps the search from overflowing.
-            found = self.log_likelihood(np.exp(np.clip(log_power, -6, 6)), float(expit(p[1])))
+            power = np.exp(np.clip(log_power, -6, 6))
+            found = self.log_likelihood(power, float(expit(p[1])), float(p[2]))
             prior = ((p[0] - centre) / sigma) ** 2 + ((p[1] - middle) / settings.outliers_sigma) ** 2
-            prior += 0.0 if x is None else (p[2] / settings.snr_sigma) ** 2
+            prior += ((p[2] - broad) / settings.label_breadth_sigma) ** 2
+            prior += 0.0 if x is None else (p[3] / settings.snr_sigma) ** 2
             return float(-weights @ found + 0.5 * prior)
 
-        start = np.array([centre, middle] if x is None else [centre, middle, 0.0])
+        start = np.array([centre, middle, broad] if x is None else [centre, middle, broad, 0.0])
         # Steps of a size with each parameter's prior: the default ones are 5 % of a start that may be 0.
-        steps = np.diag([0.3, 0.5, 0.2][: len(start)])
-        simplex = np.concatenate([start[None], start + steps])
-        found = minimize(objective, start, method="Nelder-Mead", options={"initial_simplex": simplex}).x
-        return np.array([found[0], expit(found[1]), 0.0 if x is None else found[2]])
+        steps = np.diag([0.3, 0.5, 0.5, 0.2][: len(start)])
+        options = {
+            "initial_simplex": np.concatenate([start[None], start + steps]),
+            "xatol": 3e-3,
+            "fatol": 1e-3,
+        }
+        found = minimize(objective, start, method="Nelder-Mead", options=options).x
+        return np.array([found[0], expit(found[1]), 0.0 if x is None else found[3]])
 
     def common(self, snr: np.ndarray) -> Widening:
         """The fit to all stars, whose spectra have S/N float[S]."""

@@ -135,23 +135,23 @@ def drawn(rng, stars, *, claimed, power, error, wrong=0.05):
     return pmf, star, star + scale * errors * rng.standard_normal(stars), errors
 
 
-@pytest.mark.parametrize("power", [0.4, 1.0, 3.0])
-@pytest.mark.parametrize("error", [0.25, 1.0])
+@pytest.mark.parametrize("power", [0.4, 3.0])
+@pytest.mark.parametrize("error", [0.25, 0.8])  # of labels; the stars scatter by 0.7 about their predictions
 def test_the_width_is_that_of_the_star_whatever_the_labels(power, error):
     """Errors of labels smaller and larger than PMFs, 5 % of them wrong: power and coverage of the star come back."""
     pmf, star, label, errors = drawn(
-        np.random.default_rng(0), 3000, claimed=0.7 * np.sqrt(power), power=power, error=error
+        np.random.default_rng(0), 6000, claimed=0.7 * np.sqrt(power), power=power, error=error
     )
     found = fit_widening(pmf, EDGES, label, DECONVOLVED, errors=errors)
     assert found.fitted
     assert found.outliers == 0
     assert found.power == pytest.approx(power, rel=0.15)
-    assert 0.02 < found.label_outliers < 0.09
+    assert 0.03 < found.label_outliers < 0.07
     held = metrics.coverage(found(pmf), EDGES, star, (0.68, 0.95))
     assert 0.66 < held[0] < 0.70
     assert 0.93 < held[1] < 0.965
     # Taken for the stars themselves, labels give their own width.
-    exact = fit_widening(pmf, EDGES, label, SETTINGS)
+    exact = fit_widening(pmf[:500], EDGES, label[:500], SETTINGS)
     assert metrics.coverage(exact(pmf), EDGES, star, (0.68,))[0] > (0.7 if error < 0.5 else 0.85)
 
 
