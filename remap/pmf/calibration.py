@@ -205,11 +205,10 @@ class Calibration:
     def covers(
         self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
     ) -> np.ndarray:
-        """See `Calibrates`: there is a fit for the star's arms, and it is likelier in groups with a fit of their
-        own than in the others (or in none: the fit to all is for those)."""See `Calibrates`: the widening of the
-        star's arms was fitted, and groups without one star are not likelier than not.""" member =
-        membership(pmfs, edges, self.groups) out = np.zeros(used.shape[1], bool) for key, widening in
-        self.widenings.get(label, {}).items():
+        """See `Calibrates`: there is a fit for the star's arms, and groups without a fit of their own are unlikely."""
+        member = membership(pmfs, edges, self.groups)
+        out = np.zeros(used.shape[1], bool)
+        for key, widening in self.widenings.get(label, {}).items():
             rows = _with_arms(key, used, arms) & np.isfinite(pmfs[label]).all(axis=1) & widening.fitted
             unknown = [g for g, own in self.by_group.get(label, {}).get(key, {}).items() if not own.fitted]
             out[rows] = sum((member[group][rows] for group in unknown), np.zeros(rows.sum())) < 0.5

@@ -56,10 +56,10 @@ def fit_widening(
 
         (1 - o) (PMF^w ⊗ N(0, σ²))(x) + o (PMF^w ⊗ N(0, b σ²))(x),
 
-    a share o of the labels being wrong, and only w goes into the PMF. The breadth b is fitted, too: with a wrong one w would
-    make up for it. With "coverage" minus
-    the log likelihood gives way to the Anderson-Darling distance of the central intervals that just reach the
-    truth from uniform: the likelihood of exact labels widens all stars for the sake of a few.
+    a share o of the labels being wrong, and only w goes into the PMF. The breadth b is fitted, too: with a wrong one,
+    w would make up for it. With "coverage" minus the log likelihood gives way to the Anderson-Darling distance of
+    the central intervals that just reach the truth from uniform: the likelihood of exact labels widens all stars for
+    the sake of a few.
 
     Args:
       pmf: float[S, K] of stars that the networks did not train on.
