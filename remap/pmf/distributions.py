@@ -230,7 +230,7 @@ def normal_pmf(mean: ArrayLike, deviation: ArrayLike, edges: ArrayLike) -> np.nd
 
 
 def pool(
-    first: ArrayLike, second: ArrayLike, *, powers: tuple[float, float], floor: float = PMF_FLOOR
+    first: ArrayLike, second: ArrayLike, *, powers: tuple[ArrayLike, ArrayLike], floor: float = PMF_FLOOR
 ) -> np.ndarray:
     """p_i^v q_i^w / Σ_j p_j^v q_j^w: two opinions, each as sharp as its power says (Genest & Zidek 1986).
 

@@ -245,7 +245,7 @@ class FoldExpert:
 
 
 def weighed(powers: tuple[float, float], competence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Powers of both PMFs float[T] for stars of a competence float[T]: those given for 1, the networks alone for 0."""
+    """Powers of both PMFs float[T] for a competence float[T]: as given for 1, the networks alone for 0."""
     v, w = powers
     return 1.0 + (v - 1.0) * competence, w * competence
 
