@@ -13,9 +13,9 @@ from remap.config import ConfigError, record
 from remap.pmf.calibration import Calibration, CalibrationSettings, fit
 from remap.pmf.distributions import combine_arms
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
-from remap.store.atomic import write_json
+from remap.store.atomic import check_writable
 from remap.store.stars import readable_stars, within
-from remap.store.workdir import network_description
+from remap.store.workdir import network_description, write_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             f"calibrate needs validation stars, found split.validation {config.split.validation}: "
             "set split.validation above 0 and fine-tune"
         )
+    check_writable(workdir / "calibration.json")
     stars = readable_stars(workdir)
     settings = record(CalibrationSettings, config.calibrate, "calibrate", part=True)
     survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
@@ -55,10 +56,11 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"
         )
     everyone, folds = _fit(survey, found, tested, settings)
-    write_json(
-        workdir / "calibration.json",
+    write_calibration(
+        workdir,
         {
             "networks": network_description(survey.predictor.description),
+            "weights": survey.predictor.weights,
             "combine": survey.predictor.config["predict"]["combine"],
             "all": everyone.to_json(),
             "folds": {str(fold): each.to_json() for fold, each in folds.items()},

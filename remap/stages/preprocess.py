@@ -30,6 +30,7 @@ from remap.preprocess.velocity import Templates, make_templates
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
 from remap.store.atomic import save_arrays, write_json
+from remap.store.lock import hold
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
 from remap.store.workdir import save_stationary, save_templates, write_config
 
@@ -63,6 +64,11 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       ValueError: the config contradicts itself or the data.
     """
     workdir = Path(workdir)
+    with hold(workdir / "data"):
+        _preprocess(config, workdir)
+
+
+def _preprocess(config: ml_collections.ConfigDict, workdir: Path) -> None:
     preprocessing = make_preprocessing(config)
     data, root = workdir / "data", config.data_root or None
     survey = record(SurveyFiles, config.survey, "survey")

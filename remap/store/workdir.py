@@ -14,6 +14,7 @@ workdir/align/ARM/                      the same, pulled towards the survey's sp
 workdir/finetune/ARM/fold_K/            the same, for every fold, and split.json: who trains it, who is tested
 workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
+workdir/finetune/calibrated.json        that they were calibrated, and the hash of what was written then
 workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings
 workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,10 +48,11 @@ from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
-from remap.store.atomic import save_arrays, write_json
+from remap.store.atomic import file_hash, named, read_arrays, read_json, save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
 
 PER_ARM = ("wave", "flux", "valid")  # of the templates of velocities
+PREPARE = "run launch.preprocess again"  # what mends the files of `data`
 
 
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -69,7 +72,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{workdir}: expected a trained working folder with config.json, found "
             f"{'none there' if workdir.is_dir() else 'no such folder'}"
         )
-    return json.loads(path.read_text())
+    return read_json(path, "run the newest stage again")
 
 
 def read_preprocessing(workdir: Path) -> Preprocessing:
@@ -81,7 +84,9 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
     path = workdir / "data" / "preprocessing.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the preprocess stage's output, found none; run it first")
-    return Preprocessing.from_json(json.loads(path.read_text()))
+    found = read_json(path, PREPARE)
+    with named(path, PREPARE):
+        return Preprocessing.from_json(found)
 
 
 def check_preprocessing(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
@@ -120,17 +125,18 @@ def _read_library(
         raise FileNotFoundError(
             f"{path}: expected the preprocess stage's output, found none; run it (again) first"
         )
-    with np.load(path) as a:
-        names = [b.name for b in preprocessing.labels]
-        cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
-        return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
+    a = read_arrays(path, ("log_flux", "valid", "labels", "sigma"), PREPARE)
+    names = [b.name for b in preprocessing.labels]
+    cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
+    return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
 
 
 def load_survey(workdir: Path, arm: str) -> tuple[Stars, np.ndarray]:
     """One arm of the preprocessed survey, and its signal-to-noise float[S] (NaN = unknown)."""
-    with np.load(workdir / "data" / f"survey_{arm}.npz") as a:
-        survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
-        return survey, a["snr"]
+    path = workdir / "data" / f"survey_{arm}.npz"
+    a = read_arrays(path, ("flux", "valid", "labels", "errors", "snr"), PREPARE)
+    survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
+    return survey, a["snr"]
 
 
 def save_templates(workdir: Path, templates: Templates) -> None:
@@ -152,7 +158,8 @@ def load_templates(workdir: Path) -> Templates | None:
     path = workdir / "data" / "templates.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as a:
+    a = read_arrays(path, ("arms", "labels", "index", "medium", "taper"), PREPARE)
+    with named(path, PREPARE):
         arms = [str(arm) for arm in a["arms"]]
         per_arm = {name: {arm: a[f"{name}_{arm}"] for arm in arms} for name in PER_ARM}
         own = {"labels": a["labels"], "index": a["index"]}
@@ -171,7 +178,10 @@ def save_stationary(workdir: Path, mask: StationaryMask | None) -> None:
 def load_stationary(workdir: Path) -> StationaryMask | None:
     """The mask that `save_stationary` wrote, or None."""
     path = workdir / "data" / "stationary.json"
-    return StationaryMask.from_json(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with named(path, PREPARE):
+        return StationaryMask.from_json(path.read_text())
 
 
 def share(workdir: Path, name: str, source: Path) -> None:
@@ -187,7 +197,9 @@ def share(workdir: Path, name: str, source: Path) -> None:
 
 def read_stars(workdir: Path) -> Table:
     """The table of survey spectra."""
-    return Table.read(workdir / "data" / "stars.ecsv", format="ascii.ecsv")
+    path = workdir / "data" / "stars.ecsv"
+    with named(path, PREPARE):
+        return Table.read(path, format="ascii.ecsv")
 
 
 def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -> Path:
@@ -198,8 +210,11 @@ def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -
 
 def finished_folds(workdir: Path, arm: str) -> list[int]:
     """Folds whose fine-tuning of this arm has finished, sorted."""
-    folders = (workdir / "finetune" / arm).glob("fold_*")
-    return sorted(int(f.name.removeprefix("fold_")) for f in folders if has_final(f / "final"))
+    named_so = {
+        f: re.fullmatch(r"fold_(0|[1-9]\d*)", f.name) for f in (workdir / "finetune" / arm).glob("fold_*")
+    }
+    # A copy that was put aside as fold_0_old is none of them.
+    return sorted(int(name[1]) for f, name in named_so.items() if name and has_final(f / "final"))
 
 
 def network_description(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,10 +226,46 @@ def network_description(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"config": meta["config"], "split": split}
 
 
-def read_calibration(workdir: Path) -> dict[str, Any] | None:
-    """What `calibrate` wrote, or None."""
+def write_calibration(workdir: Path, found: Mapping[str, Any]) -> None:
+    """Writes `calibration.json`, and beside the networks that there is one."""
     path = workdir / "calibration.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    write_json(path, found)
+    write_json(_calibrated(workdir), {"sha256": file_hash(path)})
+
+
+def read_calibration(workdir: Path) -> dict[str, Any] | None:
+    """What `calibrate` wrote, or None.
+
+    Raises:
+      DamagedError: it is no JSON, or holds no calibration.
+    """
+    path = workdir / "calibration.json"
+    if not path.exists():
+        return None
+    cure = "run launch.calibrate again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        if missing := {"networks", "combine", "all", "folds"} - set(found):
+            raise ValueError(f"expected a calibration, found none of {sorted(missing)}")
+    return found
+
+
+def calibration_hash(workdir: Path) -> str | None:
+    """SHA-256 of the `calibration.json` that the networks of the folder were calibrated with last.
+
+    None: they never were, or by a version that did not write it down.
+    """
+    path = _calibrated(workdir)
+    if not path.exists():
+        return None
+    cure = "run launch.calibrate again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        return str(found["sha256"])
+
+
+def _calibrated(workdir: Path) -> Path:
+    return workdir / "finetune" / "calibrated.json"
 
 
 def check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:
