@@ -22,7 +22,7 @@ PROBE = 4096  # bytes that must fit where something is to be written
 _LEFTOVER = re.compile(r"\..*\.\d+\.[0-9a-f]{8}\.tmp")
 
 
-class StorageError(ConfigError):
+class StorageError(ConfigError, OSError):
     """A place that cannot be written to: full, read-only, or no folder."""
 
 

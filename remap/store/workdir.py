@@ -65,6 +65,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no stage has run in `workdir`.
+      DamagedError: the file holds no config.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -72,7 +73,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{workdir}: expected a trained working folder with config.json, found "
             f"{'none there' if workdir.is_dir() else 'no such folder'}"
         )
-    return read_json(path, "run the newest stage again")
+    cure = "run the newest stage again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        if missing := {"predict", "survey", "data_root"} - set(found):
+            raise ValueError(f"expected a config, found none of its fields {sorted(missing)}")
+    return found
 
 
 def read_preprocessing(workdir: Path) -> Preprocessing:
