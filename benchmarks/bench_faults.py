@@ -2,12 +2,13 @@
 
     python -m benchmarks.bench_faults --output=workdirs/bench_faults [--kills=50] [--flips=200]
 
-Kills: a small training in a process of its own gets SIGKILL at a random time and is started again, until so many kills have
-been seen; every run that ends so must have the network and the records of one that was left alone, byte for byte.
-Flips: one random bit of a finished network, or of the newest of two checkpoints, is turned, each time on a fresh copy.
-It must be refused with the name of its folder (the run then goes on from the older checkpoint) or change nothing.
-Losses: the records are deleted at a random step, and must be there at the end. Cost: what the hashes take for a network of
-ten million parameters. Exit status 1 if anything came out otherwise.
+Kills: a small training in a process of its own gets SIGKILL at a random time and is started again, until so many
+kills have been seen; every run that ends so must have the network and the records of one that was left alone, byte
+for byte, though records are deleted after some of the kills.
+Flips: one random bit of a finished network, or of the newest of two checkpoints, is turned, each time on a fresh
+copy. It must be refused with the name of its folder (a run then goes on from the older checkpoint) or change nothing.
+Cost: what the hashes take for a network of ten million parameters.
+Exit status 1 if anything came out otherwise.
 """
 
 from __future__ import annotations

@@ -67,6 +67,11 @@ def hold(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def unfinished(folder: Path) -> bool:
+    """True while another run holds the folder, and after one that was killed there."""
+    return (folder / NAME).exists() and folder.resolve() not in _held
+
+
 def _take(path: Path) -> int:
     """The open file that holds the lock."""
     while True:

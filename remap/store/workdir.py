@@ -42,7 +42,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import config_to_json
+from remap.config import ConfigError, config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
@@ -50,6 +50,7 @@ from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
 from remap.store.atomic import file_hash, named, read_arrays, read_json, save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
+from remap.store.lock import unfinished
 
 PER_ARM = ("wave", "flux", "valid")  # of the templates of velocities
 PREPARE = "run launch.preprocess again"  # what mends the files of `data`
@@ -90,6 +91,11 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
     path = workdir / "data" / "preprocessing.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the preprocess stage's output, found none; run it first")
+    if unfinished(path.parent):
+        raise ConfigError(
+            f"{path.parent}: launch.preprocess is writing here, or was stopped before its end, so that the files "
+            f"may not belong together; wait for it, or {PREPARE}"
+        )
     found = read_json(path, PREPARE)
     with named(path, PREPARE):
         return Preprocessing.from_json(found)
