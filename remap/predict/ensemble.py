@@ -64,6 +64,8 @@ def read_ensemble(
     known: dict[str, Path] = {}
     if stage == "finetune" and folds is None:
         folds = complete_folds(workdir, preprocessing.arms)
+    if stage == "finetune" and not folds:
+        raise ConfigError(f"{workdir}: expected at least one fold to use, found none asked for")
     for arm in preprocessing.arms:
         members, owners, priors, steps, weights = [], [], [], [], {}
         for fold, folder in _folders(workdir, stage, arm, folds).items():

@@ -65,12 +65,12 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
       ValueError: the config contradicts itself or the data.
     """
     workdir = Path(workdir)
-    with hold(workdir / "data"):
-        _preprocess(config, workdir)
-
-
-def _preprocess(config: ml_collections.ConfigDict, workdir: Path) -> None:
     preprocessing = make_preprocessing(config)
+    with hold(workdir / "data"):
+        _preprocess(config, workdir, preprocessing)
+
+
+def _preprocess(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> None:
     data, root = workdir / "data", config.data_root or None
     survey = record(SurveyFiles, config.survey, "survey")
     vsini = config.labels.vsini.get("library_values", ()) if "vsini" in config.label_names else ()

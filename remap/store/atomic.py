@@ -162,7 +162,7 @@ def read_arrays(path: Path, names: Collection[str], cure: str) -> dict[str, np.n
       FileNotFoundError: there is no such file.
       DamagedError: it is none, is damaged, or lacks an array; names the file.
     """
-    with named(path, cure), np.load(path, allow_pickle=False) as found:
+    with named(path, cure), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         if missing := sorted(set(names) - set(found)):
             raise ValueError(f"expected the arrays {sorted(names)}, found none called {missing}")
         return dict(found)

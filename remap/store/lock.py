@@ -50,6 +50,7 @@ def hold(folder: Path) -> Iterator[None]:
             _held[folder] -= 1
         return
     check_writable(path)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _take(path)
@@ -65,6 +66,9 @@ def hold(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         os.close(handle)
+        with contextlib.suppress(OSError):  # a run that was refused leaves no trace
+            for each in made:
+                each.rmdir()
 
 
 def unfinished(folder: Path) -> bool:

@@ -281,7 +281,8 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
         if restored is not None:
             state, partial = restored
             # A list is what versions without the records in the checkpoint have left.
-            terms, history = (partial, None) if isinstance(partial, list) else (*partial.values(),)
+            old = isinstance(partial, list)
+            terms, history = (partial, None) if old else (partial["terms"], partial["records"])
             collected = [_terms_from_json(p, task.objective.terms) for p in terms]
             logger.info("%s: resuming at step %d", run.name, int(state.step))
         step = int(state.step)

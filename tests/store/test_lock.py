@@ -114,9 +114,9 @@ def test_a_process_may_ask_again_and_the_folder_is_free_at_the_last_end(tmp_path
             pass
         assert (tmp_path / "run" / lock.NAME).exists()
     assert not (tmp_path / "run" / lock.NAME).exists()
-    with pytest.raises(ZeroDivisionError), hold(tmp_path / "run"):
+    with pytest.raises(ZeroDivisionError), hold(tmp_path / "new" / "run"):
         raise ZeroDivisionError
-    assert not (tmp_path / "run" / lock.NAME).exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["link"]  # whoever leaves nothing leaves no folder
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
