@@ -167,6 +167,8 @@ def started(pid: int) -> str | None:
 
 
 def _told(path: Path, holder: dict[str, Any]) -> str:
+    if not holder:  # it has only just begun
+        return f"{path.parent}: another run writes here; wait for it or stop it"
     host, pid = holder.get("host", "unknown"), holder.get("pid", "unknown")
     here = host == socket.gethostname()
     who = f"process {pid} of this machine" if here else f"process {pid} on the host {host}"

@@ -259,7 +259,7 @@ def test_arrays_of_another_network_are_not_taken_for_those_of_the_description(ru
         checkpoint.save_final(tmp_path / name, jax.tree.map(lambda v, n=name: v + ord(n), variables), META)
     shutil.rmtree(tmp_path / "a" / "0" / "variables")
     shutil.copytree(tmp_path / "b" / "0" / "variables", tmp_path / "a" / "0" / "variables")
-    with pytest.raises(DamagedError, match=r"a: cannot be used \(.*arrays are not what was saved"):
+    with pytest.raises(DamagedError, match=r"a: cannot be used \(.*arrays: not what was saved"):
         checkpoint.load_final(tmp_path / "a")
 
 
