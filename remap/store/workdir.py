@@ -12,6 +12,7 @@ workdir/data/stars.ecsv                 one row per survey spectrum: labels, err
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
 workdir/finetune/ARM/fold_K/            the same, for every fold, and split.json: who trains it, who is tested
+workdir/data|STAGE/ARM[/fold_K]/run.lock    who writes there now (remap.store.lock)
 workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/finetune/calibrated.json        that they were calibrated, and the hash of what was written then

@@ -105,9 +105,7 @@ def test_arrays_that_were_swapped_below_their_descriptions_are_refused(workdir):
     step = [next((workdir / "finetune" / arm / "fold_0/final").iterdir()) / "variables" for arm in "AB"]
     for a, b in ((step[0], workdir / "aside"), (step[1], step[0]), (workdir / "aside", step[1])):
         a.rename(b)
-    with pytest.raises(
-        DamagedError, match=r"finetune/A/fold_0/final: cannot be used .*arrays: not what was"
-    ):
+    with pytest.raises(DamagedError, match=r"finetune/A/fold_0/final: cannot be used .*arrays: not what was"):
         load(workdir)
 
 
