@@ -339,6 +339,8 @@ def _text_hash(value: Any) -> str:
 def _checked(meta: dict[str, Any]) -> dict[str, str] | None:
     """The hashes in a description, which they are taken out of; None for networks from before there were any."""
     hashes = meta.pop(HASHES, None)
+    if hashes is None and any(isinstance(v, Mapping) and {"arrays", "tree"} <= set(v) for v in meta.values()):
+        raise ValueError(f"expected {HASHES!r}, found them under another name")  # a bit of it was turned
     _compare(hashes, "description", _text_hash(meta))
     return hashes
 

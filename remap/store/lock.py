@@ -147,6 +147,8 @@ def _may_live(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or pid < 1:
         return False
+    if pid == os.getpid():  # what this process holds is in `_held`
+        return False
     return holder.get("started") == started(pid) is not None
 
 

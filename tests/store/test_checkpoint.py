@@ -359,3 +359,12 @@ def test_a_network_elsewhere_than_its_description_says_is_refused(tmp_path):
     checkpoint.check_place({"stage": "pretrain", "arm": "A"}, tmp_path, stage="pretrain", arm="A")
     with pytest.raises(ConfigError, match=r"holds a network of another place: arm: expected 'B', found 'A'"):
         checkpoint.check_place({"stage": "pretrain", "arm": "A"}, tmp_path, stage="pretrain", arm="B")
+
+
+def test_hashes_are_not_overlooked_where_a_bit_of_their_name_is_turned(run, tmp_path):
+    checkpoint.save_final(tmp_path, {"params": run[0].params, "batch_stats": {}}, META)
+    path = damage.largest(tmp_path / "0" / "meta")
+    path.write_text(path.read_text().replace(checkpoint.HASHES, "hasles"))
+    for read in (checkpoint.load_final, checkpoint.read_meta):
+        with pytest.raises(DamagedError, match="found them under another name"):
+            read(tmp_path)

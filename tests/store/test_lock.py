@@ -72,9 +72,11 @@ def test_without_the_kernels_lock_the_process_number_and_its_start_decide(other,
     write(folder, pid=other.pid, started="another start")  # the number has been given to a new process
     with hold(folder):
         pass
-    write(folder, pid=os.getpid())  # as if a library had lost count: alive, and so kept
-    with pytest.raises(LockedError), hold(folder):
-        pytest.fail("two at once")
+    write(
+        folder, pid=os.getpid()
+    )  # an earlier process with the number and, as a machine can have it, the start
+    with hold(folder):
+        pass
     os.kill(other.pid, signal.SIGKILL)
     while lock.started(other.pid) is not None:  # a zombie holds nothing
         time.sleep(0.01)
