@@ -352,7 +352,7 @@ def test_a_full_disk_is_told_with_the_folder_and_keeps_what_was_saved(run, open_
         assert int(checkpoint.restore_state(manager, state, META)[0].step) == 1
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
         with pytest.raises(StorageError, match=r"checkpoints: needs about .* MB free"):
-            checkpoint.check_room(manager.directory, state, keep=2)
+            checkpoint.check_room(str(manager.directory), state, keep=2)
 
 
 def test_a_network_elsewhere_than_its_description_says_is_refused(tmp_path):
