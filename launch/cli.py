@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import sys
@@ -25,6 +26,12 @@ CACHE = flags.DEFINE_string(
     "compilation_cache", "~/.cache/deep-remap", "Folder that keeps compiled programs between runs; '' = none."
 )
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised, not its message alone.")
+
+# What the operating system says of a place that a user named, and can mend.
+PLACES = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 
 class ConfigFlag:
@@ -69,7 +76,8 @@ def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
     A mistake is what remap says is one: a setting, a file or a spectrum that cannot be used. Any other error, one of
     JAX or NumPy above all, is a fault of the program and keeps its traceback.
 
-    Exit status: 0 done, 1 a mistake in the input, 75 (EX_TEMPFAIL) stopped by SIGTERM with the state saved.
+    Exit status: 0 done, 1 a mistake in the input, 75 (EX_TEMPFAIL) stopped by SIGTERM or Ctrl-C with the state
+    saved, 130 stopped by Ctrl-C where there was no state to save.
     """
     flags.mark_flags_as_required(required)
 
@@ -92,10 +100,19 @@ def _run(main: Callable[[list[str]], None]) -> None:
         except Preempted as stop:
             logger.warning("%s", stop)
             sys.exit(75)
+        except KeyboardInterrupt:
+            if TRACEBACK.value:
+                raise
+            logger.warning("stopped by Ctrl-C; the same command starts this step again")
+            sys.exit(130)
         except (ConfigError, SpectrumError, FileNotFoundError, FileExistsError, DivergedError) as error:
             if TRACEBACK.value:
                 raise
             sys.exit(f"error: {error}")
+        except OSError as error:
+            if TRACEBACK.value or error.errno not in PLACES:
+                raise
+            sys.exit(f"error: {error.filename or 'a file'}: {error.strerror}")
 
     app.run(wrapped, flags_parser=_parse)
 

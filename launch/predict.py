@@ -34,12 +34,16 @@ VELOCITIES = flags.DEFINE_string(
 )
 VELOCITY_COLUMN = flags.DEFINE_string("velocity_column", "rv", "Column of that table, km/s.")
 flags.DEFINE_alias("velocity-column", "velocity_column")
+FOLDS = flags.DEFINE_list(
+    "folds", None, "Fine-tuned networks to use, separated by commas; all, which must be there, if not given."
+)
+CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the networks, if there is one.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue.")
 
 
 def main() -> None:
     check_output(OUTPUT.value, overwrite=OVERWRITE.value)
-    predictor = load(cli.WORKDIR.value, stage=STAGE.value)
+    predictor = load(cli.WORKDIR.value, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
     survey = surveys.get(SURVEY.value) if SURVEY.value else None
     patterns = survey.patterns if survey else predictor.config["survey"]["patterns"]
     files = [f for path in SPECTRA.value for f in io.list_files(path, patterns)]
@@ -60,6 +64,14 @@ def main() -> None:
         len(files),
         bad,
     )
+
+
+def _folds() -> list[int] | None:
+    """The folds that the flags ask for."""
+    try:
+        return None if FOLDS.value is None else sorted({int(fold) for fold in FOLDS.value})
+    except ValueError as error:
+        raise ConfigError(f"--folds: expected numbers, found {','.join(FOLDS.value)!r}") from error
 
 
 def _source() -> dict[str, Any]:

@@ -29,8 +29,8 @@ from remap.autoencoder.sources import cell_chance, read_source
 from remap.autoencoder.train import fit_autoencoder
 from remap.config import ConfigError, record
 from remap.store import checkpoint
-from remap.store.atomic import write_json
-from remap.store.records import read_records
+from remap.store.atomic import read_json, write_json
+from remap.store.records import open_records, read_records
 from remap.train.keys import root_key
 from remap.train.loop import DivergedError, Run
 
@@ -83,7 +83,9 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     known = folder / "settings.json"
     if known.exists():
         checkpoint.check_equal(
-            json.loads(known.read_text()), checkpoint.plain(meta), f"{folder}: searched with other settings"
+            read_json(known, "delete the folder to search again"),
+            checkpoint.plain(meta),
+            f"{folder}: searched with other settings",
         )
     else:
         write_json(known, meta)
@@ -94,6 +96,7 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     logger.info("search: %d runs, %d of them done already", len(runs), len(runs) - len(todo))
     if todo:
         folds = _pools(route, grid.folds)
+    open_records(results, step=0).close()  # without the half of a line that a kill may have left
     for run in todo:
         try:
             done[_name(run)] = _one(route, grid.epochs, folder / _name(run), folds, meta, run)

@@ -243,12 +243,15 @@ def read_members(route: Route, encoder: str) -> list[Member]:
     if encoder not in ENCODERS:
         raise ConfigError(f"the encoder must be one of {sorted(ENCODERS)}, found {encoder!r}")
     stage = ENCODERS[encoder]
-    members = []
+    members, known = [], {}
     for i, meta in enumerate(route.member_metas[stage]):
         folder = member_folder(route.workdir, stage, i)
         variables, found = checkpoint.load_final(folder / "final")
         step = found.pop("step")
         checkpoint.check_equal(found, checkpoint.plain(meta), f"{folder}: trained with other settings")
+        # Members may have equal settings, so that only their parameters tell a copy.
+        if (other := known.setdefault(checkpoint.array_hash(variables), folder)) != folder:
+            raise ConfigError(f"{folder}: holds the network of {other} once more")
         model = route.autoencoder.model(route.autoencoder.member(i)["width"], route.pixels)
         members.append(Member(model, jax.tree.map(jnp.asarray, variables["params"]), int(step)))
     return members

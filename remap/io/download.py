@@ -193,6 +193,8 @@ def download(
             etag=state.get("etag") or "",
             modified=state.get("modified") or "",
         )
+        with part.open("rb") as whole:  # on the disk, before the name says that it is there
+            os.fsync(whole.fileno())
         os.replace(part, path)
         _discard(part)
         return found

@@ -34,7 +34,8 @@ from astropy.utils.exceptions import AstropyUserWarning
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.pmf import distributions
-from remap.predict.formats import bintable, ecsv_writer, from_bintable, read_ecsv, write_files
+from remap.predict.formats import bintable, ecsv_writer, from_bintable, read_ecsv
+from remap.store.atomic import check_writable, write_files
 
 
 class Flag(enum.IntFlag):
@@ -55,6 +56,7 @@ class Flag(enum.IntFlag):
     UNREADABLE = 1 << 8
     RESOLUTION = 1 << 9
     VELOCITY = 1 << 10
+    NOT_FINITE = 1 << 11
 
 
 _MEANING = {
@@ -69,6 +71,7 @@ _MEANING = {
     Flag.UNREADABLE: "the spectrum could not be used; the row holds NaN and `message` says why",
     Flag.RESOLUTION: "the lines are wider than the networks know them, or very finely sampled and of unknown width",
     Flag.VELOCITY: "the radial velocity is poor, or the one used contradicts the one measured",
+    Flag.NOT_FINITE: "the networks give no finite PMF; the row holds NaN and `message` says of which arm",
 }
 
 
@@ -106,7 +109,9 @@ class Catalogue(NamedTuple):
         write_catalogue(path, self.table, self.pmfs, self.edges, self.meta, overwrite=overwrite)
 
 
-def provenance(*, config: Mapping[str, Any], checkpoint_step: Any, date: str, inputs: int) -> dict[str, Any]:
+def provenance(
+    *, config: Mapping[str, Any], checkpoint_step: Any, date: str, inputs: int, **more: Any
+) -> dict[str, Any]:
     """What made a catalogue, as JSON values, for `write_catalogue`.
 
     Args:
@@ -114,10 +119,13 @@ def provenance(*, config: Mapping[str, Any], checkpoint_step: Any, date: str, in
       checkpoint_step: training steps of the network, or any JSON value that says them (arm -> steps).
       date: ISO 8601; an argument, so that the same run can give the same file.
       inputs: number of input spectra.
+      more: JSON values under further keys. `Predictor` gives stage, folds (arm -> folds), weights (arm -> fold ->
+        SHA-256 of the network), calibration (SHA-256 of its file, or "none"), preprocessing_version, and for
+        spectra that it was given survey, source, source_overrides and observe.
 
     Returns:
       software, version, date, inputs, checkpoint_step, config_sha256 (of the config as JSON with sorted keys
-      and without blanks), config, and flags (bit -> meaning).
+      and without blanks), config, flags (bit -> meaning), and `more`.
 
     Raises:
       TypeError: a config or checkpoint_step that JSON cannot hold.
@@ -134,6 +142,7 @@ def provenance(*, config: Mapping[str, Any], checkpoint_step: Any, date: str, in
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "config": json.loads(text),
         "flags": {str(bit): meaning for bit, meaning in describe().items()},
+        **json.loads(json.dumps(more)),
     }
 
 
@@ -229,6 +238,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     Raises:
       ValueError: the name ends neither in .fits nor in .ecsv.
       FileExistsError: one of them exists, and overwrite is False.
+      StorageError: one of them is a folder, or its folder cannot be written to or is full.
     """
     path = Path(path)
     if path.suffix == ".fits":
@@ -238,8 +248,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     else:
         raise ConfigError(f"{path}: a catalogue's name must end in .fits or .ecsv, found {path.suffix!r}")
     for each in paths:
-        if each.exists() and not overwrite:
+        if each.exists() and not each.is_dir() and not overwrite:
             raise FileExistsError(f"{each}: exists already; choose another name or allow overwriting")
+        check_writable(each)
     return paths
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ class Network(NamedTuple):
     folds: tuple[int, ...]  # of each member, -1 where the stage has none
     steps: tuple[int, ...]  # training steps of each network on disk; snapshots of one share theirs
     prior: np.ndarray | None = None  # float[L, K], PMFs of the labels in training, mean over the networks
+    weights: Mapping[int, str] = MappingProxyType({})  # fold -> hash of the network on disk
 
 
 class Ensemble(NamedTuple):
@@ -49,23 +51,28 @@ def read_ensemble(
     """The finished networks of a stage, all arms.
 
     Args:
-      folds: of the fine-tuned networks to use; None = all that have finished.
+      folds: of the fine-tuned networks to use; None = all that were fine-tuned together, which must all be there.
 
     Raises:
       FileNotFoundError: there is no finished network of an arm or fold.
-      ConfigError: the networks do not belong together; names two folders and both values of what differs.
-      ValueError: they were trained with another preprocessing than `preprocessing`, or lie in the folder of
-        another arm, fold or stage.
+      ConfigError: the networks do not belong together (names two folders and both values of what differs), are
+        damaged, two of them are one, or a fold is missing; they were trained with another preprocessing than
+        `preprocessing`, or lie in the folder of another arm, fold or stage.
     """
     networks: dict[str, Network] = {}
     first, description = None, {}
+    known: dict[str, Path] = {}
+    if stage == "finetune" and folds is None:
+        folds = complete_folds(workdir, preprocessing.arms)
+    if stage == "finetune" and not folds:
+        raise ConfigError(f"{workdir}: expected at least one fold to use, found none asked for")
     for arm in preprocessing.arms:
-        members, owners, priors, steps = [], [], [], []
+        members, owners, priors, steps, weights = [], [], [], [], {}
         for fold, folder in _folders(workdir, stage, arm, folds).items():
             variables, meta = checkpoint.load_final(folder / "final")
             check_preprocessing(meta["preprocessing"], preprocessing.to_json(), str(folder))
             place = {"stage": stage, "arm": arm} | ({"fold": fold} if stage == "finetune" else {})
-            check_equal({k: meta.get(k) for k in place}, place, f"{folder}: holds a network of another place")
+            checkpoint.check_place(meta, folder, **place)
             if first is None:
                 first, description = folder, describe_training(meta)
             check_equal(
@@ -74,6 +81,11 @@ def read_ensemble(
                 f"{folder}: expected a network of the same training as {first}",
             )
             priors.append(variables.pop("prior", None))
+            weights[fold] = checkpoint.array_hash(variables)
+            if (other := known.setdefault(weights[fold], folder)) != folder:
+                raise ConfigError(
+                    f"{folder}: holds the network of {other} once more; bring back its own, or train it again"
+                )
             kept = meta["config"][stage].get("average") == "snapshots"
             own = unstack(variables) if kept else [variables]
             members += [jax.tree.map(jnp.asarray, member) for member in own]
@@ -81,7 +93,7 @@ def read_ensemble(
             steps.append(int(meta["step"]))
         model = build_model(description["config"]["model"], preprocessing.labels)
         prior = None if any(p is None for p in priors) else np.mean(priors, axis=0)
-        networks[arm] = Network(model, tuple(members), tuple(owners), tuple(steps), prior)
+        networks[arm] = Network(model, tuple(members), tuple(owners), tuple(steps), prior, weights)
     return Ensemble(networks, description)
 
 
@@ -91,13 +103,38 @@ def _folders(workdir: Path, stage: str, arm: str, folds: Sequence[int] | None) -
         return {-1: stage_folder(workdir, stage, arm)}
     if stage != "finetune":
         raise ConfigError(f"stage must be 'pretrain', 'align' or 'finetune', found {stage!r}")
-    found = finished_folds(workdir, arm) if folds is None else folds
-    if not found:
-        raise FileNotFoundError(
-            f"{workdir}: expected a fine-tuned network for arm {arm}, found none; run launch.finetune, "
-            "or predict with the stage 'pretrain'"
-        )
-    return {fold: stage_folder(workdir, stage, arm, fold) for fold in found}
+    return {fold: stage_folder(workdir, stage, arm, fold) for fold in folds or ()}
+
+
+def complete_folds(workdir: Path, arms: Sequence[str]) -> list[int]:
+    """The folds that have finished, of all arms, if none is missing of those that were fine-tuned together.
+
+    Every network keeps which folds its run was asked for (`split.run`); folds may have been run one by one.
+
+    Raises:
+      FileNotFoundError: an arm has no finished network.
+      ConfigError: a fold is missing; says which are there, and how to use these alone.
+    """
+    finished = {arm: finished_folds(workdir, arm) for arm in arms}
+    asked: set[int] = set()
+    for arm, folds in finished.items():
+        if not folds:
+            raise FileNotFoundError(
+                f"{workdir}: expected a fine-tuned network for arm {arm}, found none; run launch.finetune, "
+                "or predict with the stage 'pretrain'"
+            )
+        for fold in folds:
+            meta = checkpoint.read_meta(stage_folder(workdir, "finetune", arm, fold) / "final")
+            asked |= {fold, *meta["split"].get("run", ())}
+    for arm, folds in finished.items():
+        if missing := sorted(asked - set(folds)):
+            both = sorted(set.intersection(*map(set, finished.values())))
+            raise ConfigError(
+                f"{workdir / 'finetune' / arm}: expected the finished networks of the folds {sorted(asked)}, which "
+                f"were fine-tuned together, found none of {missing}: run launch.finetune to its end, or ask for "
+                f"the others alone (folds={both}, --folds={','.join(map(str, both))})"
+            )
+    return sorted(asked)
 
 
 def describe_training(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Tables in the two formats of a catalogue, FITS and ECSV, and files that appear together."""
+"""Tables in the two formats of a catalogue, FITS and ECSV."""
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,7 +60,7 @@ def from_bintable(hdu: fits.BinTableHDU) -> Table:
 
 
 def ecsv_writer(table: Table) -> Callable[[BinaryIO], None]:
-    """Writes a table as ECSV into an open file; for `write_files`."""
+    """Writes a table as ECSV into an open file; for `store.atomic.write_files`."""
 
     def write(file: BinaryIO) -> None:
         text = io.StringIO()
@@ -87,20 +86,3 @@ def read_ecsv(path: Path) -> Table:
         ) from error
     # Empty strings come back as masked; nothing else in a catalogue can be.
     return table.filled("") if table.has_masked_values else table
-
-
-def write_files(writers: Mapping[Path, Callable[[BinaryIO], None]]) -> None:
-    """Writes all files beside their places first, then moves them there in order, each in one step."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
-    try:
-        for path, write in writers.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in writers:
-            os.replace(temporary[path], path)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)

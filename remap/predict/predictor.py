@@ -16,12 +16,13 @@ from jaxtyping import Array, Bool, Float
 from remap import io, surveys
 from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
-from remap.pmf.calibration import Calibrates, Calibration
+from remap.pmf.calibration import Calibrates
 from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
 from remap.predict.expert import GivesOpinions, References
 from remap.predict.expert_store import read_expert
+from remap.predict.identity import describe_source, lost_rows, read_own_calibration
 from remap.predict.observing import read_and_observe
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
@@ -37,12 +38,9 @@ from remap.preprocess.observe import (
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
 from remap.spectra import Spectra
-from remap.store.checkpoint import check_equal
 from remap.store.workdir import (
     load_stationary,
     load_templates,
-    network_description,
-    read_calibration,
     read_config,
     read_preprocessing,
 )
@@ -93,6 +91,7 @@ class Predictor:
       stationary: features of the survey's detector, masked in its spectra; None = none were looked for.
       expert: pools the combined PMFs with what labelled stars say; None = there is none.
       references: those stars, by which an expert judges.
+      calibration_hash: of the file that `calibration` was read from.
     """
 
     preprocessing: Preprocessing
@@ -104,6 +103,12 @@ class Predictor:
     stationary: StationaryMask | None = None
     expert: GivesOpinions | None = None
     references: References | None = None
+    calibration_hash: str = ""
+
+    @property
+    def weights(self) -> dict[str, dict[str, str]]:
+        """Arm -> fold ("-1" where the stage has none) -> hash of the network, as JSON values."""
+        return {arm: {str(k): v for k, v in n.weights.items()} for arm, n in self.networks.items()}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -220,6 +225,7 @@ class Predictor:
         star_ids: Sequence[str] | None = None,
         observed: Observed | None = None,
         date: str | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> Catalogue:
         """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with the opinion of
         the expert if there is one, and then calibrated.
@@ -231,10 +237,13 @@ class Predictor:
           star_ids: S identifiers, if known.
           observed: what the spectra were before: velocities and positions for the catalogue, and their flags.
           date: of the catalogue, ISO 8601; None = now.
+          source: what the provenance is to say of where the spectra came from, JSON values.
         """
         limits = self.config["predict"]
         used = np.stack([a.used for a in arms.values()])
         reasons = np.array([""] * len(names) if messages is None else list(messages), dtype=object)
+        lost, why = lost_rows({arm: (a.pmf, a.used) for arm, a in arms.items()})
+        used = used & ~lost
         snr = mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
         flags = self._arm_flags(arms, used, snr)
         pmfs: dict[Any, np.ndarray] = {}
@@ -243,6 +252,7 @@ class Predictor:
         joint = {}
         for j, b in enumerate(self.preprocessing.labels):
             single = np.stack([a.pmf[j][:, : b.bins] for a in arms.values()])
+            single = np.where(lost[:, None], np.nan, single)
             joint[b.name] = combine_arms(
                 np.where(used[..., None], single, np.nan),
                 used,
@@ -262,8 +272,15 @@ class Predictor:
         if observed is not None:
             flags[observed.coarse] |= Flag.RESOLUTION
             flags[observed.doubtful] |= Flag.VELOCITY
+        joints = np.stack([np.isfinite(pmfs[b.name]).all(axis=1) for b in self.preprocessing.labels])
+        if (gone := used.any(axis=0) & ~joints.all(axis=0)).any():
+            for each in pmfs.values():
+                each[gone] = np.nan
+            why[gone], lost, used = "the combined PMF is not finite", lost | gone, used & ~gone
         unusable = ~used.any(axis=0)
         flags[unusable] = Flag.UNREADABLE
+        flags[lost] |= Flag.NOT_FINITE
+        reasons[lost & (reasons == "")] = why[lost & (reasons == "")]
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
         table = build_catalogue(
             list(names),
@@ -282,6 +299,12 @@ class Predictor:
             checkpoint_step={arm: list(network.steps) for arm, network in self.networks.items()},
             date=date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             inputs=len(names),
+            stage=self.description.get("stage", ""),
+            folds={arm: sorted(network.weights) for arm, network in self.networks.items()},
+            weights=self.weights,
+            calibration="none" if self.calibration is None else self.calibration_hash,
+            preprocessing_version=self.preprocessing.version,
+            **(source or {}),
         )
         return Catalogue(table, pmfs, edges, meta)
 
@@ -338,7 +361,7 @@ class Predictor:
         observed = observe(
             files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
         )
-        return self._predict_observed(observed, settings, date)
+        return self._predict_observed(observed, settings, date, describe_source(settings))
 
     def predict_files(
         self,
@@ -407,9 +430,12 @@ class Predictor:
             )
         )
         warn_of_velocities(observed, settings)
-        return self._predict_observed(observed, settings, date)
+        told = describe_source(settings, survey, source, self.config["survey"]["source"])
+        return self._predict_observed(observed, settings, date, told)
 
-    def _predict_observed(self, observed: Observed, settings: ObserveSettings, date: str | None) -> Catalogue:
+    def _predict_observed(
+        self, observed: Observed, settings: ObserveSettings, date: str | None, source: Mapping[str, Any]
+    ) -> Catalogue:
         if settings.join:
             observed = join(observed, self.preprocessing, settings=settings)
         arms = {
@@ -423,6 +449,7 @@ class Predictor:
             star_ids=observed.star_ids if any(observed.star_ids) else None,
             observed=observed,
             date=date,
+            source=source,
         )
 
 
@@ -440,7 +467,7 @@ def load(
       workdir: a folder in which the stages have run; nothing else is needed.
       stage: "finetune"; "pretrain" for the networks that saw no observed star, "align" for those that saw them
         without labels.
-      folds: of the fine-tuned networks to use; None = all that have finished.
+      folds: of the fine-tuned networks to use; None = all that were fine-tuned together, which must all be there.
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
       expert: use the expert that stands beside them, where `launch.expert` has made one; a calibration that was
         fitted with one is refused without.
@@ -448,9 +475,9 @@ def load(
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
       ConfigError: the networks of the folds and arms are not of one training (two folders and both values are
-        named).
-      ValueError: the networks were trained with another preprocessing than the folder's (both values are
-        named), or by another version of it; or the calibration belongs to other networks.
+        named), are damaged, or a fold is missing; they were trained with another preprocessing than the folder's
+        (both values are named), or by another version of it; or the calibration belongs to other networks or
+        folds, or is gone.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
@@ -461,24 +488,15 @@ def load(
         )
     networks, description = read_ensemble(workdir, expected, stage, folds)
     beside = read_expert(workdir, expected, description) if stage == "finetune" and expert else None
-    calibration = None
-    if stage == "finetune" and calibrated and (found := read_calibration(workdir)) is not None:
-        check_equal(
-            network_description(found["networks"]),
-            network_description(description),
-            f"{workdir}: calibration of other networks",
-        )
-        check_equal(
-            found["combine"],
+    calibration, digest = None, ""
+    if stage == "finetune" and calibrated:
+        calibration, digest = read_own_calibration(
+            workdir,
+            networks,
+            description,
             config["predict"]["combine"],
-            f"{workdir}: calibration of another predict.combine",
+            expert=None if beside is None else beside.digest,
         )
-        check_equal(
-            found.get("expert"),
-            None if beside is None else beside.digest,
-            f"{workdir}: calibration with another expert (or none)",
-        )
-        calibration = Calibration.from_json(found["all"])
     return Predictor(
         expected,
         networks,
@@ -489,6 +507,7 @@ def load(
         load_stationary(workdir),
         None if beside is None else beside.everyone,
         None if beside is None else beside.references,
+        digest,
     )
 
 

@@ -58,6 +58,7 @@ from remap.stages.common import (
 )
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
+from remap.store.lock import hold
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, load_survey, stage_folder, write_config
 from remap.train.keys import root_key
@@ -122,7 +123,8 @@ def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         stars, aside = _survey_parts(workdir, arm, settings, min_coverage=min_coverage, seed=config.seed)
         source = _source(arm, preprocessing, settings, pre, variables, stars)
         key = root_key(config.seed, "align", name)
-        _align_arm(arm, settings, pre, variables, source, aside, key=key, folder=folder)
+        with hold(folder):
+            _align_arm(arm, settings, pre, variables, source, aside, key=key, folder=folder)
     write_config(workdir, config)
 
 

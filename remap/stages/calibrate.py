@@ -18,9 +18,9 @@ from remap.pmf.distributions import combine_arms
 from remap.predict.expert_store import expert_digest
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.predict.predictor import mean_over_arms
-from remap.store.atomic import write_json
+from remap.store.atomic import check_writable
 from remap.store.stars import readable_stars, within
-from remap.store.workdir import network_description
+from remap.store.workdir import network_description, write_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             f"calibrate needs validation stars, found split.validation {config.split.validation}: "
             "set split.validation above 0 and fine-tune"
         )
+    check_writable(workdir / "calibration.json")
     stars = readable_stars(workdir)
     settings = calibration_settings(config.calibrate)
     survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
@@ -68,10 +69,11 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"
         )
     everyone, folds = _fit(survey, found, tested, settings)
-    write_json(
-        workdir / "calibration.json",
+    write_calibration(
+        workdir,
         {
             "networks": network_description(survey.predictor.description),
+            "weights": survey.predictor.weights,
             "combine": survey.predictor.config["predict"]["combine"],
             "expert": expert_digest(workdir) if survey.predictor.expert is not None else None,
             "all": everyone.to_json(),

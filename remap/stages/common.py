@@ -135,6 +135,7 @@ def first_network(
     start = stage_folder(workdir, stage, arm.name) / "final"
     variables, found = checkpoint.load_final(start)
     variables.pop("prior", None)
+    checkpoint.check_place(found, start, stage=stage, arm=arm.name)
     check_preprocessing(found["preprocessing"], preprocessing.to_json(), str(start))
     check_network(found, arm, str(start))
     check_single(found, str(start))

@@ -20,6 +20,7 @@ from remap.predict.held_out import SurveyPrediction, predict_survey
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
+from remap.store.atomic import check_writable, write_text
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
 
@@ -101,6 +102,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     settings = record(EvaluateSettings, config.evaluate, "evaluate")
     stars = readable_stars(workdir)
     out = workdir / "evaluate"
+    check_writable(out / "summary.ecsv")
     rows, snr_rows, inputs = [], [], None
     for stage in STAGES if config.align.kind != "none" else ("pretrain", "finetune"):
         try:
@@ -127,7 +129,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         quoted=settings.quoted,
         source=settings.quoted_source,
     )
-    (out / "table1.md").write_text(text)
+    write_text(out / "table1.md", text)
     try:
         _plot_training(workdir, out)
     except ImportError as error:

@@ -44,6 +44,7 @@ from remap.stages.common import (
 )
 from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
+from remap.store.lock import hold
 from remap.store.stars import fold_split, readable_stars, save_split, split_settings, within
 from remap.store.workdir import (
     check_prepared,
@@ -79,12 +80,13 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             if checkpoint.is_finished(folder, meta):
                 continue
             start = finetuning(config, workdir, preprocessing, name, fold, split)
-            # Before the first step, but not of a run that is refused.
-            save_split(folder, stars, split, how, fold)
-            averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
-            # With the distribution of the labels, for `predict.combine`.
-            averaged |= {"prior": start.prior}
-            checkpoint.save_final(folder / "final", averaged, meta | {"step": start.total})
+            with hold(folder):
+                # Before the first step, but not of a run that is refused.
+                save_split(folder, stars, split, how, fold)
+                averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
+                # With the distribution of the labels, for `predict.combine`.
+                averaged |= {"prior": start.prior}
+                checkpoint.save_final(folder / "final", averaged, meta | {"step": start.total})
     write_config(workdir, config)
 
 

@@ -15,6 +15,7 @@ from astropy.table import Table
 from remap import io
 from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, check_labels, in_range
+from remap.predict.formats import ecsv_writer
 from remap.predict.observing import read_and_observe, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.joining import join, star_groups
@@ -29,9 +30,10 @@ from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates, make_templates
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
-from remap.store.atomic import save_arrays, write_json
+from remap.store.atomic import read_arrays, save_arrays, write_files, write_json
+from remap.store.lock import hold
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
-from remap.store.workdir import save_stationary, save_templates, write_config
+from remap.store.workdir import library_path, save_stationary, save_templates, write_config
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,11 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     preprocessing = make_preprocessing(config)
+    with hold(workdir / "data"):
+        _preprocess(config, workdir, preprocessing)
+
+
+def _preprocess(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> None:
     data, root = workdir / "data", config.data_root or None
     survey = record(SurveyFiles, config.survey, "survey")
     vsini = config.labels.vsini.get("library_values", ()) if "vsini" in config.label_names else ()
@@ -96,7 +103,7 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             labels=values[usable],
             errors=errors[usable],
         )
-    stars.write(data / "stars.ecsv", format="ascii.ecsv", overwrite=True)
+    write_files({data / "stars.ecsv": ecsv_writer(stars)})
     write_json(data / "preprocessing.json", preprocessing.to_json())
     write_config(workdir, config)
 
@@ -214,10 +221,10 @@ def _templates(data: Path, preprocessing: Preprocessing) -> Templates:
     """What velocities are measured with: spectra of the prepared library at the middle line spread."""
     flux, valid, labels = {}, {}, None
     for arm in preprocessing.arms:
-        with np.load(data / f"library_{arm}.npz") as a:
-            log_flux = a["log_flux"]
-            flux[arm] = np.exp(log_flux[_middle(preprocessing)])
-            valid[arm], labels = a["valid"], a["labels"]
+        names = ("log_flux", "valid", "labels")
+        a = read_arrays(library_path(data, arm), names, "run this stage again")
+        flux[arm] = np.exp(a["log_flux"][_middle(preprocessing)])
+        valid[arm], labels = a["valid"], a["labels"]
     wave = {arm: preprocessing.wave(arm) for arm in preprocessing.arms}
     return make_templates(flux, valid, wave, labels, preprocessing.medium)
 

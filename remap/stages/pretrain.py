@@ -24,6 +24,7 @@ from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
 from remap.stages.common import Arm, Training, open_arm, train_network
 from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
+from remap.store.lock import hold
 from remap.store.workdir import check_prepared, load_library, stage_folder, write_config
 from remap.train.embeddings import EmbeddingSettings, embedding_recorder, fixed_spectra
 from remap.train.keys import root_key
@@ -42,7 +43,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         folder = stage_folder(workdir, "pretrain", name)
         if checkpoint.is_finished(folder, open_arm(config, preprocessing, name, "pretrain").meta):
             continue
-        _pretrain_arm(pretraining(config, workdir, preprocessing, name), embeddings, folder)
+        with hold(folder):
+            _pretrain_arm(pretraining(config, workdir, preprocessing, name), embeddings, folder)
     # Only now: prediction reads it, and it must be that of the networks in the folder.
     write_config(workdir, config)
 

@@ -1,8 +1,20 @@
 """The working folder: its layout, checkpoints, records, and the table of stars."""
 
-from remap.store.atomic import save_arrays, write_json
+from remap.store.atomic import (
+    DamagedError,
+    StorageError,
+    check_writable,
+    read_arrays,
+    read_json,
+    save_arrays,
+    write_files,
+    write_json,
+    write_text,
+)
 from remap.store.checkpoint import (
+    array_hash,
     check_equal,
+    check_place,
     has_final,
     has_state,
     is_finished,
@@ -15,6 +27,7 @@ from remap.store.checkpoint import (
     stack,
     unstack,
 )
+from remap.store.lock import LockedError, hold
 from remap.store.records import RecordWriter, open_records, read_records
 from remap.store.stars import (
     SplitSettings,
@@ -39,19 +52,27 @@ from remap.store.workdir import (
     read_stars,
     share,
     stage_folder,
+    write_calibration,
     write_config,
 )
 
 __all__ = [
+    "DamagedError",
+    "LockedError",
     "RecordWriter",
     "SplitSettings",
+    "StorageError",
+    "array_hash",
     "check_equal",
+    "check_place",
     "check_prepared",
     "check_preprocessing",
+    "check_writable",
     "finished_folds",
     "fold_split",
     "has_final",
     "has_state",
+    "hold",
     "is_finished",
     "library_path",
     "load_final",
@@ -61,8 +82,10 @@ __all__ = [
     "open_manager",
     "open_records",
     "plain",
+    "read_arrays",
     "read_calibration",
     "read_config",
+    "read_json",
     "read_preprocessing",
     "read_records",
     "read_split",
@@ -79,6 +102,9 @@ __all__ = [
     "stage_folder",
     "unstack",
     "within",
+    "write_calibration",
     "write_config",
+    "write_files",
     "write_json",
+    "write_text",
 ]

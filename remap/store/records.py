@@ -3,38 +3,66 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remap.config import ConfigError
+from remap.store.atomic import DamagedError, write_text
+
+logger = logging.getLogger(__name__)
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """All complete records of a JSONL file; [] if it does not exist. A torn last line (a kill) is dropped."""
+    """All complete records of a JSONL file; [] if it does not exist. A torn last line (a kill) is dropped.
+
+    Raises:
+      DamagedError: another line is no record; names file and line.
+    """
     path = Path(path)
     if not path.exists():
         return []
     records = []
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     for i, line in enumerate(lines):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line)
+        except ValueError as error:  # no JSON, or no text
             if i < len(lines) - 1:
-                raise ConfigError(f"{path}: line {i + 1} is no JSON: {error}") from error
+                raise DamagedError(f"{path}: line {i + 1} is no JSON: {error}") from error
+            break
+        if not isinstance(record, dict):
+            raise DamagedError(f"{path}: line {i + 1}: expected a record, found {line[:80]!r}")
+        records.append(record)
     return records
 
 
-def open_records(path: str | Path, *, step: int) -> RecordWriter:
-    """A writer that continues after `step`: records of later steps, which will be made again, are dropped."""
+def open_records(
+    path: str | Path, *, step: int, known: Sequence[Mapping[str, Any]] | None = None
+) -> RecordWriter:
+    """A writer that continues after `step`: records of later steps, which will be made again, are dropped.
+
+    Args:
+      known: the records up to `step` as somebody else has kept them; a file that lacks or contradicts them is told of
+        and written anew. None = nobody has, and the file is believed.
+    """
     path = Path(path)
-    kept = [r for r in read_records(path) if r["step"] <= step]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-    os.replace(temporary, path)
+    try:
+        kept = [r for r in read_records(path) if r["step"] <= step]
+    except (DamagedError, KeyError, TypeError) as error:
+        if known is None:
+            raise
+        logger.warning("%s: damaged (%s)", path, error)
+        kept = []
+    if known is not None:
+        ours, theirs = ([json.dumps(r, sort_keys=True) for r in records] for records in (kept, known))
+        if ours != theirs:
+            logger.warning(
+                "%s: held %d of the %d records up to step %d; written anew from the checkpoint",
+                *(path, len(set(ours) & set(theirs)), len(theirs), step),
+            )
+            kept = [dict(record) for record in known]
+    write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
     return RecordWriter(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from astropy.table import Table
 
 from remap.config import ConfigError, Section, record
 from remap.sampling.folds import split_stars
-from remap.store.atomic import write_json
+from remap.store.atomic import named, read_json, write_json
 from remap.store.checkpoint import check_equal, has_state, plain
 from remap.store.workdir import read_stars, stage_folder
 
@@ -105,7 +104,7 @@ def save_split(folder: Path, stars: Table, split: np.ndarray, settings: SplitSet
     path = _split_path(folder)
     own = {"settings": settings.to_json(fold), **_identity(stars), "part": split.tolist()}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
         if found == own:
             return
         if has_state(folder / "checkpoints"):
@@ -141,7 +140,7 @@ def read_split(
     for arm in arms:
         path = _split_path(stage_folder(workdir, "finetune", arm, fold))
         if path.exists():
-            found = json.loads(path.read_text())
+            found = _read(path)
             check_equal(
                 found["settings"],
                 settings.to_json(fold),
@@ -155,6 +154,17 @@ def read_split(
             first, expected = path, split
         _check_parts(split, expected, f"{path}: the split of {first}")
     return expected
+
+
+def _read(path: Path) -> dict[str, Any]:
+    cure = "bring it back from a copy, or fine-tune this fold again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        if missing := {"settings", "star_id", "file", "part"} - set(found):
+            raise ValueError(f"expected a split, found none of {sorted(missing)}")
+        if len(found["part"]) != len(found["star_id"]):
+            raise ValueError(f"{len(found['part'])} parts of {len(found['star_id'])} spectra")
+    return found
 
 
 def _split_path(folder: Path) -> Path:

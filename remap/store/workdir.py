@@ -13,9 +13,11 @@ workdir/data/stars.ecsv                 one row per survey spectrum: labels, err
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
 workdir/finetune/ARM/fold_K/            the same, for every fold, and split.json: who trains it, who is tested
+workdir/data|STAGE/ARM[/fold_K]/run.lock    who writes there now (remap.store.lock)
 workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
 workdir/expert/                         the labelled stars as an expert beside the networks (remap.stages.expert)
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
+workdir/finetune/calibrated.json        that they were calibrated, and the hash of what was written then
 workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings
 workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working
@@ -34,6 +36,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,16 +45,18 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import config_to_json
+from remap.config import ConfigError, config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
-from remap.store.atomic import save_arrays, write_json
+from remap.store.atomic import file_hash, named, read_arrays, read_json, save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
+from remap.store.lock import unfinished
 
 PER_ARM = ("wave", "flux", "valid")  # of the templates of velocities
+PREPARE = "run launch.preprocess again"  # what mends the files of `data`
 
 
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -64,6 +69,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no stage has run in `workdir`.
+      DamagedError: the file holds no config.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -71,7 +77,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{workdir}: expected a trained working folder with config.json, found "
             f"{'none there' if workdir.is_dir() else 'no such folder'}"
         )
-    return json.loads(path.read_text())
+    cure = "run the newest stage again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        if missing := {"predict", "survey", "data_root"} - set(found):
+            raise ValueError(f"expected a config, found none of its fields {sorted(missing)}")
+    return found
 
 
 def read_preprocessing(workdir: Path) -> Preprocessing:
@@ -83,7 +94,14 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
     path = workdir / "data" / "preprocessing.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the preprocess stage's output, found none; run it first")
-    return Preprocessing.from_json(json.loads(path.read_text()))
+    if unfinished(path.parent):
+        raise ConfigError(
+            f"{path.parent}: launch.preprocess is writing here, or was stopped before its end, so that the files "
+            f"may not belong together; wait for it, or {PREPARE}"
+        )
+    found = read_json(path, PREPARE)
+    with named(path, PREPARE):
+        return Preprocessing.from_json(found)
 
 
 def check_preprocessing(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
@@ -122,17 +140,18 @@ def _read_library(
         raise FileNotFoundError(
             f"{path}: expected the preprocess stage's output, found none; run it (again) first"
         )
-    with np.load(path) as a:
-        names = [b.name for b in preprocessing.labels]
-        cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
-        return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
+    a = read_arrays(path, ("log_flux", "valid", "labels", "sigma"), PREPARE)
+    names = [b.name for b in preprocessing.labels]
+    cells = find_cells(a["labels"], names) if interpolate else node_cells(len(a["labels"]))
+    return Library(a["log_flux"], a["valid"], a["labels"].astype(np.float32), a["sigma"], cells)
 
 
 def load_survey(workdir: Path, arm: str) -> tuple[Stars, np.ndarray]:
     """One arm of the preprocessed survey, and its signal-to-noise float[S] (NaN = unknown)."""
-    with np.load(workdir / "data" / f"survey_{arm}.npz") as a:
-        survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
-        return survey, a["snr"]
+    path = workdir / "data" / f"survey_{arm}.npz"
+    a = read_arrays(path, ("flux", "valid", "labels", "errors", "snr"), PREPARE)
+    survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
+    return survey, a["snr"]
 
 
 def save_templates(workdir: Path, templates: Templates) -> None:
@@ -154,7 +173,8 @@ def load_templates(workdir: Path) -> Templates | None:
     path = workdir / "data" / "templates.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as a:
+    a = read_arrays(path, ("arms", "labels", "index", "medium", "taper"), PREPARE)
+    with named(path, PREPARE):
         arms = [str(arm) for arm in a["arms"]]
         per_arm = {name: {arm: a[f"{name}_{arm}"] for arm in arms} for name in PER_ARM}
         own = {"labels": a["labels"], "index": a["index"]}
@@ -173,7 +193,10 @@ def save_stationary(workdir: Path, mask: StationaryMask | None) -> None:
 def load_stationary(workdir: Path) -> StationaryMask | None:
     """The mask that `save_stationary` wrote, or None."""
     path = workdir / "data" / "stationary.json"
-    return StationaryMask.from_json(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with named(path, PREPARE):
+        return StationaryMask.from_json(path.read_text())
 
 
 def share(workdir: Path, name: str, source: Path) -> None:
@@ -199,7 +222,8 @@ def read_stars(workdir: Path) -> Table:
             f"{path}: expected the stars of a survey, found none: the preprocess stage has not run here, or its "
             "config has no survey (survey.path is empty)"
         )
-    return Table.read(path, format="ascii.ecsv")
+    with named(path, PREPARE):
+        return Table.read(path, format="ascii.ecsv")
 
 
 def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -> Path:
@@ -210,8 +234,11 @@ def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -
 
 def finished_folds(workdir: Path, arm: str) -> list[int]:
     """Folds whose fine-tuning of this arm has finished, sorted."""
-    folders = (workdir / "finetune" / arm).glob("fold_*")
-    return sorted(int(f.name.removeprefix("fold_")) for f in folders if has_final(f / "final"))
+    named_so = {
+        f: re.fullmatch(r"fold_(0|[1-9]\d*)", f.name) for f in (workdir / "finetune" / arm).glob("fold_*")
+    }
+    # A copy that was put aside as fold_0_old is none of them.
+    return sorted(int(name[1]) for f, name in named_so.items() if name and has_final(f / "final"))
 
 
 def network_description(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,10 +250,46 @@ def network_description(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"config": meta["config"], "split": split}
 
 
-def read_calibration(workdir: Path) -> dict[str, Any] | None:
-    """What `calibrate` wrote, or None."""
+def write_calibration(workdir: Path, found: Mapping[str, Any]) -> None:
+    """Writes `calibration.json`, and beside the networks that there is one."""
     path = workdir / "calibration.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    write_json(path, found)
+    write_json(_calibrated(workdir), {"sha256": file_hash(path)})
+
+
+def read_calibration(workdir: Path) -> dict[str, Any] | None:
+    """What `calibrate` wrote, or None.
+
+    Raises:
+      DamagedError: it is no JSON, or holds no calibration.
+    """
+    path = workdir / "calibration.json"
+    if not path.exists():
+        return None
+    cure = "run launch.calibrate again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        if missing := {"networks", "combine", "all", "folds"} - set(found):
+            raise ValueError(f"expected a calibration, found none of {sorted(missing)}")
+    return found
+
+
+def calibration_hash(workdir: Path) -> str | None:
+    """SHA-256 of the `calibration.json` that the networks of the folder were calibrated with last.
+
+    None: they never were, or by a version that did not write it down.
+    """
+    path = _calibrated(workdir)
+    if not path.exists():
+        return None
+    cure = "run launch.calibrate again"
+    found = read_json(path, cure)
+    with named(path, cure):
+        return str(found["sha256"])
+
+
+def _calibrated(workdir: Path) -> Path:
+    return workdir / "finetune" / "calibrated.json"
 
 
 def check_prepared(config: ml_collections.ConfigDict, workdir: Path) -> Preprocessing:

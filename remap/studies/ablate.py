@@ -28,7 +28,7 @@ from remap.stages.evaluate import EvaluateSettings
 from remap.stages.finetune import finetune
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
-from remap.store.atomic import write_json
+from remap.store.atomic import read_json, write_json, write_text
 from remap.store.checkpoint import check_equal
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, read_config, share
@@ -186,7 +186,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             seeds=seeds[: i + 1],
             level=settings.level,
         )
-        (workdir / "ablate" / "summary.md").write_text(text)
+        write_text(workdir / "ablate" / "summary.md", text)
         logger.info("ablate: %d of %d seeds compared", i + 1, len(seeds))
     return table
 
@@ -207,7 +207,7 @@ def _scores_of(
         key = json.dumps(deciding(part.config, "pretrain", also=SECTIONS["data"]), sort_keys=True)
         owners[part.name] = pretrained.setdefault(key, path.with_suffix("") / part.name)
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_json(path, "delete it to train this variant again")
         check_equal(found["settings"], settings, f"{path}: made with other settings")
         return found
     result: dict[str, Any] = {"settings": settings, "diverged": "", "file": [], "labels": {}}

@@ -38,7 +38,7 @@ from remap.stages.common import Training, start_stage, train_network
 from remap.stages.finetune import finetuning
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
-from remap.store.atomic import write_json
+from remap.store.atomic import read_json, write_json
 from remap.store.stars import SplitSettings, fold_split, readable_stars, split_settings
 from remap.store.workdir import check_prepared, stage_folder
 from remap.studies.comparison import Candidate, FoldLoss, Result, compare
@@ -201,7 +201,7 @@ def _run_fold(training: FoldTraining, arm: str, fold: int, folder: Path, candida
     scratch = folder / arm / f"fold_{fold}"
     path = scratch.with_suffix(".json")
     if path.is_file():
-        return json.loads(path.read_text())
+        return read_json(path, "delete it to train this fold again")
     name = f"cross_validate {candidate}, {arm} fold {fold}"
     began = time.monotonic()
     start = training(arm, fold)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from remap.store.atomic import save_arrays
+from remap.store.atomic import read_arrays, save_arrays
 from remap.train.state import TrainState
 
 KEPT = ("best", "snapshots")  # values of `FitSettings.average` that need the cycles one by one
@@ -38,9 +38,9 @@ def read_cycles(folder: str | Path, cycles: int) -> list[tuple[Any, Any]]:
     """Parameters and model state at the end of each cycle, in order."""
     found = []
     for cycle in range(1, cycles + 1):
-        with np.load(_path(Path(folder), cycle)) as arrays:
-            tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
-            found.append((tree["params"], tree.get("model_state", ())))
+        arrays = read_arrays(_path(Path(folder), cycle), (), "delete the folder and start the stage again")
+        tree = traverse_util.unflatten_dict(arrays, sep="/")
+        found.append((tree["params"], tree.get("model_state", ())))
     return found
 
 

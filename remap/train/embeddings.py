@@ -16,7 +16,7 @@ from remap.config import ConfigError
 from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
 from remap.sampling.batches import FinishedSource
-from remap.store.atomic import save_arrays
+from remap.store.atomic import named, read_arrays, save_arrays
 from remap.train.loop import draw_batch
 from remap.train.state import TrainState
 
@@ -113,7 +113,8 @@ def read_embeddings(folder: str | Path) -> list[EpochEmbeddings]:
     """What `embedding_recorder` has written into a folder, by epoch; [] for nothing."""
     found = []
     for path in Path(folder).glob("embeddings_epoch_*.npz"):
-        with np.load(path) as a:
+        a = read_arrays(path, ("epoch",), "delete it to draw the others")
+        with named(path, "delete it to draw the others"):
             parts = {
                 part: Embedded(a[f"{part}_embedding"], a[f"{part}_labels"])
                 for part in PARTS

@@ -20,7 +20,9 @@ import optax
 from jaxtyping import Array
 
 from remap.config import ConfigError
-from remap.store import checkpoint, records
+from remap.store import checkpoint
+from remap.store.lock import hold
+from remap.store.records import open_records, read_records
 from remap.train import cycles
 from remap.train.objectives import Objective, Source, Task
 from remap.train.optim import Rule, averaged, cycle_optimizer, sgdr
@@ -134,7 +136,7 @@ class Fitted(NamedTuple):
 
 
 class Preempted(Exception):
-    """SIGTERM arrived; the state was saved and the same command resumes the run."""
+    """SIGTERM or SIGINT (Ctrl-C) arrived; the state was saved and the same command resumes the run."""
 
 
 class DivergedError(FloatingPointError):
@@ -205,10 +207,16 @@ def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted
       optimizer: `run.optimizer`, or another one with `average_at_cycle_ends` in its chain.
 
     Raises:
-      Preempted: SIGTERM arrived; the state is saved.
-      DivergedError: a loss is not finite (names step and term).
-      ValueError: `run.folder` holds a run with other settings; or "best" is asked for without validation.
+      Preempted: SIGTERM or SIGINT arrived; the state is saved.
+      DivergedError: a loss or a parameter is not finite (names step, terms and the last checkpoint).
+      ConfigError: `run.folder` holds a run with other settings, is in use, cannot be written to, or none of its
+        checkpoints is whole; or "best" is asked for without validation.
     """
+    with hold(run.folder):
+        return _fit(task, optimizer, run)
+
+
+def _fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted:
     settings = run.settings
     if settings.average == "best" and task.validation is None:
         raise ConfigError(f"{run.name}: average 'best' needs validation spectra, found none")
@@ -221,7 +229,10 @@ def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted
     def settled(params: Any) -> Fitted:
         steps = range(settings.stats_batches)
         batches = (draw_batch(task.source, keys.stats, jnp.asarray(i, jnp.int32)) for i in steps)
-        return Fitted(params, task.objective.settle(params, state.model_state, batches, keys.stats_dropout))
+        out = Fitted(params, task.objective.settle(params, state.model_state, batches, keys.stats_dropout))
+        if bad := checkpoint.not_finite(out):
+            raise DivergedError(f"{run.name}: {bad} of the averaged network is not finite")
+        return out
 
     if settings.average == "last":
         return Fitted(state.params, state.model_state)
@@ -232,6 +243,8 @@ def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted
         return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *ends)
     candidates = [settled(params) for params in cycles.running_means([end.params for end in ends])]
     losses = [float(evaluate(*c, task.validation, objective=task.objective).total) for c in candidates]
+    if not np.isfinite(losses).all():
+        raise DivergedError(f"{run.name}: validation losses of the averages are not finite: {losses}")
     best = int(np.argmin(losses))
     logger.info(
         "%s: mean over %d cycles; validation losses %s", run.name, best + 1, np.round(losses, 3).tolist()
@@ -260,17 +273,23 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
         manager = stack.enter_context(
             checkpoint.open_manager(run.folder / "checkpoints", keep=run.settings.keep)
         )
-        stop = stack.enter_context(_sigterm())
+        stop = stack.enter_context(_signals())
         restored = checkpoint.restore_state(manager, state, run.meta)
+        checkpoint.check_room(run.folder / "checkpoints", state, keep=run.settings.keep)
         collected: list[Any] = []
+        history: list[dict[str, Any]] | None = []
         if restored is not None:
             state, partial = restored
-            collected = [_terms_from_json(p, task.objective.terms) for p in partial]
+            # A list is what versions without the records in the checkpoint have left.
+            old = isinstance(partial, list)
+            terms, history = (partial, None) if old else (partial["terms"], partial["records"])
+            collected = [_terms_from_json(p, task.objective.terms) for p in terms]
             logger.info("%s: resuming at step %d", run.name, int(state.step))
         step = int(state.step)
-        writer = stack.enter_context(
-            contextlib.closing(records.open_records(run.folder / "metrics.jsonl", step=step))
-        )
+        path = run.folder / "metrics.jsonl"
+        writer = stack.enter_context(contextlib.closing(open_records(path, step=step, known=history)))
+        if history is None:
+            history = read_records(path)
         if run.on_epoch is not None and step == 0:
             run.on_epoch(0, state)
         began = time.monotonic()
@@ -282,28 +301,60 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
             collected.append(terms)
             step += 1
             if step % run.steps == 0:
+                _check_finite(run, state, step, collected, manager)
                 record = _epoch_record(task, run, state, step, collected)
                 collected = []
                 writer.write(record)
-                _end_epoch(run, state, record, manager, time.monotonic() - began)
-            if stop.is_set():  # in the last step, too: what would follow must not start
-                partial = [_terms_to_json(t) for t in collected]
+                history.append(record)
+                _end_epoch(run, state, record, history, manager, time.monotonic() - began)
+            if stop:  # in the last step, too: what would follow must not start
+                _check_finite(run, state, step, collected, manager)
+                partial = _partial(collected, history)
                 checkpoint.save_state(manager, step, state, run.meta, partial)
-                raise Preempted(f"{run.name}: stopped by SIGTERM at step {step}; the same command resumes")
+                raise Preempted(f"{run.name}: stopped by {stop[0]} at step {step}; the same command resumes")
     return state
 
 
+@jax.jit
+def _all_finite(params: Any, model_state: Any) -> Array:
+    leaves = [x for x in jax.tree.leaves((params, model_state)) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves]))
+
+
+def _check_finite(run: Run, state: TrainState, step: int, collected: list[Any], manager: Any) -> None:
+    """Raises DivergedError at the first loss of `collected`, the steps up to `step`, that is not finite.
+
+    Parameters are looked at as well, since their own loss comes a step later. Called where the device is waited for
+    anyhow, and before what it refuses could reach a checkpoint.
+    """
+    saved = manager.latest_step()
+    last = "no checkpoint was saved" if saved is None else f"the last good checkpoint is that of step {saved}"
+    bad: dict[int, list[str]] = {}
+    if collected:
+        terms = jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *collected)
+        for field, values in zip(terms._fields, terms, strict=True):
+            lost = ~np.isfinite(values.reshape(len(collected), -1)).all(axis=1)
+            if lost.any():
+                bad.setdefault(step - len(collected) + 1 + int(np.argmax(lost)), []).append(field)
+    if bad:
+        at = min(bad)
+        names = [field for field in bad[at] if field != "total"] or ["total"]
+        raise DivergedError(
+            f"{run.name}: the loss is not finite at step {at} (epoch {-(-at // run.steps)}; "
+            f"{', '.join(names)}); {last} in {manager.directory}"
+        )
+    if not _all_finite(state.params, state.model_state):
+        name = checkpoint.not_finite({"params": state.params, "model_state": state.model_state})
+        raise DivergedError(
+            f"{run.name}: {name} is not finite after step {step}; {last} in {manager.directory}"
+        )
+
+
 def _epoch_record(task: Task, run: Run, state: TrainState, step: int, collected: list[Any]) -> dict[str, Any]:
-    """Means over the epoch's steps and the validation loss; raises DivergedError at the first value not finite."""
-    epoch = step // run.steps
+    """Means over the epoch's steps, and the validation loss."""
     terms = jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *collected)
-    for field, values in zip(terms._fields, terms, strict=True):
-        bad = ~np.isfinite(values.reshape(len(collected), -1)).all(axis=1)
-        if bad.any():
-            at = step - len(collected) + 1 + int(np.argmax(bad))
-            raise DivergedError(f"{run.name}: the {field} loss is not finite at step {at} (epoch {epoch})")
     means = jax.tree.map(lambda v: v.mean(axis=0), terms)
-    record = {"step": step, "epoch": epoch, **_prefixed("", means)}
+    record = {"step": step, "epoch": step // run.steps, **_prefixed("", means)}
     record["learning_rate"] = float(run.settings.schedule(run.steps)(step - 1))
     if task.validation is not None:
         found = evaluate(state.params, state.model_state, task.validation, objective=task.objective)
@@ -311,13 +362,20 @@ def _epoch_record(task: Task, run: Run, state: TrainState, step: int, collected:
     return record
 
 
-def _end_epoch(run: Run, state: TrainState, record: Mapping[str, Any], manager: Any, seconds: float) -> None:
+def _end_epoch(
+    run: Run,
+    state: TrainState,
+    record: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    manager: Any,
+    seconds: float,
+) -> None:
     """What a run does at the end of an epoch, when its record is written."""
     epoch, epochs, last = record["epoch"], run.settings.epochs, record["step"] == run.total
     if run.on_epoch is not None:
         run.on_epoch(epoch, state)
     if epoch % run.settings.checkpoint_epochs == 0 or last:
-        checkpoint.save_state(manager, record["step"], state, run.meta, [])
+        checkpoint.save_state(manager, record["step"], state, run.meta, _partial([], history))
     if epoch == 1 or epoch % max(1, epochs // 20) == 0 or last:
         validation = f", validation {record['val_loss']:.4g}" if "val_loss" in record else ""
         logger.info(
@@ -329,6 +387,11 @@ def _end_epoch(run: Run, state: TrainState, record: Mapping[str, Any], manager: 
             validation,
             seconds,
         )
+
+
+def _partial(collected: list[Any], history: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run needs besides its state: the terms of the epoch that has begun, and the records of those before."""
+    return {"terms": [_terms_to_json(t) for t in collected], "records": history}
 
 
 def _terms_to_json(terms: Any) -> list[Any]:
@@ -346,14 +409,30 @@ def _prefixed(prefix: str, terms: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; the old handler comes back at the end. Only the main thread may install it."""
-    event = threading.Event()
+def _signals() -> Iterator[list[str]]:
+    """A list into which SIGTERM and SIGINT (Ctrl-C) put their names; the old handlers come back at the end.
+
+    The second Ctrl-C is a KeyboardInterrupt, for who cannot wait for the step to end. A signal that the caller
+    ignores (as a shell does for what runs in the background) stays ignored. Only the main thread may install
+    handlers.
+    """
+    seen: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield seen
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+
+    def note(number: int, _: Any) -> None:
+        name = signal.Signals(number).name
+        if name in seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(name)
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield event
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, note)
+        yield seen
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -16,6 +16,7 @@ from remap.autoencoder.members import encode, load_members, member_folder, open_
 from remap.autoencoder.report import report
 from remap.autoencoder.sources import held_pool, open_sky, open_source, training_pool
 from remap.autoencoder.train import train_autoencoders
+from remap.config import ConfigError
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.stages.preprocess import preprocess
 from remap.store import checkpoint
@@ -183,6 +184,16 @@ def test_a_new_member_leaves_the_others_as_they_are(route, copy, tiny_data):
     train_autoencoders(config, workdir)
     assert {p: p.stat().st_mtime_ns for p in newest} == newest
     assert len(load_members(config, workdir, "library")) == 3
+
+
+def test_a_member_that_is_a_copy_of_another_is_refused(tiny_data, route, tmp_path):
+    """Both have the same settings, so that no description tells them apart."""
+    workdir = shutil.copytree(route, tmp_path / "work")
+    folders = [member_folder(workdir, "autoencoder", i) / "final" for i in (0, 1)]
+    shutil.rmtree(folders[1])
+    shutil.copytree(*folders)
+    with pytest.raises(ConfigError, match=r"member_1: holds the network of .*member_0 once more"):
+        load_members(tiny.route_config(tiny_data), workdir, "library")
 
 
 def test_other_settings_are_refused_with_both_values(route, tiny_data):

@@ -7,13 +7,14 @@ import sys
 import pytest
 from helpers import tiny
 
+PYTHON_ERRORS = {"interrupt": "KeyboardInterrupt()", "place": "OSError(28, 'No space left on device', 'a/b')"}
 MAIN = """
 import sys
 sys.argv = ["prog", "--workdir=w", *sys.argv[1:]]
 from launch import cli
 from remap.config import ConfigError
 def main():
-    raise {error}("what is wrong")
+    raise {error}
 cli.run(main, required=("workdir",))
 """
 
@@ -24,7 +25,7 @@ cli.run(main, required=("workdir",))
 )
 def test_mistakes_are_one_line_and_faults_keep_their_traceback(error, arguments, traced, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", MAIN.format(error=error), *arguments],
+        [sys.executable, "-c", MAIN.format(error=f'{error}("what is wrong")'), *arguments],
         cwd=tmp_path,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.REPOSITORY)},
         capture_output=True,
@@ -37,3 +38,25 @@ def test_mistakes_are_one_line_and_faults_keep_their_traceback(error, arguments,
     assert ("Traceback" in done.stderr) == traced
     if not traced:
         assert done.stderr.splitlines()[-1] == "error: what is wrong"
+
+
+@pytest.mark.parametrize(
+    ("which", "status", "last"),
+    [
+        ("interrupt", 130, "stopped by Ctrl-C; the same command starts this step again"),
+        ("place", 1, "error: a/b: No space left on device"),
+    ],
+)
+def test_ctrl_c_and_a_full_disk_are_told_in_one_line(which, status, last, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN.format(error=PYTHON_ERRORS[which])],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(last)

@@ -10,6 +10,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table
 
+from remap.config import ConfigError
 from remap.pmf import distributions
 from remap.predict import catalogue
 from remap.predict.catalogue import Flag
@@ -220,6 +221,19 @@ def test_a_failure_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, name)
     with pytest.raises(OSError, match="No space left"):
         catalogue.write_catalogue(tmp_path / name, table[:2], {}, {}, {}, overwrite=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["out.fits", "out.ecsv"])
+def test_places_that_cannot_hold_it_are_told_before_any_work(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=rf"{name}: is a folder, expected the name of a file"):
+            catalogue.check_output(tmp_path / name, overwrite=overwrite)
+        with pytest.raises(ConfigError, match=r"file: expected a folder to write out\.\w+ into"):
+            catalogue.check_output(tmp_path / "file" / name, overwrite=overwrite)
+    catalogue.check_output(tmp_path / "new" / name, overwrite=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["file", name])
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out", "out.fits.gz"])

@@ -412,13 +412,6 @@ def test_folders_without_a_network_are_refused_by_name(tiny_prepared, tiny_workd
         load(tiny_workdir, folds=[7])
 
 
-def test_unfinished_fold_is_not_used(tiny_workdir, tmp_path):
-    shutil.copytree(tiny_workdir, tmp_path / "work")
-    shutil.rmtree(tmp_path / "work" / "finetune" / "A" / "fold_1" / "final")
-    steps = load(tmp_path / "work").predict(tiny.spectra(GOOD)).meta["checkpoint_step"]
-    assert steps == {"A": [4], "B": [4, 4]}
-
-
 def test_other_preprocessing_than_the_networks_is_refused_with_both_values(tiny_workdir, tmp_path):
     shutil.copytree(tiny_workdir, tmp_path / "work")
     path = tmp_path / "work" / "data" / "preprocessing.json"

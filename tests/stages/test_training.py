@@ -9,6 +9,7 @@ import pytest
 from helpers import tiny
 
 from remap import load
+from remap.config import ConfigError
 from remap.predict.predictor import ArmInputs
 from remap.sampling import batches as parts
 from remap.sampling import correction
@@ -253,6 +254,33 @@ def test_each_stage_names_the_one_that_is_missing(tiny_data, tiny_prepared, tmp_
     shutil.copytree(tiny_prepared, tmp_path / "work")
     with pytest.raises(FileNotFoundError, match=r"pretrain.A.final.*expected a finished network, found none"):
         finetune(config, tmp_path / "work")
+
+
+def test_data_whose_preparation_was_stopped_are_refused_until_it_has_ended(
+    tiny_data, tiny_prepared, tmp_path, monkeypatch
+):
+    """Its files may be of two preparations."""
+    workdir, config = shutil.copytree(tiny_prepared, tmp_path / "work"), tiny.config(tiny_data)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    other = tiny.config(tiny_data, observe__cosmic_rays=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("remap.stages.preprocess.save_stationary", die)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # a kill deletes no lock
+        with pytest.raises(Killed):
+            preprocess(other, workdir)
+    for call in (lambda: pretrain(config, workdir), lambda: load(workdir)):
+        with pytest.raises(
+            ConfigError, match=r"data: launch\.preprocess is writing here, or was stopped before"
+        ):
+            call()
+    preprocess(config, workdir)
+    check_prepared(config, workdir)
 
 
 def test_unknown_start_of_fine_tuning_is_refused(tiny_data, tiny_prepared, tmp_path):

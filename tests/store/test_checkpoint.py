@@ -1,12 +1,18 @@
 """Checkpoints come back bit for bit, resume exactly, and are refused where the settings differ."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import damage
 
+from remap.config import ConfigError
 from remap.store import checkpoint
+from remap.store.atomic import DamagedError, StorageError
 from remap.train.optim import average_at_cycle_ends, make_optimizer
 from remap.train.state import TrainState, init_state
 
@@ -181,3 +187,184 @@ def test_a_state_of_another_shape_is_refused_with_what_to_do(run, open_folder):
         pytest.raises(ValueError, match="delete the folder and start the stage again"),
     ):
         checkpoint.restore_state(manager, state, META)
+
+
+# ------------------------------------------------------------------------------------------------- damage
+
+
+def save_two(run, open_folder):
+    """Steps 1 and 2 of the run, and the state of step 1."""
+    state, step = run
+    first = step(state)
+    with open_folder() as manager:
+        checkpoint.save_state(manager, 1, first, META, partial="first")
+        checkpoint.save_state(manager, 2, step(first), META, partial="second")
+    return first
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(
+    run, open_folder, tmp_path, caplog, kind
+):
+    first = save_two(run, open_folder)
+    damage.KINDS[kind](tmp_path / "checkpoints" / "2")
+    with open_folder() as manager:
+        restored, partial = checkpoint.restore_state(manager, run[0], META)
+        assert_same_bits(restored, first)
+        assert partial == "first"
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+        if kind != "a file":  # which is no checkpoint that could be damaged
+            assert f"{tmp_path / 'checkpoints' / '2'}: cannot be used" in caplog.text
+        # The run makes that step again.
+        checkpoint.save_state(manager, 2, run[1](restored), META)
+    with open_folder() as manager:
+        assert int(checkpoint.restore_state(manager, run[0], META)[0].step) == 2
+
+
+def test_a_run_none_of_whose_checkpoints_is_whole_is_refused_with_its_folder(run, open_folder, tmp_path):
+    save_two(run, open_folder)
+    for step, kind in (("1", "arrays cut"), ("2", "description flipped")):
+        damage.KINDS[kind](tmp_path / "checkpoints" / step)
+    with (
+        open_folder() as manager,
+        pytest.raises(DamagedError, match=r"checkpoints: no checkpoint is whole; delete the folder"),
+    ):
+        checkpoint.restore_state(manager, run[0], META)
+    assert (tmp_path / "checkpoints" / "1").exists()  # nothing is thrown away
+
+
+def test_flipped_bits_of_a_finished_network_are_noticed_or_change_nothing(run, tmp_path):
+    variables = {"params": run[0].params, "batch_stats": run[0].model_state}
+    whole, spoilt, noticed = tmp_path / "whole", tmp_path / "spoilt", 0
+    checkpoint.save_final(whole, variables, META)
+    expected, rng = checkpoint.load_final(whole), np.random.default_rng(0)
+    for _ in range(25):
+        shutil.copytree(whole, spoilt)
+        damage.flip_somewhere(spoilt, rng)
+        try:
+            found = checkpoint.load_final(spoilt)
+        except DamagedError as error:
+            assert str(error).startswith(f"{spoilt}: cannot be used")  # noqa: PT017  either outcome is right
+            noticed += 1
+        else:
+            assert_same_bits(found[0], expected[0])
+            assert found[1] == expected[1]
+        shutil.rmtree(spoilt)
+    assert noticed > 5
+
+
+def test_arrays_of_another_network_are_not_taken_for_those_of_the_description(run, tmp_path):
+    variables = {"params": run[0].params, "batch_stats": run[0].model_state}
+    for name in "ab":
+        checkpoint.save_final(tmp_path / name, jax.tree.map(lambda v, n=name: v + ord(n), variables), META)
+    shutil.rmtree(tmp_path / "a" / "0" / "variables")
+    shutil.copytree(tmp_path / "b" / "0" / "variables", tmp_path / "a" / "0" / "variables")
+    with pytest.raises(DamagedError, match=r"a: cannot be used \(.*arrays: not what was saved"):
+        checkpoint.load_final(tmp_path / "a")
+
+
+def without_hashes(folder):
+    """As a version before there were hashes would have left it."""
+    path = damage.largest(folder / "meta")
+    found = json.loads(path.read_text())
+    del found[checkpoint.HASHES]
+    path.write_text(json.dumps(found))
+
+
+def test_networks_from_before_the_hashes_load_with_a_warning(run, open_folder, tmp_path, caplog):
+    variables = {"params": run[0].params, "batch_stats": run[0].model_state}
+    checkpoint.save_final(tmp_path / "final", variables, META)
+    first = save_two(run, open_folder)
+    checkpoint.load_final(tmp_path / "final")
+    assert caplog.text == ""
+    without_hashes(tmp_path / "final" / "0")
+    without_hashes(tmp_path / "checkpoints" / "2")
+    found, meta = checkpoint.load_final(tmp_path / "final")
+    assert_same_bits(found, variables)
+    assert meta == checkpoint.plain(META)
+    with open_folder() as manager:
+        assert_same_bits(checkpoint.restore_state(manager, run[0], META)[0], run[1](first))
+    assert caplog.text.count("saved without a hash of its arrays") == 2
+
+
+def test_networks_that_are_not_finite_are_neither_saved_nor_loaded(run, tmp_path, monkeypatch):
+    variables = {"params": jax.tree.map(np.array, run[0].params), "batch_stats": run[0].model_state}
+    variables["params"]["stem"]["w"][0, 1] = np.inf
+    with pytest.raises(ConfigError, match=r"final: a network whose params/stem/w is not finite is not saved"):
+        checkpoint.save_final(tmp_path / "final", variables, META)
+    assert not checkpoint.has_final(tmp_path / "final")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "not_finite", lambda tree: "")
+        checkpoint.save_final(tmp_path / "final", variables, META)
+    with pytest.raises(DamagedError, match=r"final: cannot be used \(.*params/stem/w is not finite"):
+        checkpoint.load_final(tmp_path / "final")
+
+
+def test_hash_tells_names_types_shapes_and_values(run):
+    state = run[0]
+    expected = checkpoint.array_hash(state)
+    assert checkpoint.array_hash(jax.tree.map(np.asarray, state)) == expected
+    minus = jax.tree.map(np.array, state)
+    minus.params["heads"]["w"][1] = 0.0  # it was -0.0
+    assert checkpoint.array_hash(minus) != expected
+    assert checkpoint.tree_hash(minus) == checkpoint.tree_hash(state)
+    a = np.zeros((2, 3), np.float32)
+    others = [
+        {"a": a},
+        {"b": a},
+        {"a": a.T},
+        {"a": a.astype(np.int32)},
+        {"a": {"a": a}},
+        {"a": a, "b": a[:0]},
+    ]
+    assert len({checkpoint.array_hash(tree) for tree in others}) == len(others)
+    assert len({checkpoint.tree_hash(tree) for tree in others}) == len(others)
+
+
+def test_a_step_is_on_the_disk_before_an_older_one_goes(run, open_folder, monkeypatch):
+    state, step = run
+    seen = []
+    sync = checkpoint.sync_tree
+    with open_folder(keep=1) as manager:
+        checkpoint.save_state(manager, 1, step(state), META)
+        monkeypatch.setattr(
+            checkpoint, "sync_tree", lambda f: (seen.append(list(manager.all_steps())), sync(f))
+        )
+        checkpoint.save_state(manager, 2, step(step(state)), META)
+        assert list(manager.all_steps()) == [2]
+    assert seen == [[1, 2]]
+
+
+def test_a_full_disk_is_told_with_the_folder_and_keeps_what_was_saved(run, open_folder, monkeypatch):
+    state, step = run
+    with open_folder() as manager:
+        checkpoint.save_state(manager, 1, step(state), META)
+
+        def full(*_, **__):
+            raise ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device [source locations=…]")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(manager, "save", full)
+            with pytest.raises(
+                StorageError, match=r"checkpoints: step 2 could not be saved: .*No space left"
+            ):
+                checkpoint.save_state(manager, 2, step(step(state)), META)
+        assert int(checkpoint.restore_state(manager, state, META)[0].step) == 1
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
+        with pytest.raises(StorageError, match=r"checkpoints: needs about .* MB free"):
+            checkpoint.check_room(str(manager.directory), state, keep=2)
+
+
+def test_a_network_elsewhere_than_its_description_says_is_refused(tmp_path):
+    checkpoint.check_place({"stage": "pretrain", "arm": "A"}, tmp_path, stage="pretrain", arm="A")
+    with pytest.raises(ConfigError, match=r"holds a network of another place: arm: expected 'B', found 'A'"):
+        checkpoint.check_place({"stage": "pretrain", "arm": "A"}, tmp_path, stage="pretrain", arm="B")
+
+
+def test_hashes_are_not_overlooked_where_a_bit_of_their_name_is_turned(run, tmp_path):
+    checkpoint.save_final(tmp_path, {"params": run[0].params, "batch_stats": {}}, META)
+    path = damage.largest(tmp_path / "0" / "meta")
+    path.write_text(path.read_text().replace(checkpoint.HASHES, "hasles"))
+    for read in (checkpoint.load_final, checkpoint.read_meta):
+        with pytest.raises(DamagedError, match="found them under another name"):
+            read(tmp_path)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from remap.store.atomic import DamagedError
 from remap.store.records import open_records, read_records
 
 
@@ -68,3 +69,38 @@ def test_a_last_line_without_its_newline_is_complete(path):
     assert steps_in(path) == [10, 20]
     write(path, [30], after=20)
     assert steps_in(path) == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text("\n".join(path.read_text().splitlines()[1:])),
+        lambda path: path.write_text("{" + path.read_text()),
+        lambda path: path.write_bytes(b"\xff" + path.read_bytes()),
+        lambda path: path.write_text(path.read_text().replace("0.1", "0.2", 1)),
+        lambda path: path.write_text('{"loss": 1}\n' + path.read_text()),
+    ],
+)
+def test_records_that_are_lost_or_damaged_are_those_of_the_checkpoint(path, spoil, caplog):
+    write(path, [10, 20, 30])
+    expected = path.read_text().splitlines()
+    known = read_records(path)[:2]
+    open_records(path, step=20, known=known).close()
+    assert caplog.text == ""
+    write(path, [30], after=20)
+    spoil(path)
+    open_records(path, step=20, known=known).close()
+    assert path.read_text().splitlines() == expected[:2]
+    assert "of the 2 records up to step 20; written anew from the checkpoint" in caplog.text
+
+
+def test_damaged_records_are_named_where_nobody_else_has_them(path):
+    write(path, [10, 20])
+    path.write_text("{" + path.read_text())
+    with pytest.raises(DamagedError, match=rf"^{path}: line 1 is no JSON"):
+        open_records(path, step=20)
+    path.write_text("[]\n")
+    with pytest.raises(DamagedError, match=rf"^{path}: line 1: expected a record"):
+        read_records(path)

@@ -4,18 +4,22 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import damage
 
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.sampling.augment import Batch
 from remap.sampling.batches import source_tree
-from remap.store import checkpoint
+from remap.store import checkpoint, lock
+from remap.store.atomic import StorageError
 from remap.store.checkpoint import unstack
 from remap.store.records import read_records
 from remap.train import loop
@@ -262,15 +266,36 @@ def test_frozen_statistics_stay_as_given(run, variables, tmp_path):
 
 
 def test_nan_stops_the_run_and_names_the_step_and_the_loss(run, tmp_path):
-    with pytest.raises(DivergedError, match=r"tiny: the total loss is not finite at step 6 \(epoch 3\)"):
+    with pytest.raises(
+        DivergedError,
+        match=r"tiny: the loss is not finite at step 6 \(epoch 3; focal, .*\); the last good checkpoint is that of "
+        r"step 4 in .*checkpoints$",
+    ):
         run(tmp_path, nan_at=5)  # steps are counted from 1: the sixth batch has the NaN
     assert saved_steps(tmp_path) == [4]  # nothing spoilt is kept
     assert len(read_records(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_losses(
-    run, whole, tmp_path, monkeypatch
-):
+def test_nan_of_the_last_step_is_seen_before_its_checkpoint(run, tmp_path, monkeypatch):
+    """The loss of that step was finite; the parameters after it are not."""
+    step = loop.train_step
+
+    def spoil_at_4(state, *rest, **static):
+        state, terms = step(state, *rest, **static)
+        if int(state.step) == 4:
+            stem = jax.tree.map(lambda v: v.at[(0,) * v.ndim].set(jnp.inf), state.params["stem"])
+            state = state._replace(params=state.params | {"stem": stem})
+        return state, terms
+
+    monkeypatch.setattr(loop, "train_step", spoil_at_4)
+    with pytest.raises(
+        DivergedError, match=r"tiny: params/stem/\w+ is not finite after step 4; no checkpoint was saved"
+    ):
+        run(tmp_path)
+    assert saved_steps(tmp_path) == []
+
+
+def test_nan_is_seen_before_a_signal_saves_it(run, tmp_path, monkeypatch):
     step = loop.train_step
 
     def stop_at_3(state, *rest, **static):
@@ -279,11 +304,93 @@ def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_l
             os.kill(os.getpid(), signal.SIGTERM)
         return state, terms
 
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(loop, "train_step", stop_at_3)
-    with pytest.raises(Preempted, match="tiny: stopped by SIGTERM at step 3; the same command resumes"):
+    with pytest.raises(DivergedError, match=r"not finite at step 3 \(epoch 2; "):
+        run(tmp_path, nan_at=2)
+    assert saved_steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["arrays flipped", "description cut", "emptied"])
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_with_the_same_bits(run, whole, tmp_path, kind, caplog):
+    shutil.copytree(whole[0], tmp_path / "run")
+    damage.KINDS[kind](tmp_path / "run" / "checkpoints" / "8")
+    caplog.set_level("INFO")
+    assert same(run(tmp_path / "run"), whole[1])
+    assert "checkpoints/8: cannot be used" in caplog.text
+    assert "resuming at step 4" in caplog.text
+    assert saved_steps(tmp_path / "run") == [4, 8]
+    ours, theirs = (
+        [r["loss"] for r in read_records(f / "metrics.jsonl")] for f in (tmp_path / "run", whole[0])
+    )
+    assert ours == theirs
+
+
+def test_lost_records_come_back_from_the_checkpoint(run, whole, tmp_path, caplog):
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    run(tmp_path / "run", validation=batch_fn(jax.random.key(9), jnp.asarray(0), jnp.asarray(-1)))
+    assert read_records(path) == read_records(whole[0] / "metrics.jsonl")
+    assert "held 0 of the 2 records up to step 4; written anew from the checkpoint" in caplog.text
+
+
+def test_two_runs_in_one_folder_are_one_too_many(run, tmp_path):
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        holder = lock.identity() | {"pid": process.pid, "started": lock.started(process.pid)}
+        (tmp_path / lock.NAME).write_text(json.dumps(holder))
+        with pytest.raises(lock.LockedError, match=rf"another run writes here \(process {process.pid}"):
+            run(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [lock.NAME]
+    finally:
+        process.kill()
+        process.wait()
+    run(tmp_path, settings=dataclasses.replace(SETTINGS, cycles=1, epochs_per_cycle=1))
+    assert not (tmp_path / lock.NAME).exists()
+
+
+def test_a_disk_without_room_is_told_before_the_first_step(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 5000))
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: pytest.fail("computed"))
+    with pytest.raises(StorageError, match=r"checkpoints: needs about 0\.\d MB, found 0\.0 MB free"):
         run(tmp_path)
-    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_second_ctrl_c_does_not_wait_and_an_ignored_one_stays_ignored():
+    before = signal.getsignal(signal.SIGINT)
+    with loop._signals() as seen:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert seen == ["SIGINT"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with loop._signals() as seen:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert seen == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("which", ["SIGTERM", "SIGINT"])
+def test_sigterm_saves_within_an_epoch_and_the_same_call_resumes_with_the_same_losses(
+    run, whole, tmp_path, monkeypatch, which
+):
+    step = loop.train_step
+
+    def stop_at_3(state, *rest, **static):
+        state, terms = step(state, *rest, **static)
+        if int(state.step) == 3:
+            os.kill(os.getpid(), signal.Signals[which])
+        return state, terms
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(loop, "train_step", stop_at_3)
+    with pytest.raises(Preempted, match=f"tiny: stopped by {which} at step 3; the same command resumes"):
+        run(tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert saved_steps(tmp_path) == [3]  # though a checkpoint was due at step 4 only
     monkeypatch.undo()
     assert same(run(tmp_path), whole[1])

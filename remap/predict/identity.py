@@ -1,0 +1,127 @@
+"""What a prediction was made with, compared before it is used and told with the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from remap import surveys
+from remap.config import ConfigError, is_section
+from remap.pmf.calibration import Calibration
+from remap.predict.ensemble import Network
+from remap.preprocess.observe import ObserveSettings
+from remap.store.atomic import file_hash, named
+from remap.store.checkpoint import check_equal
+from remap.store.workdir import calibration_hash, network_description, read_calibration
+from remap.surveys import Survey
+
+_AGAIN = (
+    "run launch.calibrate again, or ask for the PMFs as the networks give them "
+    "(calibrated=False, --nocalibrated)"
+)
+
+
+def read_own_calibration(
+    workdir: Path,
+    networks: Mapping[str, Network],
+    description: Mapping[str, Any],
+    combine: str,
+    *,
+    expert: str | None = None,
+) -> tuple[Calibration | None, str]:
+    """The calibration of a working folder, known to be that of these networks, and the hash of its file.
+
+    Args:
+      networks: of the arms, fine-tuned.
+      description: of their training.
+      combine: how the arms are combined.
+      expert: digest of the expert beside them (`expert_store`), None without one.
+
+    Returns:
+      (None, "") where the networks were never calibrated.
+
+    Raises:
+      ConfigError: it belongs to other networks, other folds or another combination, is not the file that
+        `launch.calibrate` wrote last, or is gone though it was there.
+    """
+    path, known = workdir / "calibration.json", calibration_hash(workdir)
+    found = read_calibration(workdir)
+    if found is None:
+        if known is not None:
+            raise ConfigError(f"{path}: expected the calibration of the networks, found none; {_AGAIN}")
+        return None, ""
+    check_equal(
+        network_description(found["networks"]),
+        network_description(description),
+        f"{workdir}: calibration of other networks",
+    )
+    check_equal(found["combine"], combine, f"{workdir}: calibration of another predict.combine")
+    check_equal(found.get("expert"), expert, f"{workdir}: calibration with another expert (or none)")
+    fitted = sorted(int(fold) for fold in found["folds"])
+    for network in networks.values():
+        if (own := sorted(set(network.folds))) != fitted:
+            raise ConfigError(f"{path}: expected fits for the folds {own}, found {fitted}; {_AGAIN}")
+    for arm, weights in found.get("weights", {}).items():  # which older versions did not write
+        own = {str(fold): value for fold, value in networks[arm].weights.items()} if arm in networks else {}
+        if other := [fold for fold in weights if own.get(fold) != weights[fold]]:
+            raise ConfigError(f"{path}: fitted to other networks of arm {arm}, folds {other}; {_AGAIN}")
+    digest = file_hash(path)
+    if known not in (None, digest):
+        raise ConfigError(f"{path}: is not the file that launch.calibrate wrote last; {_AGAIN}")
+    with named(path, _AGAIN):
+        return Calibration.from_json(found["all"]), digest
+
+
+def describe_source(
+    settings: ObserveSettings,
+    survey: Survey | str | None = None,
+    source: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Where spectra came from and how they were read and treated, as JSON values for the provenance.
+
+    Args:
+      settings: how they were treated.
+      survey: whose files they are, None = the config's.
+      source: how the files were read; None = they were no files.
+      recorded: how the config says that its survey is read.
+
+    Returns:
+      survey (name, "" = the config's), source, source_overrides (fields that are not as the survey has them) and
+      observe.
+    """
+    preset = surveys.get(survey) if isinstance(survey, str) else survey
+    source, own = _plain(source or {}), _plain((recorded or {}) if preset is None else preset.source)
+    return {
+        "survey": "" if preset is None else preset.name,
+        "source": source,
+        "source_overrides": {key: value for key, value in source.items() if own.get(key) != value},
+        "observe": _plain(dataclasses.asdict(settings)),
+    }
+
+
+def lost_rows(pmfs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Spectra of which an arm that can be used has a PMF that is not finite.
+
+    Args:
+      pmfs: arm -> float[L, S, K] and bool[S], whether the arm is used.
+
+    Returns:
+      bool[S], and object[S] of the reasons ("" elsewhere).
+    """
+    broken = {arm: used & ~np.isfinite(pmf).all(axis=(0, 2)) for arm, (pmf, used) in pmfs.items()}
+    lost = np.any(list(broken.values()), axis=0)
+    why = np.array([""] * len(lost), dtype=object)
+    for i in np.flatnonzero(lost):
+        arms = ", ".join(arm for arm, rows in broken.items() if rows[i])
+        why[i] = f"the networks of arm {arms} give no finite PMF"
+    return lost, why
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value.to_dict() if is_section(value) else dict(value), default=str))
