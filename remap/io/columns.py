@@ -235,9 +235,7 @@ def _text(cell: str | bytes | float) -> str:
 
 def _decode(path: Path, encoding: str | None) -> str:
     """The text of a file, without a byte-order mark; line ends are as Python has them."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
+    content = files.read_bytes(path, text=True)
     if encoding is None:
         encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
         try:
