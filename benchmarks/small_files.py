@@ -1,4 +1,4 @@
-"""Small files of every reader, of which damaged and hostile copies are made: what each declares, and how it is read."""
+"""Small files of every reader, of which damaged and hostile copies are made, and what each of them declares."""
 
 from __future__ import annotations
 
