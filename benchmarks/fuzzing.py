@@ -1,37 +1,33 @@
-"""Hostile copies of small files through every reader, in a process of limited time and memory.
-
-    python -m benchmarks.fuzzing --mutants=5000            # of every reader; --readers=image,bundle of these
-    python -m benchmarks.fuzzing --readers=image --only=7  # one mutant, with the traceback
+"""Hostile copies of files through their readers, in a process of limited time and memory.
 
 A mutant is refused by a `SpectrumError` that names the file, or read. Anything else is a fault: another exception,
 more than `SECONDS` of processor time, more than `BYTES` of memory (also where a reader answers that there is not
-enough), or the end of the process. `benchmarks.bench_readers --hostile=5000` does the same with real files.
+enough), or the end of the process. `benchmarks.bench_readers --hostile=5000` is the command, and to look at one:
+
+    fuzzing.mutant("image", SAMPLES["image"], 7)  # the content of the eighth
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import logging
 import math
 import multiprocessing
-import os
 import resource
 import signal
 import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 
 from benchmarks import mutation
-from benchmarks.small_files import SAMPLES, Sample
+from benchmarks.small_files import Sample
 from remap.spectra import Spectra, SpectrumError
 
 SECONDS, BYTES = 10, 2**30  # of processor time, and beyond what the process has before
@@ -213,35 +209,3 @@ def fuzz(samples: Mapping[str, Sample], mutants: int, seed: int = 0) -> dict[str
             pipe.send(None)
             worker.join(10)
     return out
-
-
-READERS = flags.DEFINE_list("readers", [], f"Some of {', '.join(SAMPLES)}; none = all.")
-MUTANTS = flags.DEFINE_integer("mutants", 5000, "Hostile copies of each sample.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the mutants.")
-ONLY = flags.DEFINE_integer("only", None, "The number of one mutant, read in this process.")
-
-
-def main(argv: Sequence[str]) -> None:
-    """Runs what the flags say, a line for each reader."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    for name in READERS.value or SAMPLES:
-        sample = SAMPLES[name]
-        if ONLY.value is None:
-            print(
-                f"{name}: {json.dumps(fuzz({name: sample}, MUTANTS.value, SEED.value)[name].told())}",
-                flush=True,
-            )
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / sample.file
-            source = sample.write(path)
-            path.write_bytes(mutation.mutant(path.read_bytes(), _rng(name, ONLY.value, SEED.value)))
-            kept = Path(os.environ.get("TMPDIR", "/tmp")) / f"mutant_{sample.file}"
-            kept.write_bytes(path.read_bytes())
-            print(f"{name}: mutant {ONLY.value}, kept as {kept}")
-            print(sample.read(path, source))
-
-
-if __name__ == "__main__":
-    app.run(main)
