@@ -1,8 +1,8 @@
 """Readers on the shared files of other surveys: how fast they are, and what they make of a thousand damaged copies.
 
     python -m benchmarks.bench_readers --data=$REMAP_DATA [--kinds=harps,uves] [--mutants=1000] [--out=readers.json]
-    python -m benchmarks.bench_readers --data=$REMAP_DATA --mutants=0 --hostile=5000   # of these files
-    python -m benchmarks.bench_readers --small --hostile=5000 [--kinds=image,bundle]   # of small files of every reader
+    python -m benchmarks.bench_readers --data=$REMAP_DATA --mutants=0 --hostile=5000  # of these files
+    python -m benchmarks.bench_readers --small --hostile=5000 [--kinds=image,bundle]
 
 For every kind: files per second on one core, and of its mutants how many were refused, how many read without a
 difference, how many with a difference in touched pixels alone, and how many beyond (`changed`): a number in a header

@@ -45,8 +45,7 @@ NO_SIZES = ("ZSIMPLE", "ZIMAGE", "DATASUM", "CHECKSUM")
 END = re.compile(rb"END {77}")
 # Cards that say how much there is, however a parser that forgives much may find their names.
 SIZES = re.compile(
-    rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|ZIMAGE|DATASUM|CHECKSUM|ZNAXIS\d*|ZTILE\d*) *= ?([^/]{1,70})",
-    re.IGNORECASE,
+    rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|ZIMAGE|DATASUM|CHECKSUM|ZNAXIS\d*|ZTILE\d*) *= ?([^/]{1,70})"
 )
 AXES = ("linear", "ln", "log10")
 # Stellar spectra lie well inside. Those with an axis declared linear that is logarithmic, ln that is log10,
@@ -434,13 +433,14 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
 
 def _add_cards(cards: dict[str, str], block: bytes, found: str, number: int) -> None:
     """Adds the cards of a block that say how much there is; SpectrumError where one is there twice and differs."""
+    block = block.upper()  # a regular expression that ignores case takes ten times as long
     for card in SIZES.finditer(block):
         # Astropy finds a name also in lower case, after blanks and before a "=" that is too early.
         place = card.start() % CARD
-        before = block[card.start() - place : card.start()].strip(b" ").upper()
+        before = block[card.start() - place : card.start()].strip(b" ")
         if before != b"HIERARCH" and (before or place >= 8):
             continue
-        key, value = card[1].decode().upper(), card[2].decode("latin-1").strip()
+        key, value = card[1].decode(), card[2].decode("latin-1").strip()
         if cards.setdefault(key, value) != value:
             raise SpectrumError(f"{found} {key} = {cards[key][:40]} and {value[:40]} in HDU {number}")
 
