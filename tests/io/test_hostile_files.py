@@ -109,15 +109,14 @@ def test_the_fuzzer_ends_a_reader_that_hangs(monkeypatch):
         ("labels_fits", 1, "NAXIS2", "-64"),
         ("labels_fits", 1, "TFIELDS", "1000000000"),
         ("labels_fits", 1, "TTYPE1", "0,5"),
-        ("phoenix", 0, "PHXTEFF", "1" + "0" * 400),
+        ("phoenix", 0, "PHXTEFF", "1E400"),
+        ("labels_header", 0, "PHXTEFF", "1E400"),
         ("labels_header", 0, "PHXTEFF", "0,5"),
     ],
 )
 def test_cards_that_kept_a_reader_busy_or_came_through(tmp_path, name, hdu, key, value):
     path, source = write(tmp_path, name)
-    set_card(path, key, value[:60], hdu)
-    if len(value) > 60:  # no such number, but one that float64 cannot hold
-        set_card(path, key, "1E400", hdu)
+    set_card(path, key, value, hdu)
     refused(name, path, source)
 
 
@@ -158,9 +157,7 @@ def bomb(content, megabytes):
     return gzip.compress(content) + gzip.compress(bytes(2**20)) * megabytes
 
 
-@pytest.mark.parametrize(
-    "name", ["image", "table", "text", "labels_csv", "labels_ecsv", "labels_fits", "iraf", "any"]
-)
+@pytest.mark.parametrize("name", ["image", "text", "labels_csv", "labels_fits", "identify"])
 def test_gzip_bombs(tmp_path, name):
     path, source = write(tmp_path, name)
     path.write_bytes(bomb(path.read_bytes(), 5000))
@@ -171,7 +168,7 @@ def test_gzip_bombs(tmp_path, name):
 def test_a_bomb_is_read_where_the_source_allows_for_it(tmp_path):
     path, source = write(tmp_path, "text")
     content = path.read_bytes()
-    path.write_bytes(gzip.compress(content + b"\n" * 2**24))
+    path.write_bytes(gzip.compress(content + b" " * 2**24 + b"\n"))
     refused("text", path, source)
     assert io.read(path, source=source | {"largest": 2**25}).wave.size == N
     assert "1e+03" in refused("text", path, source | {"largest": 1000})
@@ -216,7 +213,7 @@ def test_a_packed_image_of_nothing(tmp_path):
     path = tmp_path / "packed.fits.fz"
     image = fits.CompImageHDU(np.zeros((1, 2**25), np.uint8), tile_shape=(1, 2**25))
     fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
-    assert path.stat().st_size < 3e5
+    assert path.stat().st_size < 5e5
     assert "bytes" in refused("image_packed", path, small_files.BASE | {"format": "image", "axis": "linear"})
 
 
