@@ -1,21 +1,26 @@
 """Readers on the shared files of other surveys: how fast they are, and what they make of a thousand damaged copies.
 
     python -m benchmarks.bench_readers --data=$REMAP_DATA [--kinds=harps,uves] [--mutants=1000] [--out=readers.json]
+    python -m benchmarks.bench_readers --data=$REMAP_DATA --mutants=0 --hostile=5000  # of these files
+    python -m benchmarks.bench_readers --small --hostile=5000 [--kinds=image,bundle]
 
 For every kind: files per second on one core, and of its mutants how many were refused, how many read without a
 difference, how many with a difference in touched pixels alone, and how many beyond (`changed`): a number in a header
 that nothing else in the file repeats, such as the first wavelength, cannot be seen to be wrong. Anything but
-`SpectrumError`, more than `SECONDS` for a file or more than `BYTES` of memory ends the run.
+`SpectrumError`, more than `SECONDS` for a file or more than `BYTES` of memory ends the run. With `--hostile`
+the first file of every kind has as many hostile copies as well, see `benchmarks.fuzzing`.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import io as streams
 import json
 import logging
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +30,8 @@ import numpy as np
 from absl import app, flags
 from astropy.io import fits
 
+from benchmarks import fuzzing
+from benchmarks.small_files import SAMPLES, Sample
 from remap import io, surveys
 from remap.spectra import Spectra, SpectrumError
 
@@ -192,6 +199,17 @@ def damage(file: Path, source: dict, count: int, seed: int = 0) -> dict:
     return {**found, "where_changed": dict(changed), "slowest_s": round(slowest, 3), "memory_growth": growth}
 
 
+def _copied(file: Path, source: dict, path: Path) -> dict:
+    shutil.copyfile(file, path)
+    return source
+
+
+def hostile(kind: str, file: Path, source: dict, count: int) -> dict:
+    """What a reader makes of hostile copies of a file, see `fuzzing.Fuzzed`."""
+    sample = Sample(file.name, functools.partial(_copied, file, source))
+    return fuzzing.fuzz({kind: sample}, count)[kind].told()
+
+
 def speed(files: Sequence[Path], source: dict, seconds: float = 1.0) -> dict:
     """Files per second of processor time, the median size and the number of spectra in a file."""
     files = files[:100]
@@ -206,8 +224,10 @@ def speed(files: Sequence[Path], source: dict, seconds: float = 1.0) -> dict:
 
 
 DATA = flags.DEFINE_string("data", None, "Folder of the data; None = $REMAP_DATA.")
-ONLY = flags.DEFINE_list("kinds", [], f"Some of {', '.join(KINDS)}; none = all.")
+SMALL = flags.DEFINE_bool("small", False, "Hostile copies of small files of every reader, and nothing else.")
+ONLY = flags.DEFINE_list("kinds", [], f"Some of {', '.join((*KINDS, *SAMPLES))}; none = all.")
 MUTANTS = flags.DEFINE_integer("mutants", 1000, "Damaged copies of each kind.")
+HOSTILE = flags.DEFINE_integer("hostile", 0, "Hostile copies of each kind.", lower_bound=0)
 OUT = flags.DEFINE_string("out", None, "JSON file to write.")
 
 
@@ -217,7 +237,10 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     results = {}
-    for kind in ONLY.value or KINDS:
+    for name in (ONLY.value or SAMPLES) if SMALL.value else ():
+        results[name] = fuzzing.fuzz({name: SAMPLES[name]}, HOSTILE.value)[name].told()
+        logger.info("%s: %s", name, json.dumps(results[name]))
+    for kind in () if SMALL.value else ONLY.value or KINDS:
         preset, folder, pattern = KINDS[kind]
         if preset not in surveys.names():
             logger.info("%s: no survey %s", kind, preset)
@@ -225,6 +248,8 @@ def main(argv: Sequence[str]) -> None:
         source = dict(surveys.get(preset).source)
         files = io.list_files(io.find_data(folder, root=DATA.value), pattern)
         results[kind] = {"preset": preset, **speed(files, source), **damage(files[0], source, MUTANTS.value)}
+        if HOSTILE.value:
+            results[kind]["hostile"] = hostile(kind, files[0], source, HOSTILE.value)
         logger.info("%s: %s", kind, json.dumps(results[kind]))
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(results, indent=1) + "\n")

@@ -67,7 +67,8 @@ def read(
       source: the declaration; its "format" is one of `FORMATS`, and the other keys are documented at
         `read_image_spectra`, `read_iraf_spectra`, `read_text_spectrum`, `read_phoenix_hires`, `read_table_spectra`,
         `read_target_spectra` and `read_bundle`. A source of format "any" has `options`, sources of which the first
-        whose test `when` holds is used (see `remap.io.segments.choose`).
+        whose test `when` holds is used (see `remap.io.segments.choose`). Every source may have `largest` and
+        `checksums`, see `remap.io.files.Limits`.
       data_root: folder of relative paths; None means $REMAP_DATA.
       within: Å, in the medium of the source: pixels outside are dropped before anything there is checked.
 
@@ -131,11 +132,28 @@ def _read(
         raise ConfigError(f"source: format must be one of {FORMATS}, found {source['format']!r}")
     within = axis.check_within(within)
     path = files.resolve(path, data_root)
+    # What happens to hostile numbers after a file is closed ends in the same error as what happens before.
+    with files.limited(source, source["format"]) as plain, files.reading(path, "a spectrum"):
+        return _dispatch(path, plain, data_root, within, exposures=exposures)
+
+
+def _dispatch(
+    path: Path,
+    source: Section,
+    data_root: str | os.PathLike | None,
+    within: tuple[float, float] | None,
+    *,
+    exposures: bool,
+) -> tuple[Spectra, ...]:
     if source["format"] == "any":
         source = files.check_source(source, kind="any", required=("format", "options"), optional={})
         chosen, hdus = segments.choose(source["options"], path)
+        if chosen.get("format") not in FORMATS:
+            raise ConfigError(
+                f"source of any: format must be one of {FORMATS}, found {chosen.get('format')!r}"
+            )
         with files.opened(path, hdus):
-            return _read(path, chosen, data_root, within, exposures=exposures)
+            return _dispatch(path, chosen, data_root, within, exposures=exposures)
     if source["format"] == "image":
         return read_image_spectra(path, source, within=within, exposures=exposures)
     if source["format"] == "text":

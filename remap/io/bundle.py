@@ -7,8 +7,11 @@ with `continuum` [S, C], to be interpolated linearly. Nothing in it is pickled.
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,6 +20,11 @@ from remap.io import files
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 
 WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
+ARRAYS = (
+    *WAVE.values(),
+    *("flux", "labels", "label_names", "names", "ivar", "cont_wave_air", "continuum"),
+)
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 RENAMED = {"m_h": "feh"}  # the scaled-solar libraries' [M/H] is what the package calls feh
 
 
@@ -50,10 +58,8 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
         needed += ["wave_air", "cont_wave_air", "continuum"]
     # np.load leaves a file that it opened itself open when it fails
     with files.reading(path, "an .npz bundle"), path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise SpectrumError(f"{path}: expected an .npz bundle, found a single array")
-        with loaded:
+        _check_archive(file, path)
+        with np.load(file, allow_pickle=False) as loaded:
             missing = [key for key in needed if key not in loaded]
             if missing:
                 raise SpectrumError(
@@ -106,6 +112,47 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
     names = arrays["names"] if "names" in arrays else [f"{path.name}[{i}]" for i in range(count)]
     labels = {RENAMED.get(c, c): arrays["labels"][:, i] for i, c in enumerate(columns)}
     return make_spectra(wave, flux, medium=source["medium"], ivar=ivar, names=names, labels=labels)
+
+
+def _check_archive(file: BinaryIO, path: Path) -> None:
+    """SpectrumError where arrays of an open `.npz` file are not as large as they say, or too large to unpack."""
+    if file.read(6) == np.lib.format.MAGIC_PREFIX:
+        raise SpectrumError(f"{path}: expected an .npz bundle, found a single array")
+    file.seek(0)
+    most, size = files.limits().unpacked(path.stat().st_size), 0
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            size += info.file_size
+            if size > most:
+                raise SpectrumError(
+                    f"{path}: expected arrays of up to {most:.3g} bytes, found more: {info.filename} alone has "
+                    f"{info.file_size:.3g}{files.HINT}"
+                )
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise SpectrumError(
+                    f"{path}: expected arrays as numpy packs them, found method {info.compress_type}"
+                )
+        for key in ARRAYS:
+            if f"{key}.npy" in archive.NameToInfo:
+                _check_array(archive, f"{key}.npy", path)
+    file.seek(0)
+
+
+def _check_array(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    """SpectrumError unless an array is as large as its header says, for which numpy makes room before it reads."""
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in HEADERS:
+            raise SpectrumError(
+                f"{path}: expected an array {name} of numpy's version 1 or 2, found {version}"
+            )
+        shape, _, dtype = HEADERS[version](member)
+        size = member.tell() + math.prod(shape) * dtype.itemsize
+    if size != archive.getinfo(name).file_size or dtype.kind not in "fiubUS":
+        raise SpectrumError(
+            f"{path}: expected {archive.getinfo(name).file_size} bytes of numbers or names in {name}, found {dtype} "
+            f"of shape {list(shape)}"
+        )
 
 
 def write_bundle(

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("csv", "ecsv", "fits")
 SEPARATORS = (",", ";", "\t", "|", " ")  # " " = any number of blanks and tabs
+LONGEST_YAML = 2**18  # characters, which take seconds to parse
 MOST_FIELDS = 999  # of a FITS table, by the standard
 EXACT = {"f": 2**53, "float16": 2**11, "float32": 2**24}  # from there on floating-point numbers skip integers
 
@@ -235,9 +236,7 @@ def _text(cell: str | bytes | float) -> str:
 
 def _decode(path: Path, encoding: str | None) -> str:
     """The text of a file, without a byte-order mark; line ends are as Python has them."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
+    content = files.read_bytes(path, text=True)
     if encoding is None:
         encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
         try:
@@ -333,8 +332,20 @@ def _read_ecsv(text: str, path: Path, wanted: tuple[str, ...]) -> Columns:
     start = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     if not lines[0].startswith("# %ECSV"):
         raise SpectrumError(f"{path}: expected a first line '# %ECSV', found {lines[0][:40]!r}")
-    header = yaml.load("\n".join(line[2:] for line in lines[1:start]))
-    declared = {composed(str(column["name"])): column for column in header["datatype"]}
+    text = "\n".join(line[2:] for line in lines[1:start])
+    if len(text) > LONGEST_YAML:
+        raise SpectrumError(
+            f"{path}: expected a header of up to {LONGEST_YAML} characters, found {len(text)}"
+        )
+    header = yaml.load(text)
+    declared = {}
+    for column in header["datatype"]:
+        # What holds aliases of aliases of aliases is small until it is written out.
+        if not all(isinstance(value, str | int | float | bool | None) for value in _flat(column)):
+            raise SpectrumError(
+                f"{path}: expected names and types of columns in the header, found something else"
+            )
+        declared[composed(str(column["name"]))] = column
     separator = header.get("delimiter", " ")
     there = next(_split(lines[start : start + 1], separator), [])
     there = [composed(name) for name in there]
@@ -365,6 +376,11 @@ def _read_ecsv(text: str, path: Path, wanted: tuple[str, ...]) -> Columns:
             if str(declared[name]["datatype"]).startswith("float")
         },
     )
+
+
+def _flat(column: Mapping[str, object]) -> list[object]:
+    """What is used of a column's declaration."""
+    return [column.get(key) for key in ("name", "datatype", "subtype", "unit")]
 
 
 def _read_fits(path: Path, wanted: tuple[str, ...], hdu: int | str) -> Columns:

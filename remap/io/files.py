@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import gzip
 import io
+import logging
 import math
 import os
 import re
@@ -22,18 +24,28 @@ from astropy.io import fits
 from remap.config import ConfigError, Section, is_section
 from remap.spectra import MEDIA, SpectrumError
 
+logger = logging.getLogger(__name__)
+
 _OPENED: contextvars.ContextVar[tuple[Path, fits.HDUList] | None] = contextvars.ContextVar(
     "opened", default=None
 )
 GZIP = b"\x1f\x8b"
 START = b"SIMPLE  ="  # of every FITS file
 BLOCK, CARD = 2880, 80  # bytes, of FITS
-LARGEST = 2**31  # bytes of a file that may hold spectra
-LONGEST_HEADER = 2**23  # bytes
+LARGEST = 2**32  # bytes of a file, and of what is packed in one
+RATIO = 30  # of what is unpacked to the file: spectra shrink to a half or a third, zeros to a thousandth
+UNPACKED, UNPACKED_TEXT = 2**27, 2**24  # bytes up to which any ratio is good
+LONGEST_HEADER = 2**21  # bytes: 26,000 cards, which take seconds to parse
+MOST_HDUS = 2000
 MOST_AXES = 9
+CHUNK = 2**20  # bytes
+HINT = "; largest of the source is the limit in bytes"
+CHECKSUMS = ("data", "all", "none")
+NO_SIZES = ("ZSIMPLE", "ZIMAGE", "DATASUM", "CHECKSUM")
 END = re.compile(rb"END {77}")
+# Cards that say how much there is, however a parser that forgives much may find their names.
 SIZES = re.compile(
-    rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|DATASUM|ZNAXIS\d{0,3}|ZTILE\d{1,3}) *= ([^/]{1,70})"
+    rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|ZIMAGE|DATASUM|CHECKSUM|ZNAXIS\d*|ZTILE\d*) *= ?([^/]{1,70})"
 )
 AXES = ("linear", "ln", "log10")
 # Stellar spectra lie well inside. Those with an axis declared linear that is logarithmic, ln that is log10,
@@ -163,6 +175,73 @@ def check_choice(source: Section, key: str, allowed: Iterable[Any], kind: str) -
         raise ConfigError(f"source of {kind}: {key} must be one of {allowed}, found {source[key]!r}")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a file may ask of the machine, and what its checksums decide: keys of every source, all optional.
+
+    Attributes:
+      largest: bytes of a file, and of what is packed in it. None = `LARGEST`, and what is packed may be no more than
+        `RATIO` times the file, unless it is small: a bomb of megabytes unpacks to gigabytes of nothing.
+      checksums: of FITS. "data": a file is refused where data are not those of their DATASUM, and a CHECKSUM that is
+        not that of its HDU is told in a warning, because whoever edits a header leaves it stale; "all": it refuses
+        the file, too; "none": neither is looked at.
+    """
+
+    largest: int | None = None
+    checksums: str = "data"
+
+    def unpacked(self, size: int, *, text: bool = False) -> int:
+        """The most bytes that a file of so many may unpack to."""
+        if self.largest is not None:
+            return self.largest
+        return min(LARGEST, max(UNPACKED_TEXT if text else UNPACKED, RATIO * size))
+
+
+_LIMITS: contextvars.ContextVar[Limits | None] = contextvars.ContextVar("limits", default=None)
+
+
+def limits() -> Limits:
+    """Those of the source that is being read."""
+    return _LIMITS.get() or Limits()
+
+
+@contextlib.contextmanager
+def limited(source: Section, kind: str) -> Iterator[dict[str, Any]]:
+    """Within it the limits of a source hold; gives the source without them, one of "any" from its options too.
+
+    Raises:
+      ConfigError: a limit that is none.
+    """
+    rest = {key: source[key] for key in source}
+    found = [
+        {key: one.pop(key) for key in ("largest", "checksums") if key in one}
+        for one in (rest, *(_options(rest) if rest.get("format") == "any" else ()))
+    ]
+    given: dict[str, Any] = {}
+    for one in found:
+        given = {key: value for key, value in one.items() if value is not None} | given
+    declared = Limits(**given)
+    largest = declared.largest
+    if largest is not None and (type(largest) is not int or largest < 1):
+        raise ConfigError(f"source of {kind}: largest must be a number of bytes, found {largest!r}")
+    check_choice({"checksums": declared.checksums}, "checksums", CHECKSUMS, kind)
+    token = _LIMITS.set(declared)
+    try:
+        yield rest
+    finally:
+        _LIMITS.reset(token)
+
+
+def _options(source: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options of a source of format "any" as dicts of its own, in place of what it has."""
+    options = plain(source.get("options"))
+    if not isinstance(options, tuple) or not all(isinstance(one, Mapping) for one in options):
+        return []
+    copies = [dict(one) for one in options]
+    source["options"] = tuple(copies)
+    return copies
+
+
 @contextlib.contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
     """Turns whatever a parser throws or warns about a damaged file into one SpectrumError naming it.
@@ -174,19 +253,23 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     Raises:
       SpectrumError: the file is missing, a folder, empty, truncated or unreadable.
     """
-    if not path.is_file():
-        raise SpectrumError(
-            f"{path}: expected {expected}, found {'a folder' if path.is_dir() else 'no file'}"
-        )
-    if path.stat().st_size == 0:
-        raise SpectrumError(f"{path}: expected {expected}, found an empty file")
     failure = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            if not path.is_file():
+                found = "a folder" if path.is_dir() else "no file"
+                raise SpectrumError(f"{path}: expected {expected}, found {found}")
+            if path.stat().st_size == 0:
+                raise SpectrumError(f"{path}: expected {expected}, found an empty file")
             yield
-        except (SpectrumError, ConfigError):
+        except ConfigError:
             raise
+        except SpectrumError as error:
+            if str(path) not in str(error) and path.name not in str(error):
+                failure = error
+            else:
+                raise
         # Parsers meet damaged bytes with nearly every exception that there is (OSError, EOFError,
         # zlib.error, TypeError, UnicodeDecodeError, ...), and all of them mean the same to the caller.
         except Exception as error:
@@ -223,30 +306,46 @@ def open_fits(path: Path) -> fits.HDUList:
     if before is not None and before[0] == path:
         _OPENED.set(None)
         return before[1]
-    content = path.read_bytes()
-    if content.startswith(GZIP):
-        content = gunzip(content, path)
-    content, packed = check_fits(content, path)
+    content, packed = check_fits(read_bytes(path), path)
     hdus = fits.open(io.BytesIO(content), memmap=False)
     if packed:
         hdus = fits.HDUList(list(hdus)[1:])
     return hdus
 
 
-def gunzip(content: bytes, path: Path) -> bytes:
-    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `LARGEST`."""
-    parts, size = [], 0
-    while content:
-        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        parts.append(member.decompress(content, LARGEST + 1 - size))
+def read_bytes(path: Path, *, text: bool = False) -> bytes:
+    """The content of a file, unpacked where it is gzipped; SpectrumError where it is beyond `limits`."""
+    most = limits().largest or LARGEST
+    size = path.stat().st_size
+    if size > most:
+        raise SpectrumError(f"{path}: expected up to {most:.3g} bytes, found {size:.3g}{HINT}")
+    content = path.read_bytes()
+    return gunzip(content, path, text=text) if content.startswith(GZIP) else content
+
+
+def gunzip(content: bytes, path: Path, *, text: bool = False) -> bytes:
+    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `limits`."""
+    most = limits().unpacked(len(content), text=text)
+    parts, size, at, member = [], 0, 0, None
+    while at < len(content):
+        chunk = content[at : at + CHUNK]  # or what is left would be copied with every member
+        if member is None:
+            padding = len(chunk) - len(chunk.lstrip(b"\0"))
+            if padding:
+                at += padding
+                continue
+            member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        parts.append(member.decompress(chunk, most + 1 - size))
         size += len(parts[-1])
-        if size > LARGEST:
+        if size > most:
             raise SpectrumError(
-                f"{path}: expected a spectrum, found an archive of more than {LARGEST:.2g} bytes"
+                f"{path}: expected an archive of {len(content)} bytes to hold up to {most:.3g}, found more{HINT}"
             )
-        if not member.eof:
-            raise SpectrumError(f"{path}: expected a whole archive, found a truncated file")
-        content = member.unused_data.lstrip(b"\0")
+        at += len(chunk) - len(member.unused_data)
+        if member.eof:
+            member = None
+    if member is not None:
+        raise SpectrumError(f"{path}: expected a whole archive, found a truncated file")
     return b"".join(parts)
 
 
@@ -281,6 +380,8 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
         raise SpectrumError(f"{expected}, found an unreadable file (it begins with {content[:6]!r})")
     at, number, packed = 0, 0, False
     while at < len(content):
+        if number == MOST_HDUS:
+            raise SpectrumError(f"{expected}, found more than {MOST_HDUS} HDUs")
         start, cards = at, {}
         while True:
             block = content[at : at + BLOCK]
@@ -289,18 +390,16 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
                     f"{expected}, found a truncated file (a header without END in HDU {number})"
                 )
             at += BLOCK
-            for card in SIZES.finditer(block):
-                if card.start() % CARD == 0:
-                    cards.setdefault(card[1].decode(), card[2].decode("latin-1").strip())
+            _add_cards(cards, block, f"{expected}, found", number)
             if any(end.start() % CARD == 0 for end in END.finditer(block)):
                 break
         sizes = {}
         for key, value in cards.items():
-            if key not in ("ZSIMPLE", "DATASUM"):
+            if key not in NO_SIZES:
                 if not re.fullmatch(r"[+-]?\d{1,18}", value):
-                    raise SpectrumError(f"{expected}, found {key} = {value} in HDU {number}")
+                    raise SpectrumError(f"{expected}, found {key} = {value[:40]} in HDU {number}")
                 sizes[key] = int(value)
-        _check_sizes(sizes, f"{expected}, found", number)
+        _check_sizes(sizes, f"{expected}, found", number, len(content))
         packed |= number == 1 and cards.get("ZSIMPLE") == "T"
         size = _data_size(sizes)
         if at + size > len(content):
@@ -308,16 +407,7 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
                 f"{expected}, found a truncated file ({size} bytes of data in HDU {number}, {len(content) - at} "
                 "there)"
             )
-        written = cards.get("DATASUM", "").strip("' ")
-        # Elsewhere sums are often old ones, and a wrong byte is a wrong pixel; here it is a wrong row.
-        if (
-            "ZNAXIS" in sizes
-            and written.isdecimal()
-            and int(written) not in (0, _data_sum(content[at : at + size]))
-        ):
-            raise SpectrumError(
-                f"{expected}, found compressed data of HDU {number} that are not those of its DATASUM"
-            )
+        _check_sums(cards, content, (start, at, at + size), f"{expected}, found", number, path)
         at += size
         short = -size % BLOCK
         number += 1
@@ -341,7 +431,63 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
     return content, packed
 
 
-def _check_sizes(sizes: dict[str, int], found: str, number: int) -> None:
+def _add_cards(cards: dict[str, str], block: bytes, found: str, number: int) -> None:
+    """Adds the cards of a block that say how much there is; SpectrumError where one is there twice and differs."""
+    block = block.upper()  # a regular expression that ignores case takes ten times as long
+    for card in SIZES.finditer(block):
+        # Astropy finds a name also in lower case, after blanks and before a "=" that is too early.
+        place = card.start() % CARD
+        before = block[card.start() - place : card.start()].strip(b" ")
+        if before != b"HIERARCH" and (before or place >= 8):
+            continue
+        key, value = card[1].decode(), card[2].decode("latin-1").strip()
+        if cards.setdefault(key, value) != value:
+            raise SpectrumError(f"{found} {key} = {cards[key][:40]} and {value[:40]} in HDU {number}")
+
+
+def _check_sums(
+    cards: Mapping[str, str],
+    content: bytes,
+    places: tuple[int, int, int],
+    found: str,
+    number: int,
+    path: Path,
+) -> None:
+    """SpectrumError where data are not those of their DATASUM; for CHECKSUM see `Limits`.
+
+    Args:
+      cards: of the header.
+      content: of the file.
+      places: where the header begins, the data begin, and end.
+      found: beginning of messages.
+      number: of the HDU.
+      path: the file.
+    """
+    checked = limits().checksums
+    header, data, end = places
+    # Zero stands for "no data" or "not computed" (as in HARPS's tables).
+    written = cards.get("DATASUM", "").strip("' ")
+    written = int(written) if re.fullmatch(r"\d{1,10}", written) else 0
+    whole = cards.get("CHECKSUM", "").strip("' ").strip("0")
+    if checked == "none" or not (written or whole):
+        return
+    total = _sum(content, data, end)
+    if written and written != total:
+        raise SpectrumError(
+            f"{found} data of HDU {number} that are not those of its DATASUM: damaged; checksums of the source says "
+            "whether that counts"
+        )
+    if whole and _fold(total + _sum(content, header, data)) not in (0, 0xFFFFFFFF):
+        told = f"HDU {number} that is not that of its CHECKSUM"
+        if checked == "all":
+            raise SpectrumError(f"{found} {told}: damaged, or edited since")
+        what = (
+            "its header was edited since, or is damaged" if written else "it was edited since, or is damaged"
+        )
+        logger.warning("%s: found %s: %s", path, told, what)
+
+
+def _check_sizes(sizes: dict[str, int], found: str, number: int, there: int) -> None:
     """SpectrumError where the sizes in a header cannot be."""
     if sizes.get("BITPIX") not in (8, 16, 32, 64, -32, -64):
         raise SpectrumError(f"{found} BITPIX = {sizes.get('BITPIX')} in HDU {number}")
@@ -350,7 +496,8 @@ def _check_sizes(sizes: dict[str, int], found: str, number: int) -> None:
         raise SpectrumError(f"{found} NAXIS = {axes} in HDU {number}")
     for key in (*(f"NAXIS{i + 1}" for i in range(axes)), "PCOUNT", "GCOUNT", "TFIELDS"):
         value = sizes.get(key, -1 if key.startswith("NAXIS") else 0)
-        if value < 0 or (key == "TFIELDS" and value > 999):
+        # Beyond the file are those that another axis of length zero makes nothing of.
+        if value < 0 or value > there or (key == "TFIELDS" and value > 999):
             raise SpectrumError(f"{found} {key} = {sizes.get(key)} in HDU {number}")
     if "ZNAXIS" in sizes:
         pixels = [sizes.get(f"ZNAXIS{i + 1}", -1) for i in range(min(max(sizes["ZNAXIS"], 0), MOST_AXES))]
@@ -360,17 +507,21 @@ def _check_sizes(sizes: dict[str, int], found: str, number: int) -> None:
                 f"{found} a compressed image of {pixels} pixels in tiles of {tiles} in HDU {number}"
             )
         count = math.prod(-(-n // t) for n, t in zip(pixels, tiles, strict=True))
-        if count != sizes.get("NAXIS2") or math.prod(pixels) * 8 > LARGEST:
+        if count != sizes.get("NAXIS2") or math.prod(pixels) * 8 > limits().unpacked(there):
             raise SpectrumError(
                 f"{found} a compressed image of {pixels} pixels in tiles of {tiles}, but {sizes.get('NAXIS2')} tiles "
-                f"in HDU {number}"
+                f"in HDU {number}, in a file of {there} bytes"
             )
 
 
-def _data_sum(data: bytes) -> int:
-    """The sum in ones' complement of the 32-bit words of some data (FITS standard 4.0, appendix J)."""
-    words = np.frombuffer(data + b"\0" * (-len(data) % 4), ">u4")
-    total = int(words.sum(dtype=np.uint64))
+def _sum(content: bytes, start: int, end: int) -> int:
+    """The sum in ones' complement of the 32-bit words of some bytes (FITS standard 4.0, appendix J)."""
+    words = np.frombuffer(content, ">u4", (end - start) // 4, start)
+    last = content[start + 4 * words.size : end]
+    return _fold(int(words.sum(dtype=np.uint64)) + int.from_bytes(last.ljust(4, b"\0"), "big"))
+
+
+def _fold(total: int) -> int:
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total

@@ -117,7 +117,8 @@ def read_labels(
         match: how the names of files are compared with those of a folder, one of `matching.RULES`; None
           (default) = the strictest by which there are any;
         separator, encoding, decimal: of CSV tables, see `remap.io.columns.read_columns` and `numbers`;
-        hdu: of FITS tables (default 1).
+        hdu: of FITS tables (default 1);
+        largest, checksums: see `remap.io.files.Limits`.
       data_root: the data root.
 
     Returns:
@@ -130,6 +131,12 @@ def read_labels(
         are), holds no numbers or has another unit; a name is empty or has lost digits; files or stars are duplicates.
       ValueError: the declaration is wrong.
     """
+    path = files.resolve(path, data_root)
+    with files.limited(source, "labels") as plain, files.reading(path, "a label table"):
+        return _read(path, plain)
+
+
+def _read(path: Path, source: Section) -> LabelTable:
     source = files.check_source(source, kind="labels", required=("format", "columns"), optional=OPTIONAL)
     files.check_choice(source, "format", tables.FORMATS, "labels")
     files.check_choice(source, "match", (None, *RULES), "labels")
@@ -150,7 +157,6 @@ def read_labels(
     name_columns = [tables.composed(source[key]) for key in ("file_column", "id_column") if source[key]]
     if not name_columns:
         raise ConfigError("source of labels: missing 'file_column' or 'id_column'")
-    path = files.resolve(path, data_root)
     velocity = {"rv": tables.composed(source["rv_column"])} if source["rv_column"] else {}
     table = tables.read_columns(
         path,

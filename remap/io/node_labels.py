@@ -127,7 +127,7 @@ def _card(hdus: fits.HDUList, place: Mapping[str, object], hdu: int | str, path:
         header = files.pick_hdu(hdus, where, path).header
         if key in header:
             value = files.card(header, key, path)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(float(value)):
                 raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
             return np.nan if value in tuple(place["missing"]) else float(value) * float(place["factor"])
     raise SpectrumError(f"{path}: expected {key} in the header of HDU {hdu!r} or the primary one, found none")

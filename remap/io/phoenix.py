@@ -63,7 +63,7 @@ def phoenix_labels(header: fits.Header, path: Path) -> dict[str, np.ndarray]:
     for label, key in LABEL_KEYS.items():
         if key in header:
             value = files.card(header, key, path)
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or not np.isfinite(float(value)):
                 raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
             labels[label] = np.array([value], np.float64)
     return labels

@@ -27,6 +27,7 @@ OPTIONAL = {
     "line_spread": None,
 }
 MOST_HEADER = 1000  # lines
+MOST_LINES = 5_000_000
 CHUNK = 500  # lines
 MISSING = {"", "nan", "--", "-", "null", "none", "n/a", "na", "indef", "inf", "-inf", "+inf", "infinity"}
 # With an exponent after e or d, or after nothing but its sign, as Fortran writes one of three digits.
@@ -95,11 +96,9 @@ def read_text_spectrum(
 
 
 def _decode(path: Path) -> str:
-    content = path.read_bytes()
-    if content.startswith(files.GZIP):
-        content = files.gunzip(content, path)
-    if len(content) > files.LARGEST:
-        raise SpectrumError(f"{path}: expected a spectrum, found more than {files.LARGEST:.2g} bytes")
+    content = files.read_bytes(path, text=True)
+    if max(content.count(b"\n"), content.count(b"\r")) > MOST_LINES:
+        raise SpectrumError(f"{path}: expected a spectrum of up to {MOST_LINES} lines, found more")
     for mark, encoding in BOMS.items():
         if content.startswith(mark):
             return content.decode(encoding)

@@ -120,7 +120,7 @@ def provenance(
       date: ISO 8601; an argument, so that the same run can give the same file.
       inputs: number of input spectra.
       more: JSON values under further keys. `Predictor` gives stage, folds (arm -> folds), weights (arm -> fold ->
-        SHA-256 of the network), calibration (SHA-256 of its file, or "none"), preprocessing_version, and for
+        SHA-256 of the network), calibration and expert (SHA-256 of their files, or "none"), preprocessing_version, and for
         spectra that it was given survey, source, source_overrides and observe.
 
     Returns:

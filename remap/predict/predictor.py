@@ -91,7 +91,7 @@ class Predictor:
       stationary: features of the survey's detector, masked in its spectra; None = none were looked for.
       expert: pools the combined PMFs with what labelled stars say; None = there is none.
       references: those stars, by which an expert judges.
-      calibration_hash: of the file that `calibration` was read from.
+      calibration_hash, expert_hash: of the files that `calibration` and `expert` were read from.
     """
 
     preprocessing: Preprocessing
@@ -104,6 +104,7 @@ class Predictor:
     expert: GivesOpinions | None = None
     references: References | None = None
     calibration_hash: str = ""
+    expert_hash: str = ""
 
     @property
     def weights(self) -> dict[str, dict[str, str]]:
@@ -303,6 +304,7 @@ class Predictor:
             folds={arm: sorted(network.weights) for arm, network in self.networks.items()},
             weights=self.weights,
             calibration="none" if self.calibration is None else self.calibration_hash,
+            expert="none" if self.expert is None else self.expert_hash,
             preprocessing_version=self.preprocessing.version,
             **(source or {}),
         )
@@ -508,6 +510,7 @@ def load(
         None if beside is None else beside.everyone,
         None if beside is None else beside.references,
         digest,
+        "" if beside is None else beside.digest,
     )
 
 

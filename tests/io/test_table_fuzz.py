@@ -6,71 +6,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
 
+from benchmarks import small_files
 from remap import io
 from remap.spectra import SpectrumError
 
-N = 200
 MUTANTS = 100
-WAVE = 5000 + 0.5 * np.arange(N)
-FLUX = np.random.default_rng(0).uniform(0.9, 1.1, N).astype(np.float32)
-TABLE = {
-    "format": "table",
-    "medium": "vacuum",
-    "axis": "linear",
-    "wave_unit": "Angstrom",
-    "wave_column": "WAVE",
-    "flux_column": "FLUX",
-    "ivar_column": "IVAR",
-    "mask_column": "MASK",
-    "mask_good": "zero",
-    "facts": {"star_id": "OBJECT", "snr": "SNR", "rv": {"column": "Z", "hdu": 2, "factor": 299792.458}},
-    "line_spread": {"place": {"column": "W"}, "kind": "fwhm"},
-}
-TARGETS = {
-    "format": "targets",
-    "medium": "vacuum",
-    "axis": "linear",
-    "wave_unit": "Angstrom",
-    "wave_hdu": r"(?P<segment>[A-Z]+)_WAVELENGTH",
-    "flux_hdu": "{segment}_FLUX",
-    "ivar_hdu": "{segment}_IVAR",
-    "mask_hdu": "{segment}_MASK",
-    "mask_good": "zero",
-    "resolution_hdu": "{segment}_RESOLUTION",
-    "targets_hdu": "FIBERMAP",
-    "facts": {"star_id": {"column": "TARGETID"}, "ra": {"column": "RA"}},
-}
-
-
-def pixels(path):
-    columns = {"WAVE": WAVE, "FLUX": FLUX, "IVAR": FLUX, "MASK": np.zeros(N, np.int16), "W": FLUX}
-    table = fits.BinTableHDU(Table(columns), name="COADD")
-    table.columns["WAVE"].unit = "Angstrom"
-    facts = fits.BinTableHDU(Table({"Z": [1e-4], "CLASS": ["STAR"]}), name="SPALL")
-    fits.HDUList([fits.PrimaryHDU(header=fits.Header({"OBJECT": "A", "SNR": 20.0})), table, facts]).writeto(
-        path
-    )
-
-
-def vectors(path):
-    columns = {"WAVE": WAVE, "FLUX": FLUX, "IVAR": FLUX, "W": FLUX, "MASK": np.zeros(N, np.int16)}
-    kinds = {"WAVE": f"{N}D", "FLUX": f"{N}E", "IVAR": f"{N}E", "W": "PE()", "MASK": f"{N}I"}
-    cells = {k: np.array([v, None], dtype=object)[:1] if k == "W" else v[None] for k, v in columns.items()}
-    made = [fits.Column(k, kinds[k], array=v) for k, v in cells.items()]
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(made)]).writeto(path)
-
-
-def targets(path):
-    table = Table({"TARGETID": np.arange(3), "RA": np.arange(3.0)})
-    hdus = [fits.PrimaryHDU(), fits.BinTableHDU(table, name="FIBERMAP")]
-    for arm in "BR":
-        rows = np.stack([FLUX] * 3)
-        images = {"WAVELENGTH": WAVE, "FLUX": rows, "IVAR": rows, "MASK": np.zeros((3, N), np.uint32)}
-        images["RESOLUTION"] = np.ones((3, 5, N), np.float32)
-        hdus += [fits.ImageHDU(data, name=f"{arm}_{name}") for name, data in images.items()]
-    fits.HDUList(hdus).writeto(path)
 
 
 def headers(content):
@@ -122,10 +63,10 @@ def same(found, whole):
     return True
 
 
-@pytest.mark.parametrize(("write", "source"), [(pixels, TABLE), (vectors, TABLE), (targets, TARGETS)])
-def test_mutants(tmp_path, write, source):
+@pytest.mark.parametrize("write", [small_files.pixels, small_files.vectors, small_files.targets])
+def test_mutants(tmp_path, write):
     path = tmp_path / "whole.fits"
-    write(path)
+    source = write(path)
     whole = io.read_segments(path, source=source)
     content = path.read_bytes()
     inside = headers(content)
