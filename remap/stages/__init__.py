@@ -8,5 +8,6 @@ __all__ = [
     "finetune",
     "preprocess",
     "pretrain",
+    "report",
     "visualize",
 ]
