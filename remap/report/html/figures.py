@@ -100,7 +100,7 @@ def kiel(teff: np.ndarray, logg: np.ndarray, kinds: Sequence[Kind], units: Mappi
     x, y = _limits(teff[drawn]), _limits(logg[drawn])
     panel = svg.Panel(left=64, top=10, width=520, height=380, x=x[::-1], y=y[::-1])
     names = [in_words(label, units.get(label, "")) for label in ("teff", "logg")]
-    parts = [svg.axes(panel, x_name=names[0], y_name=names[1])]
+    parts = [svg.axes(panel, x_name=names[0], y_name=names[1], x_count=8, y_count=8)]
     for kind in kinds:
         places = panel.across(teff[kind.members]), panel.up(logg[kind.members])
         count = f"{kind.name}: {kind.members.sum()} stars"

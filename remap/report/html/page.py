@@ -25,9 +25,10 @@ from remap.report.html.records import ReportContent, StarCard
 if TYPE_CHECKING:
     import jinja2
 
-COLUMNS = 450  # of a curve; a spectrum has at most twice as many points
+COLUMNS = 400  # of a curve; a spectrum has at most twice as many points
 # Columns of the catalogue that the table shows besides the labels, in this order, where they are there.
 SHOWN = ("snr", "rv", "luminosity_class", "p_dwarf", "message")
+FACTS = {"luminosity_class": "class", "p_dwarf": "probability of a dwarf", "rv_err": "its error [km / s]"}
 DISTRIBUTIONS = ("snr", "rv", "p_dwarf")  # besides the labels
 
 
@@ -146,16 +147,16 @@ def table_data(content: ReportContent) -> dict[str, Any]:
     """The table of stars as the page's script reads it: columns of numbers and texts, JSON values.
 
     Returns:
-      columns: name, title, kind ("text", "number" or "value", which has ends of its interval) and description; data:
-      one list per column; low, high: of the columns of kind "value"; flags: int per star; names: bit -> name;
+      columns: name, title, kind ("text", "number" or "value", which has ends of its interval), description and
+      decimals; data: one list per column; low, high: of the columns of kind "value"; flags: int per star; names: bit -> name;
       cards: rows that have a card.
     """
     table, units = content.table, _units(content.table, content.labels)
     columns, data, low, high = [], [], {}, {}
 
-    def add(name: str, title: str, kind: str, values: list[Any]) -> None:
+    def add(name: str, title: str, kind: str, values: list[Any], digits: int = 0) -> None:
         description = str(table[name].description or "") if name in table.colnames else ""
-        columns.append({"name": name, "title": title, "kind": kind, "about": description})
+        columns.append({"name": name, "title": title, "kind": kind, "about": description, "digits": digits})
         data.append(values)
 
     for name, title in (("file", "file"), ("star_id", "star")):
@@ -165,7 +166,7 @@ def table_data(content: ReportContent) -> dict[str, Any]:
         if label not in table.colnames:
             continue
         digits = _digits(table, label)
-        add(label, figures.in_words(label, units[label]), "value", _numbers(table[label], digits))
+        add(label, figures.in_words(label, units[label]), "value", _numbers(table[label], digits), digits)
         for side, suffix in ((low, "_p16"), (high, "_p84")):
             if label + suffix in table.colnames:
                 side[label] = _numbers(table[label + suffix], digits)
@@ -173,7 +174,8 @@ def table_data(content: ReportContent) -> dict[str, Any]:
         if name not in table.colnames or not len(table):
             continue
         if table[name].dtype.kind in "fiu":
-            add(name, _title(table, name), "number", _numbers(table[name], 2 if name == "p_dwarf" else 1))
+            digits = 2 if name == "p_dwarf" else 1
+            add(name, _title(table, name), "number", _numbers(table[name], digits), digits)
         elif any(texts := _texts(table[name])):
             add(name, {"luminosity_class": "class"}.get(name, name), "text", texts)
     return {
@@ -289,7 +291,7 @@ def _card(content: ReportContent, star: StarCard, units: Mapping[str, str]) -> d
         "labels": [_label_row(content, star, label, units, arms) for label in content.labels],
         "arm_names": arms,
         "facts": [
-            (_title(table, name), _fact(table, name, row))
+            (FACTS.get(name) or _title(table, name), _fact(table, name, row))
             for name in (
                 "snr",
                 "rv",

@@ -17,7 +17,7 @@
     if (kind) node.className = kind;
     return node;
   };
-  const minus = value => value === null || value === undefined ? "" : String(value).replace("-", "\u2212");
+  const minus = (value, digits) => value === null || value === undefined ? "" : value.toFixed(digits).replace("-", "\u2212");
   const named = flags => bits.filter(bit => flags & bit).map(bit => all.names[bit]);
   const numeric = column => column.kind === "number" || column.kind === "value";
 
@@ -112,9 +112,9 @@
         named(value).forEach(name => cell.append(make("span", name, "tag"), " "));
         out.append(cell);
       } else if (numeric(column)) {
-        const cell = make("td", minus(value), "num"), low = all.low[column.name], high = all.high[column.name];
+        const cell = make("td", minus(value, column.digits), "num"), low = all.low[column.name], high = all.high[column.name];
         if (low && high && low[row] !== null && high[row] !== null)
-          cell.append(" ", make("span", `${minus(low[row])} to ${minus(high[row])}`, "ends"));
+          cell.append(" ", make("span", `${minus(low[row], column.digits)} to ${minus(high[row], column.digits)}`, "ends"));
         out.append(cell);
       } else {
         out.append(make("td", value, "wide"));
