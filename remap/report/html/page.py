@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COLUMNS = 400  # of a curve; a spectrum has at most twice as many points
 # Columns of the catalogue that the table shows besides the labels, in this order, where they are there.
 SHOWN = ("snr", "rv", "luminosity_class", "p_dwarf", "message")
-FACTS = {"luminosity_class": "class", "p_dwarf": "probability of a dwarf", "rv_err": "its error [km / s]"}
+FACTS = {"luminosity_class": "class", "p_dwarf": "probability of a dwarf"}
 DISTRIBUTIONS = ("snr", "rv", "p_dwarf")  # besides the labels
 
 
@@ -148,8 +148,8 @@ def table_data(content: ReportContent) -> dict[str, Any]:
 
     Returns:
       columns: name, title, kind ("text", "number" or "value", which has ends of its interval), description and
-      decimals; data: one list per column; low, high: of the columns of kind "value"; flags: int per star; names: bit -> name;
-      cards: rows that have a card.
+      decimals; data: one list per column; low, high: of the columns of kind "value"; flags: int per star; names:
+      bit -> name; cards: rows that have a card.
     """
     table, units = content.table, _units(content.table, content.labels)
     columns, data, low, high = [], [], {}, {}
@@ -400,13 +400,12 @@ def _widths(table: Table, label: str) -> np.ndarray:
 
 def _digits(table: Table, label: str) -> int:
     """Decimals that a label's values are written with: a tenth of its typical width, or of its scatter."""
-    width = _widths(table, label)
-    scale = (
-        np.nanmedian(width)
-        if np.isfinite(width).any()
-        else np.nanstd(_column(table, label, np.nan).astype(float))
-    )
-    return int(np.clip(np.ceil(-np.log10(scale)) + 1 if scale > 0 else 2, 0, 6)) if np.isfinite(scale) else 2
+    width, values = _widths(table, label), _column(table, label, np.nan).astype(float)
+    some = width[np.isfinite(width)]
+    scale = float(np.median(some)) if some.size else 0.0
+    if not scale > 0 and np.isfinite(values).any():
+        scale = float(np.std(values[np.isfinite(values)]))
+    return int(np.clip(np.ceil(-np.log10(scale)) + 1, 0, 6)) if scale > 0 else 2
 
 
 def _numbers(column: Any, digits: int) -> list[float | int | None]:
