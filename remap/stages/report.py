@@ -216,15 +216,18 @@ def known_labels(
             table, rows, allowed = held.table, of_star, free | tested
             note = (
                 "Stars of the networks' own survey, each predicted by networks that did not train on it "
-                f"({path.name} of launch.evaluate), so that single values differ from those of the table."
+                f"({path.name} of launch.evaluate), so that single values may differ from those of the table."
             )
     keep = allowed[of_star]
     if not keep.any():
         return None
     rows, of_star = rows[keep], of_star[keep]
+    limits = read_config(workdir)["evaluate"]["groups"]
     groups = np.full(len(stars), "other", dtype=object)
-    for name, limits in read_config(workdir)["evaluate"]["groups"].items():
-        groups[within(stars, limits)] = name
+    for name, each in limits.items():
+        groups[within(stars, each)] = name
+    order = np.argsort([[*limits, "other"].index(name) for name in groups[of_star]], kind="stable")
+    rows, of_star = rows[order], of_star[order]
     known = {k: np.asarray(stars[k], float)[of_star] for k in catalogue.edges if k in stars.colnames}
     return _known(known, table, rows, groups[of_star].tolist(), note)
 

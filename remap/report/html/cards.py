@@ -12,7 +12,7 @@ from remap.report.html.records import ArmCard, LineMark, StarCard
 
 WIDTH, LEFT, RIGHT = 1200, 64, 12  # of a drawing, and its margins
 CONTINUUM_POINTS = 80
-PMF_SHOWN = 1e-3  # of the largest probability; bins outside are not drawn
+PMF_SHOWN = 0.01  # of the largest probability; bins outside are not drawn
 NEAR = 0.5  # how far up the spectra of neighbours are shifted, per neighbour, in units of the continuum
 
 
@@ -28,6 +28,7 @@ def arm(
     parts, top = [], 8.0
     if card.flux is not None and np.isfinite(card.flux).any():
         parts.append(_flux(card, _panel(top, 100, x, _window(card.flux)), columns))
+        parts.append(svg.text(WIDTH - RIGHT - 4, top + 96, f"arm {card.name}", kind="e"))
         top += 118
     if card.normalized is not None and np.isfinite(card.normalized).any():
         panel = _panel(top + 34, 150, x, _window(card.normalized, floor=1.05))
@@ -40,10 +41,8 @@ def arm(
         parts.append(svg.axes(panel, x_count=6, y_count=2, numbers=False))
         wave, mean = svg.average(card.wave, np.nan_to_num(values), columns)
         parts.append(svg.area(panel.across(wave), panel.up(mean), float(panel.up(0.0)), kind=f"s{i % 4}"))
-        unit = units.get(label, "")
-        parts.append(
-            svg.text(LEFT + 6, top + 12, f"{in_words(label)}: {unit or 'units'} per 1 % · Å", kind="n")
-        )
+        words = f"{in_words(label)}: {units.get(label) or 'units'} per 1 % · Å, at most {largest[label]:.2g}"
+        parts.append(svg.text(LEFT + 6, top + 12, words, kind="n"))
         top += 58
     if not parts:
         return ""
