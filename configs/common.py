@@ -528,4 +528,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "quoted": {"teff": (-10.0, 75.0), "logg": (0.02, 0.12), "feh": (-0.01, 0.08)},
         "quoted_source": "the paper's table 1, 30 MARVELS calibration stars",
     }
+    # Of the page that `launch.report` writes: stars with a card (flagged ones and a sample of the others, where there
+    # are more), and lines that are named in the spectrum of an arm.
+    c.report = {"cards": 100, "lines": 16}
     return c

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from remap import io, surveys
 from remap.config import ConfigError, apply_overrides, read_overrides
+from remap.predict.predictor import Predictor
+from remap.preprocess.observe import Observed
 from remap.spectra import SpectrumError
 from remap.train.loop import DivergedError, Preempted
 
@@ -63,6 +69,75 @@ class ConfigFlag:
 def define_config(*, default: str | None = None, values: flags.FlagValues = flags.FLAGS) -> ConfigFlag:
     """The flags `--config=configs/NAME.py`, `--config.field=value` and `--override=FILE`."""
     return ConfigFlag(default, values)
+
+
+class SpectraFlags:
+    """The flags that say which spectra are read, and how: `--spectra`, `--survey`, `--source`, ..."""
+
+    def __init__(self, values: flags.FlagValues) -> None:
+        own = {"flag_values": values}
+        self.paths = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.", **own)
+        self.survey = flags.DEFINE_string(
+            "survey", "", "Whose files they are; docs/surveys.md lists the names.", **own
+        )
+        self._source = flags.DEFINE_string(
+            "source", "", "JSON that overrides how spectra are read, e.g. '{\"hdu\": 1}'.", **own
+        )
+        self._resolution = flags.DEFINE_float(
+            "resolution", 0.0, "λ/FWHM of the spectra, where it is known better; 0 = not given.", **own
+        )
+        self._velocities = flags.DEFINE_string(
+            "velocities",
+            "",
+            "rest, file (what the file says, else measured), measure, or a table with a column of velocities.",
+            **own,
+        )
+        self._velocity_column = flags.DEFINE_string(
+            "velocity_column", "rv", "Column of that table, km/s.", **own
+        )
+        flags.DEFINE_alias("velocity-column", "velocity_column", **own)
+
+    def observe(self, predictor: Predictor) -> tuple[Observed, int]:
+        """The spectra that the flags name, as the networks take them, and of how many files they are."""
+        survey = surveys.get(self.survey.value) if self.survey.value else None
+        own: Mapping[str, Any] = predictor.config["survey"]
+        patterns = survey.patterns if survey else own["patterns"]
+        files = [f for path in self.paths.value for f in io.list_files(path, patterns)]
+        source = ({} if survey else dict(own["source"])) | self._read()
+        velocities = self._velocities.value or None
+        if velocities not in (None, "rest", "file", "measure"):
+            table = io.read_velocities(velocities, column=self._velocity_column.value)
+            known = np.array(
+                [*table.values(), np.nan]
+            )  # -1, the last, is a file that the table does not know
+            velocities = known[io.match_rows(list(table), files, where=self._velocities.value)]
+        observed = predictor.observe_files(files, survey=survey, source=source, velocities=velocities)
+        return observed, len(files)
+
+    def _read(self) -> dict[str, Any]:
+        """What the flags say about how spectra are read."""
+        source = json_object(self._source.value, "--source")
+        if self._resolution.value < 0:
+            raise ConfigError(f"--resolution: expected a positive number, found {self._resolution.value}")
+        if self._resolution.value:
+            source["line_spread"] = {"resolution": self._resolution.value}
+        return source
+
+
+def define_spectra(*, values: flags.FlagValues = flags.FLAGS) -> SpectraFlags:
+    """The flags that say which spectra are read, and how."""
+    return SpectraFlags(values)
+
+
+def json_object(text: str, flag: str) -> dict[str, Any]:
+    """A flag's JSON object; {} where it is not given."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise ConfigError(f"{flag}: expected JSON, found {text!r} ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{flag}: expected a JSON object, found {text!r}")
+    return found
 
 
 def run_with_arguments(main: Callable[[list[str]], None]) -> None:

@@ -1,69 +1,69 @@
 """Writes the catalogue of new spectra from a trained working folder; nothing else is needed.
 
-    python -m launch.predict --workdir=DIR --spectra=FILE_OR_FOLDER --output=catalogue.fits --survey=NAME
+    python -m launch.predict --workdir=DIR --spectra=FILE_OR_FOLDER --output=catalogue.fits --survey=NAME --report
 
 Without `--survey` the spectra are read as the survey of the working folder's config was, and must be at rest unless
 `--velocities` says otherwise. A file that cannot be used becomes a flagged row. The output is FITS (.fits) or ECSV
-(.ecsv).
+(.ecsv). `--report` writes a page to read in a browser beside it (`catalogue.html`, docs/report.md).
 """
 
-import json
-from typing import Any
+import dataclasses
+from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from launch import cli
-from remap import io, surveys
-from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
+from remap.report.html import check_report
+from remap.stages import report
 
-SPECTRA = flags.DEFINE_list("spectra", None, "Files or folders, separated by commas.")
+SPECTRA = cli.define_spectra()
 OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits or NAME.ecsv.")
 STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks to use.")
-SURVEY = flags.DEFINE_string("survey", "", "Whose files they are; docs/surveys.md lists the names.")
-SOURCE = flags.DEFINE_string("source", "", "JSON that overrides how spectra are read, e.g. '{\"hdu\": 1}'.")
-RESOLUTION = flags.DEFINE_float(
-    "resolution", 0.0, "λ/FWHM of the spectra, where it is known better; 0 = not given."
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue, and its report.")
+REPORT = flags.DEFINE_bool("report", False, "Write a report beside the catalogue: NAME.html.")
+CARDS = flags.DEFINE_integer(
+    "cards", None, "Stars that have a card in the report at most; default: as the config says."
 )
-VELOCITIES = flags.DEFINE_string(
-    "velocities",
-    "",
-    "rest, file (what the file says, else measured), measure, or a table with a column of velocities.",
-)
-VELOCITY_COLUMN = flags.DEFINE_string("velocity_column", "rv", "Column of that table, km/s.")
-flags.DEFINE_alias("velocity-column", "velocity_column")
 FOLDS = flags.DEFINE_list(
     "folds", None, "Fine-tuned networks to use, separated by commas; all, which must be there, if not given."
 )
 CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the networks, if there is one.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue.")
 
 
 def main() -> None:
+    workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
     check_output(OUTPUT.value, overwrite=OVERWRITE.value)
-    predictor = load(cli.WORKDIR.value, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
-    survey = surveys.get(SURVEY.value) if SURVEY.value else None
-    patterns = survey.patterns if survey else predictor.config["survey"]["patterns"]
-    files = [f for path in SPECTRA.value for f in io.list_files(path, patterns)]
-    source = {} if survey else dict(predictor.config["survey"]["source"])
-    source |= _source()
-    velocities = VELOCITIES.value or None
-    if velocities not in (None, "rest", "file", "measure"):
-        table = io.read_velocities(velocities, column=VELOCITY_COLUMN.value)
-        known = np.array([*table.values(), np.nan])  # -1, the last, is a file that the table does not know
-        velocities = known[io.match_rows(list(table), files, where=VELOCITIES.value)]
-    found = predictor.predict_files(files, survey=survey, source=source, velocities=velocities)
+    if REPORT.value:
+        check_report(page, overwrite=OVERWRITE.value)
+    predictor = load(workdir, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
+    settings = report.report_settings(predictor.config)
+    if CARDS.value is not None:
+        settings = dataclasses.replace(settings, cards=CARDS.value)
+    observed, files = SPECTRA.observe(predictor)
+    found = predictor.predict_observed(observed)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
     cli.logger.info(
-        "%s: %d rows from %d files, %d of them could not be used",
-        OUTPUT.value,
-        len(found.table),
-        len(files),
-        bad,
+        "%s: %d rows from %d files, %d of them could not be used", OUTPUT.value, len(found.table), files, bad
     )
+    if REPORT.value:
+        known = None
+        if not SPECTRA.survey.value:
+            known = report.known_labels(workdir, found, tuple(predictor.networks), stage=STAGE.value)
+        spectra = report.observed_spectra(found, observed, in_order=True)
+        report.make_report(
+            page,
+            found,
+            settings=settings,
+            predictor=predictor,
+            spectra=spectra,
+            workdir=workdir,
+            known=known,
+            overwrite=OVERWRITE.value,
+        )
+        cli.logger.info("%s: open it in a browser", page)
 
 
 def _folds() -> list[int] | None:
@@ -72,21 +72,6 @@ def _folds() -> list[int] | None:
         return None if FOLDS.value is None else sorted({int(fold) for fold in FOLDS.value})
     except ValueError as error:
         raise ConfigError(f"--folds: expected numbers, found {','.join(FOLDS.value)!r}") from error
-
-
-def _source() -> dict[str, Any]:
-    """What the flags say about how spectra are read."""
-    try:
-        source = json.loads(SOURCE.value or "{}")
-    except ValueError as error:
-        raise ConfigError(f"--source: expected JSON, found {SOURCE.value!r} ({error})") from error
-    if not isinstance(source, dict):
-        raise ConfigError(f"--source: expected a JSON object, found {SOURCE.value!r}")
-    if RESOLUTION.value < 0:
-        raise ConfigError(f"--resolution: expected a positive number, found {RESOLUTION.value}")
-    if RESOLUTION.value:
-        source["line_spread"] = {"resolution": RESOLUTION.value}
-    return source
 
 
 if __name__ == "__main__":

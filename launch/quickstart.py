@@ -1,4 +1,4 @@
-"""The whole road on spectra that the project makes itself: library and survey in, catalogue out.
+"""The whole road on spectra that the project makes itself: library and survey in, catalogue and report out.
 
 python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=quickstart]
 """
@@ -6,8 +6,11 @@ python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=qu
 from pathlib import Path
 
 from launch import cli
+from remap.config import ConfigError
 from remap.io import list_files
 from remap.predict.predictor import load
+from remap.report.html import check_templates
+from remap.stages import report
 from remap.stages.align import align
 from remap.stages.calibrate import calibrate
 from remap.stages.evaluate import brief, evaluate
@@ -33,11 +36,29 @@ def main() -> None:
     calibrate(config, workdir)
     table = evaluate(config, workdir)
     predictor = load(workdir)
-    found = predictor.predict_files(list_files(data / "survey" / "spectra", "*.fits"))
+    observed = predictor.observe_files(list_files(data / "survey" / "spectra", "*.fits"))
+    found = predictor.predict_observed(observed)
     for name in ("catalogue.fits", "catalogue.ecsv"):
         found.write(workdir / name, overwrite=True)
     print(brief(table))
     print(f"Done: catalogue of {len(found.table)} stars, tables and plots are in {workdir.absolute()}")
+    try:
+        check_templates()
+    except ConfigError as error:
+        cli.logger.warning("no report: %s", error)
+        return
+    page = report.make_report(
+        workdir / "report.html",
+        found,
+        title="Quickstart: stars of the mock survey",
+        settings=report.report_settings(config),
+        predictor=predictor,
+        spectra=report.observed_spectra(found, observed, in_order=True),
+        workdir=workdir,
+        known=report.known_labels(workdir, found, tuple(predictor.networks)),
+        overwrite=True,
+    )
+    print(f"Open in a browser: {page.absolute()}")
 
 
 if __name__ == "__main__":

@@ -119,9 +119,9 @@ def provenance(
       checkpoint_step: training steps of the network, or any JSON value that says them (arm -> steps).
       date: ISO 8601; an argument, so that the same run can give the same file.
       inputs: number of input spectra.
-      more: JSON values under further keys. `Predictor` gives stage, folds (arm -> folds), weights (arm -> fold ->
-        SHA-256 of the network), calibration and expert (SHA-256 of their files, or "none"), preprocessing_version, and for
-        spectra that it was given survey, source, source_overrides and observe.
+      more: JSON values under further keys. `Predictor` gives stage, folds (arm -> folds), weights (arm ->
+        fold -> SHA-256 of the network), calibration and expert (SHA-256 of their files, or "none"),
+        preprocessing_version, and for spectra that it was given survey, source, source_overrides and observe.
 
     Returns:
       software, version, date, inputs, checkpoint_step, config_sha256 (of the config as JSON with sorted keys

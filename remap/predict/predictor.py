@@ -363,7 +363,8 @@ class Predictor:
         observed = observe(
             files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
         )
-        return self._predict_observed(observed, settings, date, describe_source(settings))
+        told = describe_source(settings)
+        return self.predict_observed(self._joined(observed, settings, told), date=date)
 
     def predict_files(
         self,
@@ -376,10 +377,40 @@ class Predictor:
         stationary: StationaryMask | None = None,
         date: str | None = None,
     ) -> Catalogue:
-        """Stellar parameters of spectra in files.
+        """Stellar parameters of spectra in files: `predict_observed` of what `observe_files` finds.
 
         Args:
-          files: any number, in any order; the catalogue keeps it. They are read some at a time.
+          files, survey, source, velocities, settings, stationary: see `observe_files`.
+          date: of the catalogue, ISO 8601; None = now.
+
+        Returns:
+          As `predict`. A file that cannot be read is a flagged row of NaNs, with the reason in `message`. Files of
+          one star are one row where the settings say `join`, or where a survey is given that has identifiers.
+        """
+        observed = self.observe_files(
+            files,
+            survey=survey,
+            source=source,
+            velocities=velocities,
+            settings=settings,
+            stationary=stationary,
+        )
+        return self.predict_observed(observed, date=date)
+
+    def observe_files(
+        self,
+        files: Iterable[str | Path],
+        *,
+        survey: Survey | str | None = None,
+        source: Mapping[str, Any] | None = None,
+        velocities: Mapping[str, float] | Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+        stationary: StationaryMask | None = None,
+    ) -> Observed:
+        """Spectra in files as the networks take them, one row per row of the catalogue.
+
+        Args:
+          files: any number, in any order, which is kept. They are read some at a time.
           survey: whose files they are, a name of `remap.surveys` or a record of one's own: says how they are read,
             and in which frame they are. None = as the survey of the config.
           source: how to read them (see `remap.io.read`), instead of or in addition to what the survey says.
@@ -389,11 +420,9 @@ class Predictor:
           settings: how the spectra are treated; None = as the working folder's config says.
           stationary: places of the detector that are masked, see `remap.preprocess.stationary`; None = those of the
             working folder, for its own survey.
-          date: of the catalogue, ISO 8601; None = now.
 
         Returns:
-          As `predict`. A file that cannot be read is a flagged row of NaNs, with the reason in `message`. Files of
-          one star are one row where the settings say `join`, or where a survey is given that has identifiers.
+          Joined where the settings say so; a file that cannot be read is a row without pixels, and a message.
         """
         files = [Path(file) for file in files]
         if not files:
@@ -433,13 +462,19 @@ class Predictor:
         )
         warn_of_velocities(observed, settings)
         told = describe_source(settings, survey, source, self.config["survey"]["source"])
-        return self._predict_observed(observed, settings, date, told)
+        return self._joined(observed, settings, told)
 
-    def _predict_observed(
-        self, observed: Observed, settings: ObserveSettings, date: str | None, source: Mapping[str, Any]
-    ) -> Catalogue:
-        if settings.join:
-            observed = join(observed, self.preprocessing, settings=settings)
+    def _joined(self, observed: Observed, settings: ObserveSettings, told: dict[str, Any]) -> Observed:
+        joined = join(observed, self.preprocessing, settings=settings) if settings.join else observed
+        return dataclasses.replace(joined, told=told)
+
+    def predict_observed(self, observed: Observed, *, date: str | None = None) -> Catalogue:
+        """Stellar parameters of spectra on the arms' grids, one row each.
+
+        Args:
+          observed: from `observe_files`.
+          date: of the catalogue, ISO 8601; None = now.
+        """
         arms = {
             arm: self.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
             for arm, on in observed.arms.items()
@@ -451,7 +486,7 @@ class Predictor:
             star_ids=observed.star_ids if any(observed.star_ids) else None,
             observed=observed,
             date=date,
-            source=source,
+            source=observed.told,
         )
 
 

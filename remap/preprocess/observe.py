@@ -116,6 +116,7 @@ class Observed:
       ra, dec: float[S], degrees, NaN = not known.
       inputs: int[S], how many exposures a row is made of.
       messages: S reasons why a row cannot be used, "" elsewhere.
+      told: for the provenance: where the spectra came from and how they were read.
     """
 
     names: tuple[str, ...]
@@ -131,6 +132,7 @@ class Observed:
     dec: np.ndarray
     inputs: np.ndarray
     messages: tuple[str, ...]
+    told: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -309,9 +311,10 @@ def _of_all(velocity: float, segments: Sequence[Spectra]) -> float:
 
 
 def _rows(observed: Observed, index: slice) -> Observed:
-    names = [field.name for field in dataclasses.fields(Observed) if field.name != "arms"]
+    names = [field.name for field in dataclasses.fields(Observed) if field.name not in ("arms", "told")]
     arms = {arm: ArmOnGrid(*(x[index] for x in on)) for arm, on in observed.arms.items()}
-    return Observed(arms=arms, **{name: getattr(observed, name)[index] for name in names})
+    rows = {name: getattr(observed, name)[index] for name in names}
+    return Observed(arms=arms, told=observed.told, **rows)
 
 
 def concatenate(parts: Sequence[Observed]) -> Observed:

@@ -9,5 +9,6 @@ __all__ = [
     "finetune",
     "preprocess",
     "pretrain",
+    "report",
     "visualize",
 ]

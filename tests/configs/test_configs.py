@@ -41,6 +41,7 @@ from remap.stages.finetune import FinetuneSettings
 from remap.stages.library import LibraryFiles
 from remap.stages.preprocess import SurveyFiles
 from remap.stages.pretrain import PretrainSettings
+from remap.stages.report import ReportSettings
 from remap.store.stars import SplitSettings, split_settings
 from remap.studies.ablate import AblateSettings, plan
 from remap.studies.cross_validate import CrossValidationSettings, candidate_config, read_candidates
@@ -104,6 +105,7 @@ def test_config_describes_a_whole_experiment(name):
     assert max(epochs, default=0) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle
     assert set(calibration_settings(c.calibrate).groups) == {"dwarfs", "giants"}
     report = record(EvaluateSettings, c.evaluate, "evaluate")
+    record(ReportSettings, c.report, "report")
     assert by_snr(*np.zeros((4, 1)), report.snr_edges)
     assert set(report.quoted) <= set(c.label_names)
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
@@ -336,6 +338,7 @@ def test_defaults_of_splits_and_report_are_the_shared_values():
     c = common.get_config()
     assert split_settings(c) == SplitSettings()
     assert vars(EvaluateSettings()) == c.evaluate.to_dict()
+    assert vars(ReportSettings()) == c.report.to_dict()
 
 
 def test_defaults_of_the_calibration_are_the_shared_values():

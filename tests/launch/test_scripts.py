@@ -24,7 +24,11 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
     (second / "broken.fits").write_text("no FITS")
     output = tmp_path / "out" / "catalogue.fits"
     done = tiny.launch(
-        "launch.predict", f"--workdir={workdir}", f"--spectra={second},{first},{alone}", f"--output={output}"
+        "launch.predict",
+        f"--workdir={workdir}",
+        f"--spectra={second},{first},{alone}",
+        f"--output={output}",
+        "--report",
     )
     assert done.returncode == 0, done.stderr
     assert "6 rows from 6 files, 1 of them could not be used" in done.stderr
@@ -55,6 +59,10 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
         bins = [pmfs.header[f"{key}{column}"] for key in ("BLOW", "BHIGH", "BNUM")]
         assert bins == [-2.0, 1.0, 60]
         np.testing.assert_allclose(pmfs.data["feh_pmf"][1:].sum(axis=1), 1, atol=1e-5)
+
+    page = output.with_suffix(".html").read_text()
+    assert all(name in page for name in order)
+    assert page.count("flux, normalised flux and saliency") == 10  # two arms of five stars
 
     again = tiny.launch("launch.predict", f"--workdir={workdir}", f"--spectra={alone}", f"--output={output}")
     assert again.returncode == 1
@@ -90,6 +98,29 @@ def test_predict_takes_velocities_from_a_table_and_a_resolution(tiny_workdir, ti
         np.testing.assert_allclose(found.pmfs[key][:2], pmf, atol=1e-3)
 
 
+def test_report_of_a_catalogue_with_and_without_its_networks(
+    tiny_data, tiny_workdir, tiny_predictor, tmp_path
+):
+    pytest.importorskip("jinja2", reason="needs Jinja2 (extra `report`)")
+    files = tiny_data / "survey" / "spectra"
+    names = ("dwarf_03.fits", "giant_0.fits")
+    catalogue = tmp_path / "catalogue.fits"
+    tiny_predictor.predict_files([files / name for name in names]).write(catalogue)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,teff\ndwarf_03.fits,5000\n")
+    for more, arms in ((), 0), ((f"--workdir={tiny_workdir}",), 4):
+        page = tmp_path / f"report_{arms}.html"
+        done = tiny.launch(
+            "launch.report", f"--catalogue={catalogue}", f"--output={page}", f"--labels={labels}",
+            '--label_columns={"teff": "teff"}', *more,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        text = page.read_text()
+        assert all(name in text for name in names)
+        assert text.count("flux, normalised flux and saliency") == arms  # the survey's own spectra
+        assert "Labels of labels.csv" in text
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
@@ -104,6 +135,8 @@ def test_predict_takes_velocities_from_a_table_and_a_resolution(tiny_workdir, ti
             "survey must be one of apogee, calspec",
         ),
         ("inspect", ["{tmp}/gone.fits"], "gone.fits"),
+        ("report", ["--catalogue={tmp}/gone.fits", "--output={tmp}/r.html"], "gone.fits"),
+        ("report", ["--catalogue={tmp}/gone.fits", "--output={tmp}/r.pdf"], "must end in .html"),
         (
             "pretrain",
             ["--config=tests/helpers/tiny.py", "--workdir={tmp}"],
