@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
 from remap.report.html import check_report
