@@ -205,7 +205,7 @@ class Calibration:
     def covers(
         self, label: str, pmfs: PMFs, edges: PMFs, used: np.ndarray, arms: Sequence[str]
     ) -> np.ndarray:
-        """See `Calibrates`: there is a fit for the star's arms, and groups without one are unlikely."""
+        """See `Calibrates`: the star's arms have a fit, and groups without a fit of their own are unlikely."""
         member = membership(pmfs, edges, self.groups)
         out = np.zeros(used.shape[1], bool)
         for key, widening in self.widenings.get(label, {}).items():
