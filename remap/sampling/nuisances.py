@@ -179,7 +179,8 @@ def _kernel(difference: np.ndarray) -> np.ndarray:
 
     Noise that a Gaussian of σ pixels has smoothed has the correlation exp(-1 / 4σ²) between neighbours.
     """
-    next_to = np.sum(difference[:, 1:] * difference[:, :-1]) / max(np.sum(difference**2), 1e-30)
+    left, right = difference[:, :-1], difference[:, 1:]
+    next_to = np.sum(left * right) / max(0.5 * np.sum(left**2 + right**2), 1e-30)
     sigma = min(np.sqrt(-0.25 / np.log(np.clip(next_to, 1e-3, 0.999))), WIDEST)
     reach = max(int(np.ceil(3 * sigma)), 1)
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
