@@ -142,7 +142,7 @@ def predict_survey(
         how, arms = split_settings(config), tuple(predictor.networks)
         splits = {fold: read_split(workdir, stars, how, arms, fold) for fold in folds}
         if predictor.calibration is not None:
-            calibrations = _fold_calibrations(workdir, folds)
+            calibrations = _fold_calibrations(workdir, folds, alone=not expert)
         if predictor.expert is not None:
             experts = _fold_experts(workdir, predictor, folds)
     if inputs is None:
@@ -211,11 +211,15 @@ def _fold_experts(workdir: Path, predictor: Predictor, folds: list[int]) -> dict
     return {fold: found[fold] for fold in folds}
 
 
-def _fold_calibrations(workdir: Path, folds: list[int]) -> dict[int, Calibration]:
-    """The fits for the stars that each fold tests, none of which took part in them."""
-    found = {
-        int(key): Calibration.from_json(value) for key, value in read_calibration(workdir)["folds"].items()
-    }
+def _fold_calibrations(workdir: Path, folds: list[int], *, alone: bool) -> dict[int, Calibration]:
+    """The fits for the stars that each fold tests, none of which took part in them.
+
+    Args:
+      alone: those of the networks without the expert beside them.
+    """
+    value = read_calibration(workdir)
+    value = (value.get("alone") or value) if alone else value
+    found = {int(key): Calibration.from_json(each) for key, each in value["folds"].items()}
     if missing := sorted(set(folds) - set(found)):
         raise ConfigError(
             f"{workdir / 'calibration.json'}: expected fits for the folds {folds}, found {sorted(found)}: without "

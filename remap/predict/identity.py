@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,14 @@ _AGAIN = (
 )
 
 
+class OwnCalibration(NamedTuple):
+    """What `read_own_calibration` finds."""
+
+    calibration: Calibration | None
+    alone: Calibration | None  # of the networks without an expert beside them
+    digest: str  # of the file, "" without one
+
+
 def read_own_calibration(
     workdir: Path,
     networks: Mapping[str, Network],
@@ -33,7 +41,8 @@ def read_own_calibration(
     combine: str,
     *,
     expert: str | None = None,
-) -> tuple[Calibration | None, str]:
+    alone: bool = False,
+) -> OwnCalibration:
     """The calibration of a working folder, known to be that of these networks, and the hash of its file.
 
     Args:
@@ -41,9 +50,10 @@ def read_own_calibration(
       description: of their training.
       combine: how the arms are combined.
       expert: digest of the expert beside them (`expert_store`), None without one.
+      alone: the expert is left out on purpose: with a calibration that was fitted with one goes another, without it.
 
     Returns:
-      (None, "") where the networks were never calibrated.
+      Nothing where the networks were never calibrated.
 
     Raises:
       ConfigError: it belongs to other networks, other folds or another combination, is not the file that
@@ -54,14 +64,15 @@ def read_own_calibration(
     if found is None:
         if known is not None:
             raise ConfigError(f"{path}: expected the calibration of the networks, found none; {_AGAIN}")
-        return None, ""
+        return OwnCalibration(None, None, "")
     check_equal(
         network_description(found["networks"]),
         network_description(description),
         f"{workdir}: calibration of other networks",
     )
     check_equal(found["combine"], combine, f"{workdir}: calibration of another predict.combine")
-    check_equal(found.get("expert"), expert, f"{workdir}: calibration with another expert (or none)")
+    if not alone:
+        check_equal(found.get("expert"), expert, f"{workdir}: calibration with another expert (or none)")
     fitted = sorted(int(fold) for fold in found["folds"])
     for network in networks.values():
         if (own := sorted(set(network.folds))) != fitted:
@@ -74,7 +85,9 @@ def read_own_calibration(
     if known not in (None, digest):
         raise ConfigError(f"{path}: is not the file that launch.calibrate wrote last; {_AGAIN}")
     with named(path, _AGAIN):
-        return Calibration.from_json(found["all"]), digest
+        whole, without = Calibration.from_json(found["all"]), found.get("alone")
+        without = whole if without is None else Calibration.from_json(without["all"])
+        return OwnCalibration(without if alone else whole, without, digest)
 
 
 def describe_source(

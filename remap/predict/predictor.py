@@ -22,7 +22,7 @@ from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
 from remap.predict.expert import GivesOpinions, References
 from remap.predict.expert_store import read_expert
-from remap.predict.identity import describe_source, lost_rows, read_own_calibration
+from remap.predict.identity import OwnCalibration, describe_source, lost_rows, read_own_calibration
 from remap.predict.observing import read_and_observe
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
@@ -91,6 +91,7 @@ class Predictor:
       stationary: features of the survey's detector, masked in its spectra; None = none were looked for.
       expert: pools the combined PMFs with what labelled stars say; None = there is none.
       references: those stars, by which an expert judges.
+      alone: as `calibration`, of the networks without the expert.
       calibration_hash, expert_hash: of the files that `calibration` and `expert` were read from.
     """
 
@@ -103,6 +104,7 @@ class Predictor:
     stationary: StationaryMask | None = None
     expert: GivesOpinions | None = None
     references: References | None = None
+    alone: Calibrates | None = None
     calibration_hash: str = ""
     expert_hash: str = ""
 
@@ -468,18 +470,30 @@ class Predictor:
         joined = join(observed, self.preprocessing, settings=settings) if settings.join else observed
         return dataclasses.replace(joined, told=told)
 
+    def without_expert(self) -> Predictor:
+        """The networks alone, calibrated as such: an expert takes the ways of another spectrograph for those of stars.
+
+        LAMOST's spectra differ from MILES's by more than one star of MILES from another of the same labels: with the
+        expert log g of the same star scattered twice as much from visit to visit.
+        """
+        if self.expert is None:
+            return self
+        return dataclasses.replace(self, expert=None, references=None, calibration=self.alone, expert_hash="")
+
     def predict_observed(self, observed: Observed, *, date: str | None = None) -> Catalogue:
         """Stellar parameters of spectra on the arms' grids, one row each.
 
         Args:
-          observed: from `observe_files`.
+          observed: from `observe_files`. Spectra of a survey by name are those of another spectrograph and are
+            predicted by the networks alone (`without_expert`).
           date: of the catalogue, ISO 8601; None = now.
         """
+        own = self.without_expert() if observed.told.get("survey") else self
         arms = {
-            arm: self.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
+            arm: own.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
             for arm, on in observed.arms.items()
         }
-        return self.combine(
+        return own.combine(
             arms,
             observed.names,
             messages=observed.messages,
@@ -506,8 +520,8 @@ def load(
         without labels.
       folds: of the fine-tuned networks to use; None = all that were fine-tuned together, which must all be there.
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
-      expert: use the expert that stands beside them, where `launch.expert` has made one; a calibration that was
-        fitted with one is refused without.
+      expert: use the expert that stands beside them, where `launch.expert` has made one. False leaves it out, and the
+        networks have a calibration of their own.
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
@@ -525,26 +539,28 @@ def load(
         )
     networks, description = read_ensemble(workdir, expected, stage, folds)
     beside = read_expert(workdir, expected, description) if stage == "finetune" and expert else None
-    calibration, digest = None, ""
+    found = OwnCalibration(None, None, "")
     if stage == "finetune" and calibrated:
-        calibration, digest = read_own_calibration(
+        found = read_own_calibration(
             workdir,
             networks,
             description,
             config["predict"]["combine"],
             expert=None if beside is None else beside.digest,
+            alone=not expert,
         )
     return Predictor(
         expected,
         networks,
         config,
-        calibration,
+        found.calibration,
         description,
         load_templates(workdir),
         load_stationary(workdir),
         None if beside is None else beside.everyone,
         None if beside is None else beside.references,
-        digest,
+        found.alone,
+        found.digest,
         "" if beside is None else beside.digest,
     )
 

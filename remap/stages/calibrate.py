@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -69,6 +70,10 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"
         )
     everyone, folds = _fit(survey, found, tested, settings)
+    alone = None
+    if survey.predictor.expert is not None:  # for spectra of other surveys, of which it knows nothing
+        without = found._replace(predictor=dataclasses.replace(found.predictor, expert=None))
+        alone = _as_json(*_fit(survey, without, tested, settings))
     write_calibration(
         workdir,
         {
@@ -76,8 +81,8 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             "weights": survey.predictor.weights,
             "combine": survey.predictor.config["predict"]["combine"],
             "expert": expert_digest(workdir) if survey.predictor.expert is not None else None,
-            "all": everyone.to_json(),
-            "folds": {str(fold): each.to_json() for fold, each in folds.items()},
+            "alone": alone,
+            **_as_json(everyone, folds),
         },
     )
     rows = []
@@ -106,6 +111,10 @@ def calibration_settings(section: Section) -> CalibrationSettings:
     """
     groups = {name: dict(limits) for name, limits in section["groups"].items()}
     return record(CalibrationSettings, {**section, "groups": groups}, "calibrate", part=True)
+
+
+def _as_json(everyone: Calibration, folds: Mapping[int, Calibration]) -> dict[str, Any]:
+    return {"all": everyone.to_json(), "folds": {str(fold): each.to_json() for fold, each in folds.items()}}
 
 
 def _tell_few(calibration: Calibration) -> None:

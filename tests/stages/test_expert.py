@@ -20,6 +20,7 @@ from remap.stages.expert import expert
 from remap.stages.finetune import finetune
 from remap.store.stars import readable_stars
 from remap.store.workdir import load_survey
+from remap.surveys import Survey
 
 SETTINGS = {"expert__kind": "gaussian_process", "expert__min_stars": 2}
 KEYS = ("A", "B", "A+B")
@@ -179,13 +180,49 @@ def test_it_does_not_speak_of_kinds_that_it_does_not_know(asked):
 def test_calibration_knows_its_expert(tiny_data, spoilt):
     config = tiny.config(tiny_data, **SETTINGS, calibrate__min_stars=2)
     calibrate(config, spoilt)
-    assert load(spoilt).calibration is not None
-    with pytest.raises(ValueError, match="another expert"):
-        load(spoilt, expert=False)
-    assert load(spoilt, expert=False, calibrated=False).expert is None
+    whole, alone = load(spoilt), load(spoilt, expert=False)
+    assert whole.expert_hash
+    assert alone.expert is None
+    assert alone.calibration.to_json() == whole.alone.to_json() != whole.calibration.to_json()
     shutil.rmtree(spoilt / "expert")
     with pytest.raises(ValueError, match="another expert"):
         load(spoilt)
+
+
+def test_without_an_expert_the_calibration_is_what_it_was(tiny_data, spoilt, tiny_workdir, tmp_path):
+    plain = shutil.copytree(tiny_workdir, tmp_path / "plain")
+    for folder in (spoilt, plain):
+        calibrate(tiny.config(tiny_data, **SETTINGS, calibrate__min_stars=2), folder)
+    assert load(spoilt, expert=False).calibration.to_json() == load(plain).calibration.to_json()
+    stars = readable_stars(plain)
+    one, other = (
+        predict_survey(
+            tiny.config(tiny_data, **SETTINGS, calibrate__min_stars=2),
+            folder,
+            stars,
+            "finetune",
+            expert=False,
+        )
+        .held_out("test")
+        .catalogue(stars)
+        for folder in (spoilt, plain)
+    )
+    np.testing.assert_array_equal(one.pmfs["teff"], other.pmfs["teff"])
+
+
+def test_other_surveys_are_predicted_by_the_networks_alone(tiny_data, workdir):
+    """What is odd about another spectrograph would be taken for what is odd about a star."""
+    predictor = load(workdir)
+    files = sorted((tiny_data / "survey" / "spectra").glob("dwarf_0[0-3].fits"))
+    source = predictor.config["survey"]["source"]
+    theirs = Survey(name="theirs", about="", source=source, patterns=("*.fits",), frame="rest", reference="")
+    settings = predictor.observe_settings
+    own, other = (predictor.predict_files(files, survey=s, settings=settings) for s in (None, theirs))
+    alone = load(workdir, expert=False).predict_files(files)
+    assert own.meta["expert"] == predictor.expert_hash
+    assert other.meta["expert"] == "none"
+    np.testing.assert_array_equal(other.pmfs["teff"], alone.pmfs["teff"])
+    assert not np.allclose(other.pmfs["teff"], own.pmfs["teff"])
 
 
 def test_expert_of_other_networks_is_refused(tiny_data, spoilt):
