@@ -63,7 +63,7 @@ def read_ensemble(
     first, description = None, {}
     known: dict[str, Path] = {}
     if stage == "finetune" and folds is None:
-        folds = complete_folds(workdir, preprocessing.arms)
+        folds = complete_folds(workdir, tuple(preprocessing.arms))
     if stage == "finetune" and not folds:
         raise ConfigError(f"{workdir}: expected at least one fold to use, found none asked for")
     for arm in preprocessing.arms:

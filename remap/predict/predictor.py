@@ -471,7 +471,7 @@ class Predictor:
         return dataclasses.replace(joined, told=told)
 
     def without_expert(self) -> Predictor:
-        """The networks alone, calibrated as such: an expert takes the ways of another spectrograph for those of stars.
+        """The networks alone, calibrated as such: an expert takes the ways of a spectrograph for those of stars.
 
         LAMOST's spectra differ from MILES's by more than one star of MILES from another of the same labels: with the
         expert log g of the same star scattered twice as much from visit to visit.
