@@ -86,7 +86,9 @@ def _number(text: str, group: str, name: str) -> float:
     return value * scale + 0.0  # no -0.0
 
 
-def labels_from_header(path: Path, places: Section, hdu: int | str = 0) -> dict[str, float]:
+def labels_from_header(
+    path: Path, places: Section, hdu: int | str = 0, *, source: Section | None = None
+) -> dict[str, float]:
     """Labels that the header of a FITS file holds.
 
     Args:
@@ -95,6 +97,7 @@ def labels_from_header(path: Path, places: Section, hdu: int | str = 0) -> dict[
         `hdu` (of this card), `factor` (the card's value times it is the label) and `missing` (numbers that mean that
         it is not known).
       hdu: where the spectrum is; keywords are looked up there and then in the primary HDU.
+      source: whose limits hold for the file (`remap.io.files.Limits`).
 
     Returns:
       The labels, NaN where the file says that they are not known.
@@ -104,7 +107,11 @@ def labels_from_header(path: Path, places: Section, hdu: int | str = 0) -> dict[
       ConfigError: a place that names no keyword or has other keys.
     """
     wanted = {label: _place(label, place) for label, place in places.items()}
-    with files.reading(path, "a FITS file with labels in its header"), files.open_fits(path) as hdus:
+    with (
+        files.limited(source or {}, "a library"),
+        files.reading(path, "a FITS file with labels in its header"),
+        files.open_fits(path) as hdus,
+    ):
         return {
             label: _card(hdus, place, hdu if place["hdu"] is None else place["hdu"], path)
             for label, place in wanted.items()

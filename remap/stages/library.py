@@ -241,7 +241,7 @@ def _parts(
         part = crop(io.read(file, source=library.source, data_root=root, within=within), preprocessing)
         if library.labels:
             hdu = library.source["hdu"] if "hdu" in library.source else _first_hdu(library.source)
-            found = io.labels_from_header(file, library.labels, hdu)
+            found = io.labels_from_header(file, library.labels, hdu, source=library.source)
             part = _with_labels(part, {k: np.full(len(part), v) for k, v in found.items()})
         if table is not None:
             row = np.array([rows.get(n, rows.get(file.name, -1)) for n in part.names])

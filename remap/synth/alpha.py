@@ -1,15 +1,15 @@
 """What [α/Fe] does to spectra: d ln flux / d [α/Fe] per pixel, from the embedded model.
 
-Libraries with the solar mixture of elements lack it, and metal-poor stars have 0.2 to 0.4 dex of it. With Mg, Si,
-Ca and Ti raised together by `REACH` and [Fe/H] kept, the model's spectra give a slope that is drawn from in
-training (`remap.sampling.nuisances`).
+Libraries with the solar mixture of elements lack it, and metal-poor stars have 0.2 to 0.4 dex of it. With Mg, Si, Ca
+and Ti raised together by `REACH` and [Fe/H] kept, the model's spectra give a slope that is drawn from in training
+(`remap.sampling.nuisances`).
 
 Its limits are the model's. Lines: some hundreds of strong ones and no molecules, so that MgH in K dwarfs does not
 respond; the haze of weak lines responds in the mean over 30 Å alone. Atmosphere: electrons of the raised elements
 enter the opacity and so weaken other elements' lines (by a sixth per dex in Fe I 5269.5 of the Sun, by a hundredth
-at 6,100 K and [Fe/H] = -1.2), but T(τ) stays that of [α/Fe] = 0. The slope is a chord over `REACH`, although
-strong lines saturate: half of it gives another by 5 to 8 %. It belongs to the model's line strengths, not to those
-of the library that it is applied to, and to one line spread. Good as a nuisance; not for measuring [α/Fe].
+at 6,100 K and [Fe/H] = -1.2), but T(τ) stays that of [α/Fe] = 0. The slope is a chord over `REACH`, although strong
+lines saturate: half of it gives another by 5 to 8 %. It belongs to the model's line strengths, not to those of the
+library that it is applied to, and to one line spread. Good as a nuisance; not for measuring [α/Fe].
 """
 
 from __future__ import annotations

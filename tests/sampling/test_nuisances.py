@@ -221,7 +221,7 @@ def alphas(feh, **kwargs):
     draw = draw._replace(flux=draw.flux[:, :2], valid=draw.valid[:, :2])
     out = enhance_alpha(KEY, draw, response(), **kwargs)
     np.testing.assert_array_equal(out.labels, draw.labels)
-    return np.log(np.asarray(out.flux[:, 1]) / 0.8) / slope(np.array([[5500.0, 4.0, feh]]))[0, 1]
+    return np.log(np.asarray(out.flux[:, 1]) / 0.8) / slope(np.array([[5500.0, 4.0, min(feh, 0.0)]]))[0, 1]
 
 
 def test_alpha_is_uniform_or_follows_the_trend():
