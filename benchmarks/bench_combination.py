@@ -71,11 +71,12 @@ def one_seed(workdir: Path, seed: int) -> dict[tuple[str, str, str, str], np.nda
                 for k in range(PARTS):
                     mine = fitted_to[part == k]
                     others = ~np.isin(ids[fitted_to], ids[mine])
-                    held[mine] = fit(fitted_to[others])(pmf["val"][mine])
+                    held[mine] = fit(fitted_to[others])(pmf["val"][mine], bins.edges)
                 tested = np.full(pmf["test"].shape, np.nan)
                 for fold in np.unique(test.fold[test.fold >= 0]):
                     mine = test.fold == fold
-                    tested[mine] = fit(fitted_to[~np.isin(ids[fitted_to], ids[mine])])(pmf["test"][mine])
+                    own = fit(fitted_to[~np.isin(ids[fitted_to], ids[mine])])
+                    tested[mine] = own(pmf["test"][mine], bins.edges)
                 for name, wide, rows in (
                     ("validation", held, fitted_to[dwarfs[fitted_to]]),
                     ("test", tested, np.flatnonzero(dwarfs & (test.fold >= 0))),

@@ -2,8 +2,8 @@
 
 Conflation (eq. 6) takes the arms for independent. They are not: label errors, abundances and the library's faults
 move them together, so that the product of their PMFs is too narrow. Networks that were trained on labels with
-errors, on the other hand, give the distribution of a label, which is wider than that of the star. A power of the
-PMF mends both.
+errors, on the other hand, give the distribution of a label, which is wider than that of the star. A change of width
+about the median mends both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from remap.pmf.distributions import cumulative, temper
+from remap.pmf.distributions import checked, cumulative, pmf_quantile, temper
 
 KINDS = ("deconvolved", "outliers", "coverage", "temperature", "none")
 PMFs = Mapping[str, np.ndarray]  # label -> float[S, K]
@@ -26,11 +26,12 @@ class CalibrationSettings:
     """How `calibration_fit.fit` finds the widths (config section `calibrate`).
 
     Attributes:
-      kind: "deconvolved" (a power, by the likelihood of the observed label under PMF ⊗ label error, so that the
-        PMF is that of the star's own value; labels that are wrong by far more than their errors are a share of
-        the labels and not of the PMF). The others are fitted to labels as if those were exact: "outliers" (power,
-        and a share of outliers that is put into the PMF, by likelihood), "coverage" (both, such that intervals of
-        every level hold their share of the stars), "temperature" (power alone, by likelihood, §4.5). Or "none".
+      kind: "deconvolved" (a width about the median, by the likelihood of the observed label under PMF ⊗ label
+        error, so that the PMF is that of the star's own value; labels that are wrong by far more than their
+        errors are a share of the labels and not of the PMF). The others are fitted to labels as if those were
+        exact: "outliers" (power, and a share of outliers that is put into the PMF, by likelihood), "coverage"
+        (both, such that intervals of every level hold their share of the stars), "temperature" (power alone, by
+        likelihood, §4.5). Or "none".
       breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers",
         "coverage").
       label_breadth: centre of the prior on how much wrong labels are wrong, in units of the σ² of the errors that are
@@ -96,7 +97,7 @@ class Widening:
     """What a fit finds for one label, one set of arms and one kind of stars; power 1 and no outliers change nothing.
 
     Attributes:
-      power: of the PMF at the middle of `snr_low` and `snr_high`; below 1 it widens, above 1 it narrows.
+      power: inverse factor on σ² at the middle of `snr_low` and `snr_high`; below 1 it widens, above 1 it narrows.
       outliers: share of the stars whose PMF is that much broader.
       breadth: how much broader, in units of σ².
       stars: validation stars of the kind.
@@ -104,6 +105,7 @@ class Widening:
       fitted: False where there were too few stars for a fit of their own.
       snr_slope: of ln power with log10 S/N, from `snr_low` to `snr_high`; beyond them as at the nearer one.
       snr_low, snr_high: S/N per pixel.
+      scaled: the width changes by 1 / √power about a median that stays (`rescale`); False: `power` is one of the PMF.
     """
 
     power: float
@@ -115,10 +117,17 @@ class Widening:
     snr_slope: float = 0.0
     snr_low: float = 1.0
     snr_high: float = 1.0
+    scaled: bool = False
 
-    def __call__(self, pmf: np.ndarray, snr: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, pmf: np.ndarray, edges: np.ndarray, snr: np.ndarray | None = None) -> np.ndarray:
         """PMFs float[S, K] as they should be, of spectra with S/N float[S] (NaN or None = not known)."""
-        power = self.power if snr is None else self.power * np.exp(self.snr_offset(snr))
+        power = np.full(len(pmf), self.power)
+        return self.widened(pmf, edges, power if snr is None else power * np.exp(self.snr_offset(snr)))
+
+    def widened(self, pmf: np.ndarray, edges: np.ndarray, power: np.ndarray) -> np.ndarray:
+        """PMFs float[S, K] as they should be, for stars of a power float[S]."""
+        if self.scaled:
+            return rescale(pmf, edges, power)
         return widen(pmf, power=power, outliers=self.outliers, breadth=self.breadth)
 
     def snr_offset(self, snr: np.ndarray) -> np.ndarray:
@@ -194,12 +203,7 @@ class Calibration:
                     log_power += member[group][rows] * np.log(own.power / widening.power)
                 if snr is not None:
                     log_power += widening.snr_offset(np.asarray(snr)[rows])
-                pmf[rows] = widen(
-                    pmf[rows],
-                    power=np.exp(log_power),
-                    outliers=widening.outliers,
-                    breadth=widening.breadth,
-                )
+                pmf[rows] = widening.widened(pmf[rows], edges[label], np.exp(log_power))
         return out
 
     def covers(
@@ -330,6 +334,37 @@ def _with_arms(key: str, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:
     """bool[S]: stars that have the arms of the set and no others, from `used` bool[A, S]."""
     member = np.array([arm in key.split("+") for arm in arms])
     return np.all(used == member[:, None], axis=0)
+
+
+def rescale(pmf: np.ndarray, edges: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """PMFs with widths times 1 / √power about their medians, which stay; the last bins hold what lies beyond them.
+
+    A power of the PMF does the same to a normal distribution, but where a PMF has a shoulder or two modes it takes
+    the median to the highest mode, which is the poorer estimate.
+
+    Args:
+      pmf: float[S, K].
+      edges: float[K + 1], strictly increasing.
+      power: float[S], above 0.
+
+    Returns:
+      float64[S, K]; NaN rows stay NaN.
+
+    Examples:
+      >>> rescale(np.array([[0.0, 0.25, 0.5, 0.25, 0.0]]), np.arange(6.0), np.array([4.0])).tolist()
+      [[0.0, 0.125, 0.75, 0.125, 0.0]]
+    """
+    pmf, edges = checked(pmf, edges)
+    known = np.isfinite(pmf).all(axis=1)
+    cdf = cumulative(np.where(known[:, None], pmf, 1.0 / pmf.shape[1]))
+    middle = pmf_quantile(np.where(known[:, None], pmf, 1.0 / pmf.shape[1]), edges, 0.5)[:, None]
+    place = middle + (edges[None] - middle) * np.sqrt(power)[:, None]
+    left = np.clip(np.searchsorted(edges, place, side="right") - 1, 0, len(edges) - 2)
+    share = np.clip((place - edges[left]) / np.diff(edges)[left], 0.0, 1.0)
+    below, above = (np.take_along_axis(cdf, left + i, axis=1) for i in (0, 1))
+    moved = below * (1 - share) + above * share
+    moved[:, 0], moved[:, -1] = 0.0, 1.0
+    return np.where(known[:, None], np.diff(moved, axis=1), np.nan)
 
 
 def widen(pmf: np.ndarray, *, power: float | np.ndarray, outliers: float, breadth: float) -> np.ndarray:

@@ -16,9 +16,9 @@ from remap.pmf.calibration import (
     Widening,
     log_snr,
     membership,
+    rescale,
     widen,
 )
-from remap.pmf.distributions import temper
 from remap.pmf.metrics import nll, pit
 from remap.pmf.observed import density_kernel
 
@@ -54,9 +54,10 @@ def fit_widening(
 
     With `kind` "deconvolved" the likelihood of a label x with error σ is
 
-        (1 - o) (PMF^w ⊗ N(0, σ²))(x) + o (PMF^w ⊗ N(0, b σ²))(x),
+        (1 - o) (PMF_w ⊗ N(0, σ²))(x) + o (PMF_w ⊗ N(0, b σ²))(x),
 
-    a share o of the labels being wrong, and only w goes into the PMF. The breadth b is fitted, too: with a wrong one,
+    PMF_w having 1 / √w times the width (`calibration.rescale`), and a share o of the labels being wrong; only w goes
+    into the PMF. The breadth b is fitted, too: with a wrong one,
     w would make up for it. With "coverage" minus the log likelihood gives way to the Anderson-Darling distance of
     the central intervals that just reach the truth from uniform: the likelihood of exact labels widens all stars for
     the sake of a few.
@@ -120,17 +121,15 @@ class _Deconvolved:
         # Each row in units of its largest value, which is added to the logarithm again: far labels do not underflow.
         self.scales = [np.max(kernel, axis=1, initial=-np.inf) for kernel in kernels]
         self.kernels = [np.exp(k - scale[:, None]) for k, scale in zip(kernels, self.scales, strict=True)]
-        self.logs = np.log(temper(pmf, 1.0))
-        self.unchanged = Widening(1.0, 0.0, settings.breadth, len(truth), fitted=False)
+        self.pmf, self.edges = pmf, edges
+        self.unchanged = Widening(1.0, 0.0, settings.breadth, len(truth), fitted=False, scaled=True)
 
     def log_likelihood(self, power: np.ndarray, share: float, log_breadth: float) -> np.ndarray:
         """float64[S]: of the labels, for PMFs of a power float[S], a share of wrong labels and their ln breadth."""
-        logs = power[:, None] * self.logs
-        weights = np.exp(logs - np.max(logs, axis=1, keepdims=True, initial=-np.inf))
-        total = np.sum(weights, axis=1)
+        scaled = rescale(self.pmf, self.edges, power)
 
         def of_kernel(i: int) -> np.ndarray:
-            found = np.einsum("sk,sk->s", weights, self.kernels[i]) / total
+            found = np.einsum("sk,sk->s", scaled, self.kernels[i])
             return np.log(np.maximum(found, TINY)) + self.scales[i]
 
         nodes = np.log(BREADTHS)
@@ -179,7 +178,7 @@ class _Deconvolved:
 
     def common(self, snr: np.ndarray) -> Widening:
         """The fit to all stars, whose spectra have S/N float[S]."""
-        settings, count = self.settings, len(self.logs)
+        settings, count = self.settings, len(self.pmf)
         if count < settings.min_stars:
             return self.unchanged
         low, high, x = 1.0, 1.0, None

@@ -52,7 +52,7 @@ class LineErrors(NamedTuple):
 
 
 class AlphaResponse(NamedTuple):
-    """d ln flux / d [α/Fe] [1/dex] at the points of a regular grid in Teff, log g and [Fe/H]."""
+    """d ln flux / d [α/Fe], per dex, at the points of a regular grid in Teff, log g and [Fe/H]."""
 
     teff: Float[Array | np.ndarray, " teffs"]  # K, increasing
     logg: Float[Array | np.ndarray, " loggs"]

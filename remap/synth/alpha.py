@@ -42,13 +42,13 @@ def alpha_response(
     lines: LineList | None = None,
     chunk: int = 16,
 ) -> Float[np.ndarray, "stars N"]:
-    """d ln flux / d [α/Fe] [1/dex] at the line spread of an arm, of the flux over its true continuum.
+    """d ln flux / d [α/Fe], per dex, at the line spread of an arm, of the flux over its true continuum.
 
     Args:
-      labels: Teff [K], log g and [Fe/H] [dex].
+      labels: Teff [K], log g and [Fe/H] (dex).
       wave: the arm's uniform grid [Å], in `medium` ("air" or "vacuum").
       fwhm: its line spread [Å].
-      reach: of the chord [dex].
+      reach: of the chord (dex).
       lines: None takes `default_lines()`.
       chunk: spectra under way at a time.
 

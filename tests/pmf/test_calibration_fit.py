@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from remap.pmf import distributions, metrics
-from remap.pmf.calibration import Calibration, CalibrationSettings, Widening
+from remap.pmf.calibration import Calibration, CalibrationSettings, Widening, rescale
 from remap.pmf.calibration_fit import anderson_darling, fit, fit_widening
 
 EDGES = np.linspace(-10, 10, 81)
@@ -44,7 +44,7 @@ def test_coverage_is_restored_where_the_likelihood_pays_for_a_few():
     held = {}
     for kind in ("outliers", "coverage"):
         found = fit_widening(pmf, EDGES, truth, dataclasses.replace(SETTINGS, kind=kind))
-        held[kind] = metrics.coverage(found(pmf), EDGES, truth, [0.68])[0]
+        held[kind] = metrics.coverage(found(pmf, EDGES), EDGES, truth, [0.68])[0]
     assert held["coverage"] == pytest.approx(0.68, abs=0.03)
     assert abs(held["outliers"] - 0.68) > 2 * abs(held["coverage"] - 0.68)
 
@@ -62,7 +62,7 @@ def test_overconfidence_is_measured():
     found = fit_widening(pmf, EDGES, truth, dataclasses.replace(SETTINGS, kind="temperature"))
     assert found.power == pytest.approx(0.25, rel=0.1)
     assert found.outliers == 0
-    assert metrics.coverage(found(pmf), EDGES, truth, (0.68,))[0] == pytest.approx(0.68, abs=0.03)
+    assert metrics.coverage(found(pmf, EDGES), EDGES, truth, (0.68,))[0] == pytest.approx(0.68, abs=0.03)
     assert metrics.coverage(pmf, EDGES, truth, (0.68,))[0] < 0.45
 
 
@@ -73,7 +73,7 @@ def test_outliers_do_not_widen_the_others():
     assert found.outliers == pytest.approx(0.1, abs=0.03)
     alone = fit_widening(pmf, EDGES, truth, dataclasses.replace(SETTINGS, kind="temperature"))
     assert alone.power < 0.8  # what a temperature alone makes of them
-    held = metrics.coverage(found(pmf), EDGES, truth, (0.68, 0.95))
+    held = metrics.coverage(found(pmf, EDGES), EDGES, truth, (0.68, 0.95))
     np.testing.assert_allclose(held, (0.68, 0.95), atol=0.03)
 
 
@@ -90,8 +90,9 @@ def test_few_stars_unknown_labels_and_kind_none_change_nothing():
         assert fit_widening(pmf, EDGES, truth, settings).fitted
     truth[:3] = np.nan
     nothing = Widening(1.0, 0.0, 9.0, 9, fitted=False)
-    for settings in (SETTINGS, DECONVOLVED, dataclasses.replace(SETTINGS, kind="none", min_stars=2)):
+    for settings in (SETTINGS, dataclasses.replace(SETTINGS, kind="none", min_stars=2)):
         assert fit_widening(pmf, EDGES, truth, settings) == nothing
+    assert fit_widening(pmf, EDGES, truth, DECONVOLVED) == dataclasses.replace(nothing, scaled=True)
 
 
 def test_every_set_of_arms_has_its_own_widening_and_stars_without_one_stay():
@@ -110,8 +111,8 @@ def test_every_set_of_arms_has_its_own_widening_and_stars_without_one_stay():
     pmf = a[:4].copy()
     pmf[3] = np.nan
     out = found.apply({"x": pmf, "unknown": pmf}, {"x": EDGES, "unknown": EDGES}, used, ("A", "B"))
-    np.testing.assert_allclose(out["x"][0], both(a[0]))
-    np.testing.assert_allclose(out["x"][1], one(a[1]))
+    np.testing.assert_allclose(out["x"][0], both(a[:1], EDGES)[0])
+    np.testing.assert_allclose(out["x"][1], one(a[1:2], EDGES)[0])
     np.testing.assert_array_equal(out["x"][2], a[2])
     assert np.isnan(out["x"][3]).all()
     np.testing.assert_array_equal(out["unknown"], pmf)
@@ -127,7 +128,7 @@ def drawn(rng, stars, *, claimed, power, error, wrong=0.05):
       PMFs, stars, labels, their errors (within a factor of two of `error`).
     """
     pmf = gaussian_pmfs(rng.uniform(-3, 3, stars), claimed)
-    true = distributions.temper(pmf, power)
+    true = rescale(pmf, EDGES, np.full(stars, power))
     k = (np.cumsum(true, axis=1) < rng.random(stars)[:, None]).sum(axis=1)
     star = EDGES[k] + (EDGES[1] - EDGES[0]) * rng.random(stars)
     errors = error * rng.uniform(0.7, 1.4, stars)
@@ -147,12 +148,12 @@ def test_the_width_is_that_of_the_star_whatever_the_labels(power, error):
     assert found.outliers == 0
     assert found.power == pytest.approx(power, rel=0.15)
     assert 0.03 < found.label_outliers < 0.07
-    held = metrics.coverage(found(pmf), EDGES, star, (0.68, 0.95))
+    held = metrics.coverage(found(pmf, EDGES), EDGES, star, (0.68, 0.95))
     assert 0.66 < held[0] < 0.70
     assert 0.93 < held[1] < 0.965
     # Taken for the stars themselves, labels give their own width.
     exact = fit_widening(pmf[:500], EDGES, label[:500], SETTINGS)
-    assert metrics.coverage(exact(pmf), EDGES, star, (0.68,))[0] > (0.7 if error < 0.5 else 0.85)
+    assert metrics.coverage(exact(pmf, EDGES), EDGES, star, (0.68,))[0] > (0.7 if error < 0.5 else 0.85)
 
 
 def test_labels_without_errors_are_exact():
@@ -215,7 +216,7 @@ def test_kinds_with_few_or_no_labelled_stars_keep_the_power_of_all_and_are_not_c
         common, own = found.widenings["x"]["A"], found.by_group["x"]["A"]["giants"]
         assert own == dataclasses.replace(common, stars=giants, fitted=False)
         given = pmfs, BOTH, np.ones((1, 206), bool), ("A",)
-        np.testing.assert_allclose(found.apply(*given)["x"][200:], common(pmfs["x"][200:]))
+        np.testing.assert_allclose(found.apply(*given)["x"][200:], common(pmfs["x"][200:], EDGES))
         assert found.covers("x", *given).tolist() == [True] * 200 + [False] * 6
 
 
@@ -234,7 +235,7 @@ def test_the_power_may_depend_on_the_noise():
     )  # as at the ends beyond them, 0 where unknown
     assert offset[0] == offset[1] < offset[2] == 0
     for rows in (snr < 25, snr > 150):
-        held = metrics.coverage(found(pmf[rows], snr[rows]), EDGES, star[rows], (0.68,))[0]
+        held = metrics.coverage(found(pmf[rows], EDGES, snr[rows]), EDGES, star[rows], (0.68,))[0]
         assert held == pytest.approx(0.68, abs=0.05)
     for same in (np.full(3000, 50.0), np.full(3000, np.nan), None):
         assert (
