@@ -269,7 +269,7 @@ def labelled_lines(predictor: Predictor, count: int) -> list[LineMark]:
         for i in np.flatnonzero((wave > grid[0]) & (wave < grid[-1])):
             if len(taken) < count and all(abs(wave[i] - wave[j]) > apart for j in taken):
                 taken.append(int(i))
-        out += [LineMark(wave=float(wave[i]), name=names[i]) for i in sorted(taken)]
+        out += [LineMark(wave=float(wave[i]), name=names[i]) for i in sorted(taken, key=lambda j: wave[j])]
     return out
 
 
