@@ -122,7 +122,9 @@ def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int, seconds: i
     """Reads the mutants that it is sent, (reader, first, last), and tells the outcome of each."""
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limited = False
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, -1))
     with tempfile.TemporaryDirectory() as folder:
         while (task := pipe.recv()) is not None:
             name, first, last = task
@@ -130,11 +132,6 @@ def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int, seconds: i
             path.parent.mkdir()
             source, content = sample.write(path), path.read_bytes()
             judge(path, sample, source)  # what is imported or built once is no growth
-            if not limited:
-                with open("/proc/self/statm") as file:
-                    size = int(file.read().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, -1))
-                limited = True
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for number in range(first, last):
                 hostile = mutation.mutant(content, _rng(name, number, seed))
@@ -180,6 +177,7 @@ def fuzz(
                     worker.start()
                     other.close()
                 pipe.send((name, first, mutants))
+                begun = first
                 try:
                     while True:
                         if not pipe.poll(WAITED):
