@@ -118,11 +118,13 @@ def _unsound(spectra: Spectra) -> str:
     return ""
 
 
-def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int) -> None:
+def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int, seconds: int) -> None:
     """Reads the mutants that it is sent, (reader, first, last), and tells the outcome of each."""
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limited = False
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, -1))
     with tempfile.TemporaryDirectory() as folder:
         while (task := pipe.recv()) is not None:
             name, first, last = task
@@ -130,17 +132,12 @@ def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int) -> None:
             path.parent.mkdir()
             source, content = sample.write(path), path.read_bytes()
             judge(path, sample, source)  # what is imported or built once is no growth
-            if not limited:
-                with open("/proc/self/statm") as file:
-                    size = int(file.read().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, -1))
-                limited = True
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for number in range(first, last):
                 hostile = mutation.mutant(content, _rng(name, number, seed))
                 path.write_bytes(hostile)
                 # The system ends what takes longer, wherever it is.
-                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + SECONDS, -1))
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, -1))
                 pipe.send((number, "begun", "", 0.0, 0))
                 start = time.process_time()
                 outcome, what = judge(path, sample, source)
@@ -150,13 +147,16 @@ def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int) -> None:
             pipe.send((last, "done", "", 0.0, 0))
 
 
-def fuzz(samples: Mapping[str, Sample], mutants: int, seed: int = 0) -> dict[str, Fuzzed]:
+def fuzz(
+    samples: Mapping[str, Sample], mutants: int, *, seed: int = 0, limit: int = SECONDS
+) -> dict[str, Fuzzed]:
     """Reads mutants of samples, in one process after another where one does not survive.
 
     Args:
       samples: name -> small file and its reader.
       mutants: of each.
       seed: of the mutants.
+      limit: seconds of processor time for a mutant.
     """
     context = multiprocessing.get_context("spawn")
     worker, pipe = None, None
@@ -171,10 +171,13 @@ def fuzz(samples: Mapping[str, Sample], mutants: int, seed: int = 0) -> dict[str
             while not done and first < mutants:
                 if worker is None:
                     pipe, other = context.Pipe()
-                    worker = context.Process(target=_work, args=(other, dict(samples), seed), daemon=True)
+                    worker = context.Process(
+                        target=_work, args=(other, dict(samples), seed, limit), daemon=True
+                    )
                     worker.start()
                     other.close()
                 pipe.send((name, first, mutants))
+                begun = first
                 try:
                     while True:
                         if not pipe.poll(WAITED):
@@ -200,7 +203,7 @@ def fuzz(samples: Mapping[str, Sample], mutants: int, seed: int = 0) -> dict[str
                     code = worker.exitcode
                     slow = code == -signal.SIGXCPU or isinstance(error, TimeoutError)
                     faults[begun] = (
-                        f"more than {SECONDS} s" if slow else f"the process ended with status {code}"
+                        f"more than {limit} s" if slow else f"the process ended with status {code}"
                     )
                     worker, first = None, begun + 1
             out[name] = Fuzzed(counts["refused"], counts["read"], slowest, grown, behind, faults, seconds)
