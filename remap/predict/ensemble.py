@@ -125,7 +125,7 @@ def complete_folds(workdir: Path, arms: Sequence[str]) -> list[int]:
             )
         for fold in folds:
             meta = checkpoint.read_meta(stage_folder(workdir, "finetune", arm, fold) / "final")
-            asked |= {fold, *meta["split"].get("run", ())}
+            asked |= {fold, *meta.get("split", {}).get("run", ())}
     for arm, folds in finished.items():
         if missing := sorted(asked - set(folds)):
             both = sorted(set.intersection(*map(set, finished.values())))

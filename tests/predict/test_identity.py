@@ -151,9 +151,9 @@ def test_a_calibration_of_other_folds_networks_or_numbers_is_refused(workdir):
         lambda c: c["weights"]["B"].update({"1": "0" * 64}),
         r"fitted to other networks of arm B, folds \['1'\]",
     )
-    widening = next(iter(found["all"]["teff"]))
+    widening = next(iter(found["all"]["widenings"]["teff"]))
     refused(
-        lambda c: c["all"]["teff"][widening].update(power=0.1),
+        lambda c: c["all"]["widenings"]["teff"][widening].update(power=0.1),
         r"is not the file that launch\.calibrate wrote",
     )
     refused(lambda c: c.pop("all"), r"calibration\.json: cannot be used .*found none of \['all'\]")
@@ -276,8 +276,12 @@ def test_a_pmf_that_is_not_finite_is_a_flagged_row_and_harms_no_other(broken, mo
 
 def test_a_combined_pmf_that_is_not_finite_is_a_flagged_row(tiny_predictor):
     class Lost:
-        def apply(self, label, pmf, used, arms):
-            return np.where((np.arange(len(pmf)) == 2)[:, None] & (label == "logg"), np.nan, pmf)
+        def apply(self, pmfs, edges, used, arms, snr=None):
+            lost = (np.arange(used.shape[1]) == 2)[:, None]
+            return {label: np.where(lost & (label == "logg"), np.nan, pmf) for label, pmf in pmfs.items()}
+
+        def covers(self, label, pmfs, edges, used, arms):
+            raise NotImplementedError
 
     predictor = dataclasses.replace(tiny_predictor, calibration=Lost(), calibration_hash="x")
     found = predictor.predict(tiny.spectra((0, 1, 2, 3)))
