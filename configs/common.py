@@ -266,7 +266,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # paper does not have, each off at 0 (remap.sampling.augment.AugmentSettings): residual radial velocity,
     # scattered light, tilt of the continuum, runs of invalid pixels.
     effects = {"velocity": 0.0, "scattered": 0.0, "tilt": 0.0, "gaps": 0, "gap_pixels": 0}
-    c.augment = {"kind": "online", "noise_low": 0.005, "noise_high": 0.02, "levels": 5, "draws": 3, **effects}
+    c.augment = {
+        "kind": "online",
+        "noise_low": 0.005,
+        "noise_high": 0.02,
+        "noise_law": "uniform",
+        "levels": 5,
+    }
+    c.augment.update({"draws": 3, **effects})
     # Of library spectra alone, off as well: line strengths off by so many times the difference of the config's
     # libraries, together in so many components and each by itself; a smooth random factor on all depths; [α/Fe],
     # (low, high) [dex], with a scatter about the Galaxy's trend or, at 0, evenly (remap.sampling.nuisances).

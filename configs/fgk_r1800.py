@@ -51,9 +51,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "B": {"start": 5280.2, "stop": 5745.05, "step": 0.9},
     }
     c.lsf = ml_collections.ConfigDict({"kind": "resolution", "values": (1530.0, 1800.0, 2070.0)})
-    # σ up to 4 % of the flux, S/N 25: below it the network should say less, and noise of 10 % would be most of what
-    # a library spectrum shows it.
-    c.augment.update({"noise_low": 0.003, "noise_high": 0.04, "velocity": 20.0, "gaps": 3, "gap_pixels": 8})
+    # S/N 10 to 330, as many spectra from 10 to 20 as from 100 to 200.
+    noise = {"noise_low": 0.003, "noise_high": 0.1}
+    c.augment.update({**noise, "noise_law": "log", "velocity": 20.0, "gaps": 3, "gap_pixels": 8})
     if options["lines"]:
         c.augment.update({"lines": 0.7, "lines_each": 0.35})
     if options["alpha"]:
@@ -64,8 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.model.dropout = 0.0
     c.pretrain.update({"batch_size": 32, "epoch_size": 2048, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"rehearsal": 0.75, "correction": "linear", "residual_weight": (1.0, 1.0)})
-    c.finetune.rehearsal_augment = {"noise_low": 0.0, "noise_high": 0.04}
-    c.finetune.update({"noise_low": 0.0, "noise_high": 0.04})
+    c.finetune.update(noise)
     c.finetune.augment.update({"velocity": 20.0, "gaps": 3, "gap_pixels": 8})
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 6, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})

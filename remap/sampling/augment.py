@@ -51,7 +51,8 @@ class AugmentSettings:
 
     Attributes:
       kind: "online" (fresh draws at every step) or "paper" (the fixed set of §3.3 iii).
-      noise_low, noise_high: limits of σ, uniform, as a fraction of the flux.
+      noise_low, noise_high: limits of σ, as a fraction of the flux, between which it is uniform,
+      noise_law: or its logarithm is: "uniform" (paper) or "log", for surveys whose S/N differ by more than a few.
       levels: "paper" only: number of values of σ (paper: 5).
       draws: "paper" only: draws of the noise per value of σ (paper: 3).
       velocity: residual radial velocity, uniform in ±velocity [km/s]. On observed stars the interpolation makes
@@ -72,6 +73,7 @@ class AugmentSettings:
     kind: str = "online"
     noise_low: float = 0.005
     noise_high: float = 0.02
+    noise_law: str = "uniform"
     levels: int = 5
     draws: int = 3
     velocity: float = 0.0
@@ -95,6 +97,10 @@ class AugmentSettings:
             raise ConfigError(
                 f"augment: expected 0 <= noise_low <= noise_high, found {self.noise_low}, {self.noise_high}"
             )
+        if self.noise_law not in ("uniform", "log"):
+            raise ConfigError(f"augment.noise_law must be 'uniform' or 'log', found {self.noise_law!r}")
+        if self.noise_law == "log" and self.noise_high > 0 and not self.noise_low:
+            raise ConfigError("augment.noise_law 'log' needs noise_low > 0, found 0")
         if not 0 <= self.velocity < SPEED_OF_LIGHT:
             raise ConfigError(
                 f"augment: expected 0 <= velocity < {SPEED_OF_LIGHT} km/s, found {self.velocity}"
@@ -217,6 +223,14 @@ def _known(part: Any, name: str) -> Any:
     return part
 
 
+def draw_noise_levels(key: Array, count: int, settings: AugmentSettings) -> Float[Array, " count"]:
+    """σ of `count` spectra, as a fraction of the flux, by the law of the settings."""
+    low, high = settings.noise_low, settings.noise_high
+    if settings.noise_law == "log" and high > 0:
+        return jnp.exp(jax.random.uniform(key, (count,), minval=np.log(low), maxval=np.log(high)))
+    return jax.random.uniform(key, (count,), minval=low, maxval=high)
+
+
 def paper_set_size(library: Library, settings: AugmentSettings) -> int:
     """Spectra in the fixed set: nodes × line spreads × noise values × draws (45 per node in the paper)."""
     return library.cells.shape[0] * library.log_flux.shape[0] * settings.levels * settings.draws
@@ -280,9 +294,7 @@ def library_draw(
         cell, rest = index % cells, index // cells
         level, rest = rest % settings.levels, rest // settings.levels
         spread = rest // settings.draws
-        values = jax.random.uniform(
-            values_key, (settings.levels,), minval=settings.noise_low, maxval=settings.noise_high
-        )
+        values = draw_noise_levels(values_key, settings.levels, settings)
         sigma = values[level]
         keys = jax.vmap(lambda i: jax.random.fold_in(noise_key, i))(index)
         places = jnp.zeros((batch, labels))
@@ -296,7 +308,7 @@ def library_draw(
         wanted = jax.random.split(fresh_key, 6 if settings.of_library else 5)
         spread_key, place_key, sigma_key, noise_key, effects_key = wanted[:5]
         spread = jax.random.randint(spread_key, (batch,), 0, library.log_flux.shape[0])
-        sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
+        sigma = draw_noise_levels(sigma_key, batch, settings)
         keys = jax.random.split(noise_key, batch)
         places = jax.random.uniform(place_key, (batch, labels))
     draw = draw_library(library, spread, cell, places)
@@ -337,5 +349,5 @@ def survey_draw(
         return draw
     fresh_key = jax.random.fold_in(fresh_key, step)
     sigma_key, noise_key, effects_key = jax.random.split(fresh_key, 3)
-    sigma = jax.random.uniform(sigma_key, (batch,), minval=settings.noise_low, maxval=settings.noise_high)
+    sigma = draw_noise_levels(sigma_key, batch, settings)
     return vary(effects_key, draw, jax.random.split(noise_key, batch), sigma, wave, settings)

@@ -99,7 +99,7 @@ def test_config_describes_a_whole_experiment(name):
     if not name.startswith("fgk_"):
         assert augment.effects == stars.effects == {}
     assert augment.of_library == {}
-    noise, library = {"noise_low", "noise_high", "levels", "draws"}, set(LIBRARY_ALONE)
+    noise, library = {"noise_low", "noise_high", "noise_law", "levels", "draws"}, set(LIBRARY_ALONE)
     assert set(c.augment) - set(c.finetune.augment) == {"kind", *noise, *library}
     epochs = record(EmbeddingSettings, c.embeddings, "embeddings").epochs
     assert max(epochs, default=0) <= c.pretrain.cycles * c.pretrain.epochs_per_cycle

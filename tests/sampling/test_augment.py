@@ -13,6 +13,7 @@ from remap.sampling.augment import (
     AugmentSettings,
     Batch,
     add_noise,
+    draw_noise_levels,
     finish,
     join,
     library_draw,
@@ -427,6 +428,16 @@ def test_join_keeps_the_label_axis_in_front():
     assert isinstance(both, Batch)
 
 
+@pytest.mark.parametrize(("law", "median"), [("uniform", 0.055), ("log", 0.0316)])
+def test_law_of_the_noise(law, median):
+    settings = AugmentSettings(
+        **dataclasses.asdict(ONLINE) | {"noise_low": 0.01, "noise_high": 0.1, "noise_law": law}
+    )
+    sigma = draw_noise_levels(jax.random.key(3), 2000, settings)
+    assert 0.01 <= float(sigma.min()) < float(sigma.max()) <= 0.1
+    assert float(np.median(sigma)) == pytest.approx(median, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -434,6 +445,8 @@ def test_join_keeps_the_label_axis_in_front():
         ({"noise_low": 0.03}, "expected 0 <= noise_low <= noise_high, found 0.03, 0.02"),
         ({"noise_low": -0.1}, "found -0.1, 0.02"),
         ({"noise_high": float("nan")}, "found 0.005, nan"),
+        ({"noise_law": "normal"}, "noise_law must be 'uniform' or 'log', found 'normal'"),
+        ({"noise_law": "log", "noise_low": 0.0}, "'log' needs noise_low > 0"),
         ({"velocity": -1.0}, r"expected 0 <= velocity < 299792\.458 km/s, found -1\.0"),
         ({"velocity": 3e5}, r"found 300000\.0"),
         ({"scattered": 1.0}, r"expected 0 <= scattered < 1, found 1\.0"),
