@@ -131,13 +131,14 @@ def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int, seconds: i
             sample, path = samples[name], Path(folder) / name / samples[name].file
             path.parent.mkdir()
             source, content = sample.write(path), path.read_bytes()
+            _allow(seconds)
+            pipe.send((first, "begun", "", 0.0, 0))
             judge(path, sample, source)  # what is imported or built once is no growth
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for number in range(first, last):
                 hostile = mutation.mutant(content, _rng(name, number, seed))
                 path.write_bytes(hostile)
-                # The system ends what takes longer, wherever it is.
-                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, -1))
+                _allow(seconds)
                 pipe.send((number, "begun", "", 0.0, 0))
                 start = time.process_time()
                 outcome, what = judge(path, sample, source)
@@ -145,6 +146,11 @@ def _work(pipe: Connection, samples: Mapping[str, Sample], seed: int, seconds: i
                 grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
                 pipe.send((number, outcome, what, taken, grown))
             pipe.send((last, "done", "", 0.0, 0))
+
+
+def _allow(seconds: int) -> None:
+    """Gives this process so much more processor time: the system ends what takes longer, wherever it is."""
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, -1))
 
 
 def fuzz(

@@ -220,12 +220,11 @@ def limited(source: Section, kind: str) -> Iterator[dict[str, Any]]:
     given: dict[str, Any] = {}
     for one in found:
         given = {key: value for key, value in one.items() if value is not None} | given
-    declared = Limits(**given)
-    largest = declared.largest
-    if largest is not None and (type(largest) is not int or largest < 1):
+    largest = given.get("largest", 1)
+    if type(largest) is not int or largest < 1:
         raise ConfigError(f"source of {kind}: largest must be a number of bytes, found {largest!r}")
-    check_choice({"checksums": declared.checksums}, "checksums", CHECKSUMS, kind)
-    token = _LIMITS.set(declared)
+    check_choice({"checksums": Limits.checksums} | given, "checksums", CHECKSUMS, kind)
+    token = _LIMITS.set(Limits(**given))
     try:
         yield rest
     finally:
@@ -497,8 +496,11 @@ def _check_sizes(sizes: dict[str, int], found: str, number: int, there: int) -> 
     for key in (*(f"NAXIS{i + 1}" for i in range(axes)), "PCOUNT", "GCOUNT", "TFIELDS"):
         value = sizes.get(key, -1 if key.startswith("NAXIS") else 0)
         # Beyond the file are those that another axis of length zero makes nothing of.
-        if value < 0 or value > there or (key == "TFIELDS" and value > 999):
+        if value < 0 or (key == "TFIELDS" and value > 999):
             raise SpectrumError(f"{found} {key} = {sizes.get(key)} in HDU {number}")
+        if value > there:
+            told = f"{key} = {value} in HDU {number}, {there} bytes there"
+            raise SpectrumError(f"{found} a truncated file, or a wrong size ({told})")
     if "ZNAXIS" in sizes:
         pixels = [sizes.get(f"ZNAXIS{i + 1}", -1) for i in range(min(max(sizes["ZNAXIS"], 0), MOST_AXES))]
         tiles = [sizes.get(f"ZTILE{i + 1}", n if i == 0 else 1) for i, n in enumerate(pixels)]

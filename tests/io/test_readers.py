@@ -269,7 +269,7 @@ DAMAGE = {
     "folder": "found a folder",
     "empty": "found an empty file",
     "text": "found an unreadable file",
-    "header only": "found (an unreadable|a truncated) file",
+    "header only": "found a truncated file",
     "header cut": "found (an unreadable|a truncated) file|found no data|expected HDU 1, found 0 'PRIMARY'",
     "data cut": "found a truncated file",
     "data cut inside": "found a truncated file",
@@ -532,7 +532,7 @@ def test_bundle_round_trip(tmp_path):
             r"expected the label columns \['teff', .* found \['logg'",
         ),
         ({"cont_wave_air": [5010.0, 5200.0]}, {"absolute": True}, "expected a continuum over 5000 to 5149.5"),
-        ({"flux": np.array([[object()]])}, {}, "unreadable file .*pickle"),
+        ({"flux": np.array([[object()]])}, {}, "numbers or names in flux.npy, found object"),
     ],
 )
 def test_bundle_that_does_not_fit(tmp_path, changes, source, message):
@@ -547,7 +547,7 @@ def test_broken_bundles(tmp_path):
     flipped[1000] ^= 255
     for content in (b"", b"no archive", whole[:-500], whole[:100], bytes(flipped)):
         (tmp_path / "x.npz").write_bytes(content)
-        with pytest.raises(SpectrumError, match=r"x.npz: expected an .npz bundle, found"):
+        with pytest.raises(SpectrumError, match=r"x.npz: expected .*(an .npz bundle|an empty file|a whole)"):
             io.read(tmp_path / "x.npz", source=BUNDLE)
     np.save(tmp_path / "y.npy", WAVE)
     with pytest.raises(SpectrumError, match="found a single array"):
