@@ -641,8 +641,11 @@ def put(arm: ArmOnGrid, row: int, one: Spectra) -> None:
     arm.flux[row] = (flux / peak).astype(np.float32)
     arm.valid[row] = valid
     if one.ivar is not None:
+        # Signal to noise first: the square of a damaged file's flux of 1e200 is no number, and 0 of it NaN.
         with np.errstate(over="ignore"):
-            arm.ivar[row] = np.where(valid, one.ivar[0].astype(np.float64) * peak**2, 0.0)
+            ivar = (np.sqrt(np.where(valid, one.ivar[0], 0.0).astype(np.float64)) * peak) ** 2
+            arm.ivar[row] = ivar
+        arm.valid[row] &= np.isfinite(arm.ivar[row])
     arm.snr[row] = snr_estimate(one.flux, one.valid, one.ivar)[0]
     arm.scale[row] = peak
 
