@@ -1,6 +1,6 @@
 """deep-REMAP: probabilistic stellar parameters from 1-D spectra.
 
-    predictor = remap.load("workdirs/mine")
+    predictor = remap.load("fgk_r1800")  # or a working folder of one's own
     found = predictor.predict(remap.make_spectra(wave, flux, medium="air"))
 
 The packages hold the parts, in layers: `spectra`, `labels`, `config`, `continuum`, `pmf`; `io`, `preprocess`,
@@ -18,7 +18,8 @@ from remap._version import __version__
 if TYPE_CHECKING:
     from remap.continuum.algorithm1 import ContinuumSettings, normalize
     from remap.predict.catalogue import Catalogue, read_catalogue
-    from remap.predict.predictor import Predictor, load
+    from remap.predict.predictor import Predictor
+    from remap.predict.release import load, networks
     from remap.spectra import Spectra, SpectrumError, make_spectra
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "load",
     "make_spectra",
+    "networks",
     "normalize",
     "read_catalogue",
 ]
@@ -40,7 +42,8 @@ _HOMES = {
     "Predictor": "remap.predict.predictor",
     "Spectra": "remap.spectra",
     "SpectrumError": "remap.spectra",
-    "load": "remap.predict.predictor",
+    "load": "remap.predict.release",
+    "networks": "remap.predict.release",
     "make_spectra": "remap.spectra",
     "normalize": "remap.continuum.algorithm1",
     "read_catalogue": "remap.predict.catalogue",

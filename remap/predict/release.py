@@ -1,0 +1,321 @@
+"""Networks as a few small files to hand on: written from a working folder, found by name, read with no other data.
+
+A released network is a folder:
+
+network.json            config, preprocessing, what the trainings share, calibration, which member is of which fold,
+                        and SHA-256 of every other file
+weights.safetensors     the arrays of all members, "ARM/NUMBER/..." (and "ARM/prior")
+templates.safetensors   spectra of the library that velocities are measured with
+CARD.md                 what it was trained on, its range, results on stars that it never saw, what to cite
+
+Weights are float16, which halves the files; `release` refuses where that moves a median by more than a hundredth of
+the width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from remap._version import __version__
+from remap.config import ConfigError
+from remap.network.resnet import build_model
+from remap.pmf.calibration import Calibration
+from remap.pmf.distributions import pmf_summary
+from remap.predict import predictor as trained
+from remap.predict.ensemble import Network
+from remap.predict.predictor import ArmInputs, Predictor
+from remap.preprocess.description import Preprocessing
+from remap.preprocess.velocity import Templates
+from remap.store.atomic import named, write_files
+from remap.store.checkpoint import array_hash, plain
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raised when older versions could not read what is written
+RECORD, WEIGHTS, TEMPLATES, CARD = "network.json", "weights.safetensors", "templates.safetensors", "CARD.md"
+PRECISION = 0.01  # of a width: how far float16 may move a median
+_PER_ARM = ("wave", "flux", "valid")
+_CURE = "install the package again, or write it anew with launch.release"
+
+
+def networks() -> dict[str, str]:
+    """Networks that come with the package: name -> the first line of what its card says."""
+    found = {}
+    for folder in sorted(_shipped().iterdir(), key=lambda f: f.name):
+        if (folder / RECORD).is_file():
+            lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
+            found[folder.name] = next((line for line in lines if line and not line.startswith("#")), "")
+    return found
+
+
+def load(place: str | Path, **options: Any) -> Predictor:
+    """Trained networks: those that come with the package by their name, or those of a folder.
+
+    Args:
+      place: a name of `networks()`, a folder that `release` wrote, or a working folder.
+      **options: `calibrated`, and of working folders alone those of `remap.predict.predictor.load`.
+
+    Raises:
+      FileNotFoundError: there is neither such a folder nor such a name.
+      ConfigError: an option that the network does not have; files that are damaged (`DamagedError`), of a later
+        version, or that do not belong together.
+    """
+    folder = Path(place)
+    if folder.is_dir():
+        if (folder / RECORD).is_file():
+            return read_release(folder, **options)
+        return trained.load(folder, **options)
+    names = networks()
+    if str(place) not in names:
+        raise FileNotFoundError(
+            f"{place}: expected a working folder, or a network that comes with the package "
+            f"({', '.join(names) or 'none'}), found neither"
+        )
+    with importlib.resources.as_file(_shipped() / str(place)) as shipped:
+        return read_release(shipped, **options)
+
+
+def release(
+    predictor: Predictor, folder: str | Path, *, name: str, card: str, precision: float = PRECISION
+) -> dict[str, int]:
+    """Writes networks as files to hand on.
+
+    Args:
+      predictor: of a working folder; without an expert (`Predictor.without_expert`).
+      folder: made if it is not there; the files of an older release in it are replaced.
+      name: of the network.
+      card: Markdown; the first line that is no heading says what it is in one sentence.
+      precision: by how many predicted widths medians of the velocity templates' spectra may move by the rounding.
+
+    Returns:
+      File -> bytes.
+
+    Raises:
+      ConfigError: an expert, no template spectra, or weights that cannot be rounded; says by how much a median moves.
+    """
+    if predictor.expert is not None:
+        raise ConfigError(f"{name}: expected networks without an expert, which knows only their own survey")
+    if predictor.templates is None:
+        raise ConfigError(f"{name}: expected spectra of the library to measure velocities with, found none")
+    arrays, members = _weights(predictor)
+    moved = _moved(predictor, _rounded(predictor, arrays, members))
+    if not moved <= precision:
+        raise ConfigError(
+            f"{name}: in float16 a median moves by {moved:.3g} widths, more than {precision:g}; it cannot be released"
+        )
+    logger.info("%s: medians move by up to %.2g widths in float16", name, moved)
+    templates, about = _template_arrays(predictor.templates)
+    contents = {
+        WEIGHTS: safetensors.numpy.save(arrays),
+        TEMPLATES: safetensors.numpy.save(templates),
+        CARD: card.encode(),
+    }
+    record = {
+        "format": FORMAT,
+        "name": name,
+        "software": __version__,
+        "config": _portable(predictor.config),
+        "preprocessing": predictor.preprocessing.to_json(),
+        "description": plain(predictor.description),
+        "members": members,
+        "calibration": None if predictor.calibration is None else plain(predictor.calibration.to_json()),
+        "templates": about,
+        "files": {file: _digest(content) for file, content in contents.items()},
+    }
+    record["hash"] = _record_hash(record)
+    contents[RECORD] = (json.dumps(record, indent=1) + "\n").encode()
+    folder = Path(folder)
+    write_files({folder / file: _writer(content) for file, content in contents.items()})
+    return {file: len(content) for file, content in contents.items()}
+
+
+def read_release(folder: Path, *, calibrated: bool = True, **options: Any) -> Predictor:
+    """The predictor of a folder that `release` wrote.
+
+    Args:
+      folder: with the files.
+      calibrated: use its calibration.
+      **options: those that working folders alone have; refused unless None.
+
+    Raises:
+      DamagedError: a file is not what was written, by its hash; names it.
+      ConfigError: options that a released network does not have, or a format of a later version.
+    """
+    if wrong := sorted(key for key, value in options.items() if value is not None):
+        raise ConfigError(f"{folder}: a released network has no {', '.join(wrong)}; leave them out")
+    record = _read_record(folder)
+    with named(folder / RECORD, _CURE):
+        preprocessing = Preprocessing.from_json(record["preprocessing"])
+        description, config = record["description"], record["config"]
+        arrays = _read_tensors(folder / WEIGHTS, record)
+        model = build_model(description["config"]["model"], preprocessing.labels)
+        found = {
+            arm: _network(arm, arrays, members, model)
+            for arm, members in record["members"].items()
+            if arm in preprocessing.arms
+        }
+        calibration = record["calibration"] if calibrated else None
+        templates = _read_tensors(folder / TEMPLATES, record)
+        about = record["templates"]
+        return Predictor(
+            preprocessing,
+            found,
+            config,
+            None if calibration is None else Calibration.from_json(calibration),
+            description,
+            _templates(templates, about),
+            calibration_hash="" if calibration is None else _digest(json.dumps(calibration).encode()),
+        )
+
+
+def card_of(place: str | Path) -> str:
+    """The card of a released network, by name or folder."""
+    folder = Path(place)
+    found = folder if folder.is_dir() else _shipped() / str(place)
+    if not (found / CARD).is_file():
+        raise FileNotFoundError(f"{place}: expected a released network, found none")
+    return (found / CARD).read_text(encoding="utf-8")
+
+
+def _shipped() -> Any:
+    return importlib.resources.files("remap") / "networks"
+
+
+def _weights(predictor: Predictor) -> tuple[dict[str, np.ndarray], dict[str, list[dict[str, Any]]]]:
+    """All arrays by name, rounded, and arm -> fold, step and hash of each member."""
+    arrays: dict[str, np.ndarray] = {}
+    members: dict[str, list[dict[str, Any]]] = {}
+    for arm, network in predictor.networks.items():
+        steps = dict(zip(dict.fromkeys(network.folds), network.steps, strict=True))
+        members[arm] = []
+        for number, (variables, fold) in enumerate(zip(network.members, network.folds, strict=True)):
+            own = {
+                "/".join(map(str, key)): np.asarray(leaf).astype(np.float16)
+                for key, leaf in traverse_util.flatten_dict(dict(variables)).items()
+            }
+            arrays |= {f"{arm}/{number}/{key}": leaf for key, leaf in own.items()}
+            members[arm].append(
+                {"fold": fold, "step": int(steps[fold]), "trained": network.weights.get(fold, "")}
+            )
+        if network.prior is not None:
+            arrays[f"{arm}/prior"] = np.asarray(network.prior, np.float32)
+    for key, leaf in arrays.items():
+        if not np.isfinite(leaf).all():
+            raise ConfigError(f"{key}: expected weights within the range of float16, found larger ones")
+    return arrays, members
+
+
+def _network(
+    arm: str, arrays: Mapping[str, np.ndarray], members: Sequence[Mapping[str, Any]], model: Any
+) -> Network:
+    """The members of an arm, float32 again."""
+    trees, weights, steps = [], {}, {}
+    for number, member in enumerate(members):
+        start = f"{arm}/{number}/"
+        own = {
+            tuple(key.removeprefix(start).split("/")): jnp.asarray(leaf.astype(np.float32))
+            for key, leaf in arrays.items()
+            if key.startswith(start)
+        }
+        tree = traverse_util.unflatten_dict(own)
+        trees.append(tree)
+        weights[int(member["fold"])] = array_hash(tree)
+        steps[int(member["fold"])] = int(member["step"])
+    folds = tuple(int(m["fold"]) for m in members)
+    prior = arrays.get(f"{arm}/prior")
+    return Network(model, tuple(trees), folds, tuple(steps.values()), prior, weights)
+
+
+def _rounded(predictor: Predictor, arrays: Mapping[str, np.ndarray], members: Mapping[str, Any]) -> Predictor:
+    found = {arm: _network(arm, arrays, members[arm], n.model) for arm, n in predictor.networks.items()}
+    return Predictor(predictor.preprocessing, found, predictor.config)
+
+
+def _moved(predictor: Predictor, rounded: Predictor) -> float:
+    """By how many widths (half of p84 - p16) the rounding moves a median of an arm, for the templates, at most."""
+    moved = 0.0
+    for arm in predictor.networks:
+        flux = 1.0 + np.asarray(predictor.templates.flux[arm])
+        wave = predictor.preprocessing.wave(arm)
+        given = predictor.templates.wave[arm]
+        flux = np.stack([np.interp(wave, given, one) for one in flux]).astype(np.float32)
+        inputs = ArmInputs(flux, np.ones(flux.shape, bool), np.full(len(flux), np.nan))
+        before, after = (p.predict_arm(arm, inputs).pmf for p in (predictor, rounded))
+        for j, b in enumerate(predictor.preprocessing.labels):
+            one, other = (pmf_summary(p[j][:, : b.bins], b.edges) for p in (before, after))
+            width = np.maximum((one["p84"] - one["p16"]) / 2, np.diff(b.edges).min() / 4)
+            moved = max(moved, float(np.max(np.abs(one["median"] - other["median"]) / width)))
+    return moved
+
+
+def _template_arrays(templates: Templates) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays = {
+        f"{name}/{arm}": np.asarray(getattr(templates, name)[arm])
+        for name in _PER_ARM
+        for arm in templates.wave
+    }
+    arrays |= {"labels": np.asarray(templates.labels), "index": np.asarray(templates.index)}
+    about = {"arms": list(templates.wave), "medium": templates.medium, "taper": float(templates.taper)}
+    return {key: np.ascontiguousarray(value) for key, value in arrays.items()}, about
+
+
+def _templates(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Templates:
+    per_arm = {name: {arm: arrays[f"{name}/{arm}"] for arm in about["arms"]} for name in _PER_ARM}
+    return Templates(
+        **per_arm,
+        labels=arrays["labels"],
+        index=arrays["index"],
+        medium=about["medium"],
+        taper=float(about["taper"]),
+    )
+
+
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the places of one machine."""
+    return {**plain(config), "data_root": ""}
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    with named(path, _CURE):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        later = record["format"] > FORMAT
+        if not later and record.pop("hash") != _record_hash(record):
+            raise ValueError("it is not what was written, by its hash")
+    if later:
+        raise ConfigError(
+            f"{folder}: expected a network of format {FORMAT} or before, found {record['format']} of version "
+            f"{record.get('software')}; install a newer version of the package"
+        )
+    return record
+
+
+def _read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    with named(path, _CURE):
+        content = path.read_bytes()
+        if _digest(content) != record["files"][path.name]:
+            raise ValueError("it is not what was written, by its hash")
+        return safetensors.numpy.load(content)
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(record, sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _writer(content: bytes) -> Any:
+    return lambda file: file.write(content)

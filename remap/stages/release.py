@@ -1,0 +1,117 @@
+"""From a working folder to a network that can be handed on: its files, and the card that says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+
+from remap import __version__
+from remap.config import ConfigError
+from remap.predict import release as released
+from remap.predict.predictor import Predictor, load
+from remap.store.atomic import check_writable
+from remap.store.stars import readable_stars, within
+
+COLUMNS = ("group", "label", "n", "bias", "robust", "scatter_star", "cover68_star", "cover95_star", "crps")
+
+
+def release(workdir: str | Path, output: str | Path, *, name: str, about: str) -> dict[str, int]:
+    """Writes the fine-tuned networks of a working folder as a released network (`remap.predict.release`).
+
+    Args:
+      workdir: in which finetune, calibrate and evaluate have run.
+      output: folder for its files; made if it is not there.
+      name: of the network.
+      about: first part of the card, Markdown: a heading, a sentence that says what it is, its scale, what to cite.
+        What was trained, the range and the results on stars kept aside are added.
+
+    Returns:
+      File -> bytes.
+
+    Raises:
+      ConfigError: networks without calibration, or without a report on stars that they never saw.
+    """
+    workdir, output = Path(workdir), Path(output)
+    check_writable(output / released.RECORD)
+    predictor = load(workdir).without_expert()
+    if predictor.calibration is None:
+        raise ConfigError(
+            f"{workdir}: expected calibrated networks, found no calibration; run launch.calibrate"
+        )
+    path = workdir / "evaluate" / "summary.ecsv"
+    if not path.is_file():
+        raise ConfigError(
+            f"{workdir}: expected a report on stars kept aside, found none; run launch.evaluate"
+        )
+    summary = Table.read(path, format="ascii.ecsv")
+    card = make_card(about, predictor, summary[summary["stage"] == "finetune"], _stars(workdir, predictor))
+    return released.release(predictor, output, name=name, card=card)
+
+
+def make_card(about: str, predictor: Predictor, summary: Table, stars: Mapping[str, int]) -> str:
+    """The whole card: `about`, then what the networks themselves, the report and the survey say.
+
+    Args:
+      about: see `release`.
+      predictor: the networks.
+      summary: rows of evaluate/summary.ecsv about stars that the networks never saw.
+      stars: name -> how many, of the survey.
+    """
+    config, inputs = predictor.config, predictor.preprocessing
+    arms = "; ".join(
+        f"{arm}: {inputs.wave(arm)[0]:.1f} to {inputs.wave(arm)[-1]:.1f} Å" for arm in predictor.networks
+    )
+    spreads = ", ".join(f"{value:g}" for value in config["lsf"]["values"])
+    bins = "; ".join(
+        f"{b.name} {b.edges[0]:g} to {b.edges[-1]:g} {b.unit} in {b.bins} bins" for b in inputs.labels
+    )
+    select = "; ".join(
+        f"{label} {low:g} to {high:g}" for label, (low, high) in config["finetune"]["select"].items()
+    )
+    members = {arm: len(network.members) for arm, network in predictor.networks.items()}
+    facts = [
+        f"Config `{config['name']}`, seed {config['seed']}, deep-REMAP {__version__}.",
+        f"Arms (wavelengths in {inputs.grid_medium}): {arms}. Line spreads ({config['lsf']['kind']}): {spreads}.",
+        f"Bins: {bins}.",
+        f"Fine-tuned on stars with {select}: {stars['labelled']} spectra of {stars['different']} stars.",
+        f"Networks: {', '.join(f'{n} of arm {arm}' for arm, n in members.items())}, one per fold of the stars.",
+    ]
+    lines = [about.strip(), "", "## Training", "", *(f"- {fact}" for fact in facts), ""]
+    lines += ["## Stars that it never saw", ""]
+    lines += [
+        "Each star by the networks of the fold that it was kept out of. `robust`: 1.48 times the median absolute",
+        "residual about the median; `scatter_star`: the same without the error of the known label; `cover68_star`,",
+        "`cover95_star`: how many labels lie in the intervals of PMF ⊗ label error.",
+        "",
+        *_table(summary),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(summary: Table) -> list[str]:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for row in summary:
+        cells = [str(row["group"]), str(row["label"]), str(row["n"])]
+        digits = 0 if row["label"] == "teff" else 3
+        for name in COLUMNS[3:]:
+            cells.append(_number(row[name], 2 if name.startswith("cover") else digits))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _number(value: Any, digits: int) -> str:
+    return f"{float(value):.{digits}f}" if np.isfinite(value) else "-"
+
+
+def _stars(workdir: Path, predictor: Predictor) -> dict[str, int]:
+    """How many spectra were fine-tuned on, and of how many stars."""
+    stars = readable_stars(workdir)
+    chosen = within(stars, predictor.config["finetune"]["select"])
+    return {
+        "labelled": int(chosen.sum()),
+        "different": len(set(np.asarray(stars["star_id"])[chosen].tolist())),
+    }
