@@ -179,8 +179,8 @@ class Calibration:
     Attributes:
       widenings: label -> arms -> what is found for all stars.
       groups: name -> limits of labels, see `CalibrationSettings.groups`.
-      by_group: label -> arms -> group -> what is found for its stars; that of all stars, not `fitted`, where
-        there are too few.
+      by_group: label -> arms -> group -> what is found for its stars; that of all stars, not `fitted` and never
+        narrower, where there are too few.
     """
 
     widenings: Mapping[str, Mapping[str, Widening]]

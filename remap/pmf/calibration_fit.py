@@ -202,8 +202,12 @@ class _Deconvolved:
         )
 
     def group(self, common: Widening, weights: np.ndarray, stars: int, snr: np.ndarray) -> Widening:
-        """The fit to one group, of which there are `stars`, each of those here with a probability of `weights`."""
-        own = dataclasses.replace(common, stars=stars, fitted=False)
+        """The fit to one group, of which there are `stars`, each of those here with a probability of `weights`.
+
+        Without enough of them it has that of all, but is not narrowed: other kinds of stars say nothing of how wrong
+        the networks are for this one, and too wide is the lesser fault.
+        """
+        own = dataclasses.replace(common, power=min(common.power, 1.0), stars=stars, fitted=False)
         if not (common.fitted and stars and weights.sum() >= self.settings.min_stars):
             return own
         log_power, share, _ = self.maximum(

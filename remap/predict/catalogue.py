@@ -57,6 +57,7 @@ class Flag(enum.IntFlag):
     RESOLUTION = 1 << 9
     VELOCITY = 1 << 10
     NOT_FINITE = 1 << 11
+    UNCALIBRATED = 1 << 12
 
 
 _MEANING = {
@@ -72,6 +73,7 @@ _MEANING = {
     Flag.RESOLUTION: "the lines are wider than the networks know them, or very finely sampled and of unknown width",
     Flag.VELOCITY: "the radial velocity is poor, or the one used contradicts the one measured",
     Flag.NOT_FINITE: "the networks give no finite PMF; the row holds NaN and `message` says of which arm",
+    Flag.UNCALIBRATED: "no labelled star of this kind told how wide the intervals must be; they may be too narrow",
 }
 
 

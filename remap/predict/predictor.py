@@ -267,6 +267,8 @@ class Predictor:
             near = {arm: a.distances for arm, a in arms.items() if a.distances is not None}
             joint = self.expert.apply(joint, edges, used, near)
         if self.calibration is not None:
+            known = [self.calibration.covers(label, joint, edges, used, tuple(arms)) for label in joint]
+            flags[used.any(axis=0) & ~np.all(known, axis=0)] |= Flag.UNCALIBRATED
             joint = self.calibration.apply(joint, edges, used, tuple(arms), snr)
         for b in self.preprocessing.labels:
             single = np.stack([pmfs[b.name, arm] for arm in arms])

@@ -207,17 +207,32 @@ def test_between_the_kinds_the_width_changes_smoothly():
     assert np.max(-np.diff(width)) < 0.03 * (width[0] - width[-1])  # one step of 400
 
 
-def test_kinds_with_few_or_no_labelled_stars_keep_the_power_of_all_and_are_not_covered():
+def test_kinds_with_few_or_no_labelled_stars_are_not_narrowed_and_not_covered():
     pmfs, _, truth, errors = kinds(np.random.default_rng(4), 200, 6)
     for giants in (6, 0):
         rows = np.arange(200 + giants)
         part, known, error = ({k: v[rows] for k, v in a.items()} for a in (pmfs, truth, errors))
         found = fit_kinds(part, known, error)
         common, own = found.widenings["x"]["A"], found.by_group["x"]["A"]["giants"]
-        assert own == dataclasses.replace(common, stars=giants, fitted=False)
+        assert common.power > 1.5
+        assert own == dataclasses.replace(common, power=1.0, stars=giants, fitted=False)
         given = pmfs, BOTH, np.ones((1, 206), bool), ("A",)
-        np.testing.assert_allclose(found.apply(*given)["x"][200:], common(pmfs["x"][200:], EDGES))
+        before, after = (
+            distributions.pmf_summary(p, EDGES)["std"] for p in (pmfs["x"], found.apply(*given)["x"])
+        )
+        np.testing.assert_allclose(after[200:], before[200:], rtol=0.01)
+        assert np.all(after[:200] < 0.9 * before[:200])
         assert found.covers("x", *given).tolist() == [True] * 200 + [False] * 6
+
+
+def test_kinds_without_labelled_stars_are_widened_as_all_are():
+    pmfs, _, truth, errors = kinds(np.random.default_rng(4), 6, 200)
+    rows = np.arange(6, 206)
+    part, known, error = ({k: v[rows] for k, v in a.items()} for a in (pmfs, truth, errors))
+    found = fit_kinds(part, known, error)
+    own = found.by_group["x"]["A"]["dwarfs"]
+    assert own == dataclasses.replace(found.widenings["x"]["A"], stars=0, fitted=False)
+    assert own.power < 0.8
 
 
 def test_the_power_may_depend_on_the_noise():
