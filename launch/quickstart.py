@@ -1,9 +1,15 @@
 """The whole road on spectra that the project makes itself: library and survey in, catalogue and report out.
 
 python -m launch.quickstart [--config=configs/quickstart.py:short] [--workdir=quickstart]
+
+First the network that comes with the package, which knows real stars alone, says what it thinks of the mock survey
+(`--first=` leaves that out). Then library and networks for this survey are made.
 """
 
+import time
 from pathlib import Path
+
+from absl import flags
 
 from launch import cli
 from remap.config import ConfigError
@@ -15,11 +21,13 @@ from remap.stages.align import align
 from remap.stages.calibrate import calibrate
 from remap.stages.evaluate import brief, evaluate
 from remap.stages.finetune import finetune
+from remap.stages.first import first_answer
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.synth.mock import make_mock_data
 
 CONFIG = cli.define_config(default="configs/quickstart.py")
+FIRST = flags.DEFINE_string("first", "fgk_r1800", "Network that gives the first answer; '' = none.")
 
 
 def main() -> None:
@@ -28,6 +36,15 @@ def main() -> None:
     data = workdir / "mock"
     with config.unlocked():
         config.data_root = str(data.absolute())
+    if FIRST.value:
+        start = time.perf_counter()
+        first = first_answer(data, config.synthetic, config.survey.source, network=FIRST.value)
+        first.catalogue.write(workdir / "first_catalogue.fits", overwrite=True)
+        print("\n".join(first.summary.pformat()))
+        seconds = time.perf_counter() - start
+        print(
+            f"First answer, by the network {FIRST.value} that comes with the package, after {seconds:.0f} s"
+        )
     make_mock_data(data, config.synthetic)
     preprocess(config, workdir)
     pretrain(config, workdir)
