@@ -7,7 +7,6 @@ from remap.pmf.distributions import (
     combine_arms,
     conflate,
     count_modes,
-    dwarf_giant,
     is_edge,
     mass_within,
     normal_pmf,
@@ -16,6 +15,7 @@ from remap.pmf.distributions import (
     pool,
     temper,
 )
+from remap.pmf.luminosity import dwarf_giant, dwarf_probability
 from remap.pmf.metrics import (
     attainable_slope,
     binomial_band,
@@ -42,6 +42,7 @@ __all__ = [
     "coverage",
     "crps",
     "dwarf_giant",
+    "dwarf_probability",
     "is_edge",
     "mass_within",
     "nll",

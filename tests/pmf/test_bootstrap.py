@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from remap.pmf import bootstrap, distributions, metrics
+from remap.pmf import bootstrap, metrics
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own functions warn of rows without values
@@ -84,24 +84,3 @@ def test_bootstrap_without_stars_or_of_other_shapes():
         interval([[1.0, 2.0]], [[1.0, 2.0]] * 2)
     with pytest.raises(ValueError, match="'ratio' or 'difference', found 'quotient'"):
         interval([[1.0]], [[1.0]], compare="quotient")
-
-
-def test_dwarfs_and_giants_at_the_boundaries():
-    below = np.nextafter
-    cases = [
-        (6000.0, 3.5, "dwarf"),
-        (6000.0, below(3.5, 0), "giant"),
-        (7000.0, 3.5, "dwarf"),
-        (4250.0, 4.0, "dwarf"),
-        (4250.0, below(4.0, 0), "giant"),
-        (3000.0, 4.0, "dwarf"),
-        (5000.0, 5.2 - 2.8e-4 * 5000, "dwarf"),  # 3.8
-        (5000.0, 3.799, "giant"),
-        (5999.0, 3.51, "giant"),  # 3.5203 between, 3.5 from 6000 K
-        (4251.0, 4.005, "giant"),  # 4.0097 between, 4.0 up to 4250 K
-        (np.nan, 4.0, ""),
-        (5000.0, np.nan, ""),
-        (np.inf, 4.0, ""),
-    ]
-    teff, logg, expected = zip(*cases, strict=True)
-    np.testing.assert_array_equal(distributions.dwarf_giant(np.array(teff), np.array(logg)), expected)
