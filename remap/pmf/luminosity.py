@@ -46,7 +46,7 @@ def dwarf_probability(
 
     Exact for values that are uniform within a bin: along Teff the share of a bin of log g above the line is piecewise
     linear, so that its mean over a piece is its value in the middle. Networks give one PMF per label and none of
-    both together: where the errors of Teff and log g go together, a star near the line is more or less certain than this.
+    both together: where errors of Teff and log g go together, a star near the line is more or less certain.
 
     Args:
       teff_pmf: float[S, K].
