@@ -95,7 +95,12 @@ _FORMATS = {
 
 
 class Catalogue(NamedTuple):
-    """A catalogue as `read_catalogue` gives it and `write_catalogue` takes it."""
+    """A catalogue as `read_catalogue` gives it and `write_catalogue` takes it.
+
+    `embeddings` are the pooled features of the first network of each arm (the first of its folds, whose hash the
+    provenance has), from which each of its heads makes PMF and embedding by one dense layer. They are comparable
+    between spectra and between catalogues of the same networks, but not between arms or networks.
+    """
 
     table: Table  # S rows; columns have units
     pmfs: dict[PmfKey, np.ndarray]  # float32[S, K]
