@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from remap.continuum.algorithm1 import ContinuumSettings, normalize
     from remap.predict.catalogue import Catalogue, read_catalogue
     from remap.predict.predictor import Predictor, load
+    from remap.predict.scores import evaluate
     from remap.spectra import Spectra, SpectrumError, make_spectra
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Spectra",
     "SpectrumError",
     "__version__",
+    "evaluate",
     "load",
     "make_spectra",
     "normalize",
@@ -40,6 +42,7 @@ _HOMES = {
     "Predictor": "remap.predict.predictor",
     "Spectra": "remap.spectra",
     "SpectrumError": "remap.spectra",
+    "evaluate": "remap.predict.scores",
     "load": "remap.predict.predictor",
     "make_spectra": "remap.spectra",
     "normalize": "remap.continuum.algorithm1",

@@ -1,6 +1,6 @@
 """Probability mass functions over the bins of a label: arithmetic, scores against known labels, honest widths."""
 
-from remap.pmf.bootstrap import paired_interval
+from remap.pmf.bootstrap import paired_interval, star_interval
 from remap.pmf.calibration import Calibrates, Calibration, CalibrationSettings, FoldCalibration, Widening
 from remap.pmf.distributions import (
     arm_disagreement,
@@ -53,6 +53,7 @@ __all__ = [
     "pmf_summary",
     "pool",
     "residual_table",
+    "star_interval",
     "temper",
     "uniform_distance",
 ]

@@ -44,7 +44,7 @@ def escape(text: str) -> str:
 
     Examples:
       >>> print(escape("café 1.fits"), escape("a\\nb "))
-      café 1.fits a\\nb\\x20
+      café 1.fits a\\x0ab\\x20
     """
     return _ODD.sub(_escaped, text)
 

@@ -84,3 +84,25 @@ def test_bootstrap_without_stars_or_of_other_shapes():
         interval([[1.0, 2.0]], [[1.0, 2.0]] * 2)
     with pytest.raises(ValueError, match="'ratio' or 'difference', found 'quotient'"):
         interval([[1.0]], [[1.0]], compare="quotient")
+
+
+def test_an_interval_over_stars_is_that_of_a_loop():
+    """Spectra of one star come together, and values that are absent are passed over."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(2, 9))
+    values[:, 4] = np.nan
+    stars = np.array(list("abacdbeff"))
+    found = bootstrap.star_interval(
+        values, lambda v: bootstrap.nan_mean(v[0] * v[1]), stars=stars, resamples=40, level=0.5, seed=7
+    )
+    names = sorted(set(stars))
+    means = []
+    for drawn in np.random.default_rng(7).integers(len(names), size=(40, len(names))):
+        rows = np.concatenate([np.flatnonzero(stars == names[i]) for i in drawn])
+        means.append(np.nanmean(values[0, rows] * values[1, rows]))
+    assert found.value == pytest.approx(np.nanmean(values[0] * values[1]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, (0.25, 0.75))))
+    nothing = bootstrap.star_interval(
+        np.zeros((1, 0)), lambda v: v[0].mean(), stars=[], resamples=3, level=0.5, seed=0
+    )
+    assert np.isnan(nothing).all()
