@@ -3,8 +3,9 @@
     python -m launch.predict --workdir=DIR --spectra=FILE_OR_FOLDER --output=catalogue.fits --survey=NAME --report
 
 Without `--survey` the spectra are read as the survey of the working folder's config was, and must be at rest unless
-`--velocities` says otherwise. A file that cannot be used becomes a flagged row. The output is FITS (.fits) or ECSV
-(.ecsv). `--report` writes a page to read in a browser beside it (`catalogue.html`, docs/report.md).
+`--velocities` says otherwise. A file that cannot be used becomes a flagged row. The output is FITS (.fits), ECSV
+(.ecsv), VOTable (.vot) or Parquet (.parquet); docs/catalogue.md says what is in it. `--report` writes a page to read
+in a browser beside it (`catalogue.html`, docs/report.md).
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from remap.report.html import check_report
 from remap.stages import report
 
 SPECTRA = cli.define_spectra()
-OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits or NAME.ecsv.")
+OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits, .ecsv, .vot or .parquet.")
 STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks to use.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue, and its report.")
 REPORT = flags.DEFINE_bool("report", False, "Write a report beside the catalogue: NAME.html.")
@@ -33,6 +34,11 @@ FOLDS = flags.DEFINE_list(
 CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the networks, if there is one.")
 
 
+EMBEDDINGS = flags.DEFINE_bool(
+    "embeddings", False, "Keep the pooled features of the first network of each arm."
+)
+
+
 def main() -> None:
     workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
     check_output(OUTPUT.value, overwrite=OVERWRITE.value)
@@ -43,7 +49,7 @@ def main() -> None:
     if CARDS.value is not None:
         settings = dataclasses.replace(settings, cards=CARDS.value)
     observed, files = SPECTRA.observe(predictor)
-    found = predictor.predict_observed(observed)
+    found = predictor.predict_observed(observed, embeddings=EMBEDDINGS.value)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
     cli.logger.info(

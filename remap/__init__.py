@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from remap.predict.catalogue import Catalogue, read_catalogue
     from remap.predict.predictor import Predictor
     from remap.predict.release import load, networks
+    from remap.predict.scores import evaluate
     from remap.spectra import Spectra, SpectrumError, make_spectra
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Spectra",
     "SpectrumError",
     "__version__",
+    "evaluate",
     "load",
     "make_spectra",
     "networks",
@@ -42,6 +44,7 @@ _HOMES = {
     "Predictor": "remap.predict.predictor",
     "Spectra": "remap.spectra",
     "SpectrumError": "remap.spectra",
+    "evaluate": "remap.predict.scores",
     "load": "remap.predict.release",
     "networks": "remap.predict.release",
     "make_spectra": "remap.spectra",

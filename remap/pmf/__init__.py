@@ -1,13 +1,12 @@
 """Probability mass functions over the bins of a label: arithmetic, scores against known labels, honest widths."""
 
-from remap.pmf.bootstrap import paired_interval
+from remap.pmf.bootstrap import paired_interval, star_interval
 from remap.pmf.calibration import Calibrates, Calibration, CalibrationSettings, FoldCalibration, Widening
 from remap.pmf.distributions import (
     arm_disagreement,
     combine_arms,
     conflate,
     count_modes,
-    dwarf_giant,
     is_edge,
     mass_within,
     normal_pmf,
@@ -16,6 +15,7 @@ from remap.pmf.distributions import (
     pool,
     temper,
 )
+from remap.pmf.luminosity import dwarf_giant, dwarf_probability
 from remap.pmf.metrics import (
     attainable_slope,
     binomial_band,
@@ -42,6 +42,7 @@ __all__ = [
     "coverage",
     "crps",
     "dwarf_giant",
+    "dwarf_probability",
     "is_edge",
     "mass_within",
     "nll",
@@ -52,6 +53,7 @@ __all__ = [
     "pmf_summary",
     "pool",
     "residual_table",
+    "star_interval",
     "temper",
     "uniform_distance",
 ]

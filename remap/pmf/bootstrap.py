@@ -164,7 +164,7 @@ def star_scatter(
       7.35
     """
     residuals, errors = np.asarray(residuals, np.float64), np.asarray(errors, np.float64)
-    unique, star = np.unique(np.asarray(stars), return_inverse=True)
+    star = np.asarray(stars)
     if residuals.ndim != 1 or not residuals.shape == errors.shape == star.shape:
         raise ValueError(
             f"expected residuals, errors and stars [S], found {residuals.shape}, {errors.shape} and {star.shape}"
@@ -179,11 +179,62 @@ def star_scatter(
     def statistic(values: np.ndarray) -> np.ndarray | np.floating:
         return np.sqrt(np.clip(nan_robust(values[0]) ** 2 - _nan_median(values[1]), 0, None))
 
+    return star_interval(both, statistic, stars=star, resamples=resamples, level=level, seed=seed)
+
+
+def star_interval(
+    values: ArrayLike,
+    statistic: Callable[[np.ndarray], np.ndarray | np.floating],
+    *,
+    stars: Sequence[Any] | np.ndarray,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> Interval:
+    """A statistic with a percentile bootstrap interval over stars, each drawn with all its spectra.
+
+    Args:
+      values: float[V, S], what the statistic is of; NaN = absent.
+      statistic: of float[V, ..., S] along the last axis, passing over NaN (`nan_mean`, ...).
+      stars: [S], the star of each spectrum.
+      resamples: number of draws.
+      level: probability of the interval, for example 0.95.
+      seed: of the draws.
+
+    Returns:
+      The statistic and its interval; NaN without a star. Resamples without a number are left out.
+
+    Raises:
+      ValueError: shapes that do not agree.
+
+    Examples:
+      >>> found = star_interval(
+      ...     [[1.0, 2.0, 3.0]], lambda v: nan_mean(v[0]), stars=[0, 1, 2], resamples=99, level=0.9, seed=0
+      ... )
+      >>> found.value, bool(found.low < 2.0 < found.high)
+      (2.0, True)
+    """
+    values = np.asarray(values, np.float64)
+    unique, star = np.unique(np.asarray(stars), return_inverse=True)
+    if values.ndim != 2 or star.shape != values.shape[1:]:
+        raise ValueError(f"expected values [V, S] and stars [S], found {values.shape} and {star.shape}")
+    if np.isnan(values).any(axis=0).all():
+        return Interval(np.nan, np.nan, np.nan)
+    rows = _rows_of(star, len(unique))
     drawn = np.random.default_rng(seed).integers(len(unique), size=(resamples, len(unique)))
-    padded = np.concatenate([both, np.full((2, 1), np.nan)], axis=1)  # what index -1 finds
-    found = statistic(padded[:, _rows_of(star, len(unique))[drawn].reshape(resamples, -1)])
-    low, high = np.nanquantile(found, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float(statistic(both)), float(low), float(high))
+    padded = np.concatenate([values, np.full((len(values), 1), np.nan)], axis=1)  # what index -1 finds
+    size = max(1, 4_000_000 // (len(values) * rows.size))  # keeps the arrays below a few times 32 MB
+    found = np.concatenate(
+        [
+            statistic(padded[:, rows[drawn[i : i + size]].reshape(len(drawn[i : i + size]), -1)])
+            for i in range(0, resamples, size)
+        ]
+    )
+    found = found[~np.isnan(found)]
+    ends = (np.nan, np.nan)
+    if found.size:
+        ends = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(statistic(values)), float(ends[0]), float(ends[1]))
 
 
 def _rows_of(star: np.ndarray, count: int) -> np.ndarray:

@@ -360,29 +360,6 @@ def count_modes(pmf: ArrayLike, *, prominence: float) -> np.ndarray:
     return count
 
 
-def dwarf_giant(teff: ArrayLike, logg: ArrayLike) -> np.ndarray:
-    """Luminosity class by Ciardi et al. (2011, AJ 141, 108).
-
-    A dwarf has log g >= 3.5 for Teff >= 6000 K, >= 4.0 for Teff <= 4250 K, and >= 5.2 - 2.8e-4 Teff between;
-    all others are giants (subgiants among them).
-
-    Args:
-      teff: float[S], K.
-      logg: float[S], dex (cm/s²).
-
-    Returns:
-      str[S]: "dwarf" or "giant"; "" where a value is not finite.
-
-    Examples:
-      >>> dwarf_giant([5777, 4800], [4.44, 2.5]).tolist()
-      ['dwarf', 'giant']
-    """
-    teff, logg = np.broadcast_arrays(np.asarray(teff, np.float64), np.asarray(logg, np.float64))
-    limit = np.select([teff >= 6000, teff <= 4250], [3.5, 4.0], 5.2 - 2.8e-4 * teff)
-    known = np.isfinite(teff) & np.isfinite(logg)
-    return np.select([~known, logg >= limit], ["", "dwarf"], "giant")
-
-
 def _normalised(pmf: ArrayLike) -> np.ndarray:
     """float64[..., K] with rows that sum to 1; missing rows all NaN."""
     pmf = np.asarray(pmf, np.float64)

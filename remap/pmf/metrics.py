@@ -210,20 +210,33 @@ def coverage(
       >>> coverage(flat, [0, 1, 2, 3, 4], [0.5, 1.5, 2.5, 3.5], [0.5, 0.9]).tolist()
       [0.5, 1.0]
     """
+    inside = covered(pmf, edges, truth, levels, errors)
+    known = ~np.isnan(inside).any(axis=1)
+    return np.mean(inside[known], axis=0) if known.any() else np.full(inside.shape[1], np.nan)
+
+
+def covered(
+    pmf: ArrayLike,
+    edges: ArrayLike,
+    truth: ArrayLike,
+    levels: float | Sequence[float] | np.ndarray,
+    errors: ArrayLike | None = None,
+) -> np.ndarray:
+    """float64[S, L]: 1 for each star whose truth lies in the interval of a level, else 0; NaN where not known.
+
+    `coverage` is the mean of it, and says what the arguments are.
+    """
     levels = np.asarray(levels, np.float64)
     if levels.ndim != 1 or not np.all((levels > 0) & (levels <= 1)):
         raise ValueError(f"levels must be a sequence of probabilities in (0, 1], found {levels!r}")
-    transform = pit(pmf, edges, truth, errors)
-    known = np.isfinite(transform)
-    if not known.any():
-        return np.full(levels.shape, np.nan)
-    truth, transform = np.asarray(truth, np.float64)[known], transform[known]
-    inside = (truth >= edges[0]) & (truth <= edges[-1])
-    if errors is not None:
-        inside |= np.asarray(errors, np.float64)[known] > 0
-    # 1e-12: the transform of a truth exactly on an interval's end carries the rounding of a cumulative sum
-    covered = np.abs(transform - 0.5)[:, None] <= levels / 2 + 1e-12
-    return np.mean(covered & inside[:, None], axis=0)
+    transform, truth = pit(pmf, edges, truth, errors), np.asarray(truth, np.float64)
+    with np.errstate(invalid="ignore"):
+        inside = (truth >= edges[0]) & (truth <= edges[-1])
+        if errors is not None:
+            inside |= np.asarray(errors, np.float64) > 0
+        # 1e-12: the transform of a truth exactly on an interval's end carries the rounding of a cumulative sum
+        found = (np.abs(transform - 0.5)[:, None] <= levels / 2 + 1e-12) & inside[:, None]
+    return np.where(np.isfinite(transform)[:, None], found.astype(np.float64), np.nan)
 
 
 def crps(pmf: ArrayLike, edges: ArrayLike, truth: ArrayLike) -> np.ndarray | np.floating:

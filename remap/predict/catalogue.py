@@ -1,17 +1,9 @@
-"""The catalogue: one row per input spectrum, with its PMFs and where everything came from, in one FITS file.
+"""The catalogue: one row per input spectrum, with its PMFs and where everything came from.
 
-    HDU 0              VERSION, DATE, NINPUT, CONFHASH
-    HDU 1  CATALOG     one row per input: file, values per label, flags, ...; TCOMMn describes column n
-    HDU 2  PMF         the same rows: file, teff_pmf [K], ..., and per arm teff_pmf_ARM. For the vector column
-                       n the header gives the bins: BLOWn, BHIGHn (outer edges), BNUMn (number of equal bins);
-                       where bins are not equal, the edges are a column teff_edges, the same in every row
-    HDU 3  EDGES       one row: teff_edges [K + 1], ..., the edges in full
-    HDU 4  PROVENANCE  key, value: what made the catalogue, every value as JSON
-
-FITS strings are ASCII, so other characters stand as Python escapes there ("\\xc5" for Å, and "\\\\" for a
-backslash); `read_catalogue` undoes this. The unit `dex` is common but not in the FITS standard: astropy's own
-reader keeps it, with a warning. As ECSV (UTF-8) the PMFs are in a second file, NAME_pmf.ecsv. Neither format
-keeps blanks at the end of a text, ECSV none at its start.
+A table with units, descriptions and UCDs; PMFs and the edges of their bins; provenance. It is written as FITS (one
+file, see `remap.predict.fits_format`), or as ECSV, VOTable or Parquet (two files, NAME and NAME_pmf, see
+`remap.predict.formats`); docs/catalogue.md says what every column means. Texts that a format cannot hold stand as
+Python escapes in it ("\\x0a" for the end of a line, and "\\\\" for a backslash); `read_catalogue` undoes this.
 """
 
 from __future__ import annotations
@@ -20,22 +12,29 @@ import datetime
 import enum
 import hashlib
 import json
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
-from astropy.table import Column, Table
-from astropy.utils.exceptions import AstropyUserWarning
+from astropy.table import Column, QTable, Table
 
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.pmf import distributions
-from remap.predict.formats import bintable, ecsv_writer, from_bintable, read_ecsv
+from remap.pmf.luminosity import dwarf_giant, dwarf_probability
+from remap.predict.columns import SUMMARY, label_ucd, ucd
+from remap.predict.fits_format import read_fits, write_fits
+from remap.predict.formats import Parts, PmfKey, Writer, read_ecsv_parts, second, write_ecsv
+from remap.predict.parquet_format import check_parquet, read_parquet, write_parquet
+from remap.predict.votable_format import read_votable, write_votable
+from remap.report.star import star_pmfs
 from remap.store.atomic import check_writable, write_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Flag(enum.IntFlag):
@@ -82,33 +81,67 @@ def describe() -> dict[int, str]:
     return {int(flag): f"{flag.name}: {_MEANING[flag]}" for flag in Flag}
 
 
-# A label's combined PMF is keyed by its name, that of one arm by (label, arm).
-PmfKey = str | tuple[str, str]
+class _Format(NamedTuple):
+    write: Callable[[Parts], list[Writer]]
+    read: Callable[[Path], Parts]
+    files: int
 
-_SUMMARY = {  # suffix of the column -> description; entropy alone does not have the label's unit
-    "": "median of the PMF",
-    "_p16": "16th percentile of the PMF",
-    "_p84": "84th percentile of the PMF",
-    "_mean": "mean of the PMF",
-    "_std": "standard deviation of the PMF",
-    "_mode": "centre of the most probable bin",
-    "_entropy": "entropy of the PMF in nats",
+
+_FORMATS = {
+    ".fits": _Format(write_fits, read_fits, 1),
+    ".ecsv": _Format(write_ecsv, read_ecsv_parts, 2),
+    ".vot": _Format(write_votable, read_votable, 2),
+    ".xml": _Format(write_votable, read_votable, 2),
+    ".parquet": _Format(write_parquet, read_parquet, 2),
 }
-_CARDS = {"version": "VERSION", "date": "DATE", "inputs": "NINPUT", "config_sha256": "CONFHASH"}
-_HDUS = ("CATALOG", "PMF", "EDGES", "PROVENANCE")
 
 
 class Catalogue(NamedTuple):
-    """A catalogue as `read_catalogue` gives it and `write_catalogue` takes it."""
+    """A catalogue as `read_catalogue` gives it and `write_catalogue` takes it.
 
-    table: Table  # S rows
+    `embeddings` are the pooled features of the first network of each arm (the first of its folds, whose hash the
+    provenance has), from which each of its heads makes PMF and embedding by one dense layer. They are comparable
+    between spectra and between catalogues of the same networks, but not between arms or networks.
+    """
+
+    table: Table  # S rows; columns have units
     pmfs: dict[PmfKey, np.ndarray]  # float32[S, K]
     edges: dict[str, np.ndarray]  # label -> float64[K + 1], in the label's unit
     meta: dict[str, Any]  # provenance, JSON values
+    embeddings: Mapping[str, np.ndarray] = MappingProxyType({})  # arm -> float32[S, F], where asked for
+
+    @property
+    def qtable(self) -> QTable:
+        """The table with quantities in place of the columns that have units."""
+        return QTable(self.table)
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Writes the catalogue as `write_catalogue` does: FITS or ECSV by the name's ending."""
-        write_catalogue(path, self.table, self.pmfs, self.edges, self.meta, overwrite=overwrite)
+        """Writes the catalogue as `write_catalogue` does: the name's ending says in which format."""
+        write_catalogue(path, *self, overwrite=overwrite)
+
+    def plot(self, row: int, *, path: str | Path | None = None) -> Figure:
+        """Draws the PMFs of one star: of each label, all arms combined and each arm.
+
+        Args:
+          row: of the table; negative ones count from its end.
+          path: where to save it, if anywhere; the ending chooses the format (.png, .pdf, .svg).
+
+        Returns:
+          The figure, which notebooks show.
+
+        Raises:
+          IndexError: there is no such row.
+          ImportError: matplotlib (the extra `plots`) is missing.
+        """
+        count = len(self.table)
+        if not -count <= row < count:
+            raise IndexError(f"expected a row of a catalogue of {count}, found {row}")
+        pmfs: dict[str, dict[str, np.ndarray]] = {}
+        for key, pmf in self.pmfs.items():
+            label, arm = (key, "") if isinstance(key, str) else key
+            pmfs.setdefault(label, {})[arm] = np.asarray(pmf[row])
+        units = {label: str(self.table[label].unit or "") for label in pmfs if label in self.table.colnames}
+        return star_pmfs(pmfs, self.edges, units=units, title=str(self.table["file"][row]), path=path)
 
 
 def provenance(
@@ -166,7 +199,7 @@ def build_catalogue(
     Args:
       files: S names of inputs; they may repeat.
       pmfs: label -> float[S, K], the combined PMFs, NaN rows where there is none; the order of the labels is
-        that of the columns. PMFs of single arms (keys (label, arm)) are left to `write_catalogue`.
+        that of the columns. Of single arms (keys (label, arm)) there are the medians alone.
       edges: label -> float[K + 1].
       units: label -> unit as astropy spells it ("K", "dex", "km/s"; "" for none).
       flags: int[S], bits of `remap.predict.catalogue.Flag`.
@@ -177,9 +210,10 @@ def build_catalogue(
       more: name -> S values, unit and description of further columns.
 
     Returns:
-      file, star_id (if given), for each label X: X (median), X_p16, X_p84, X_mean, X_std, X_mode, X_entropy; flags
-      (int32), snr, the columns of `more`, arms ("A,B"), luminosity_class (if there are labels teff and logg),
-      message. Every column has a description and, where it has one, a unit.
+      file, star_id (if given), ra and dec (if in `more`), for each label X: X (median), X_p16, X_p84, X_mean, X_std,
+      X_mode, X_entropy, and X_ARM (median) of each arm; flags (int32), snr, the columns of `more`, arms ("A,B"),
+      dwarf_probability and luminosity_class (if there are labels teff and logg), message. Every column has a
+      description and, where it has one, a unit, and a UCD in its `meta`.
 
     Raises:
       ValueError: arrays that do not agree, a label without edges or unit, or with a reserved name, and what
@@ -188,72 +222,107 @@ def build_catalogue(
     files = [str(f) for f in files]
     count = len(files)
     labels = [key for key in pmfs if isinstance(key, str)]
+    more = dict(more or {})
     names = ", ".join(f"{int(flag)} {flag.name}" for flag in Flag)
     table = Table()
-    table["file"] = Column(_strings(files, count, "files"), description="input file")
+    first = {"file": (_strings(files, count, "files"), "", "input file")}
     if star_ids is not None:
-        table["star_id"] = Column(_strings(star_ids, count, "star_ids"), description="identifier of the star")
+        first["star_id"] = (_strings(star_ids, count, "star_ids"), "", "identifier of the star")
+    first |= {name: more.pop(name) for name in ("ra", "dec") if name in more}
+    for name, (values, unit, description) in first.items():
+        _add(table, name, values, unit, description, ucd(name))
     for label in labels:
         if label not in edges or label not in units:
             raise ValueError(
                 f"label {label}: expected edges and a unit, found edges for {list(edges)} "
                 f"and units for {list(units)}"
             )
-        pmf = np.asarray(pmfs[label])
-        if pmf.ndim != 2 or len(pmf) != count:
-            raise ValueError(f"label {label}: expected PMFs [{count}, K], found shape {pmf.shape}")
-        try:
-            summary = distributions.pmf_summary(pmf, edges[label])
-        except ValueError as error:
-            raise ValueError(f"label {label}: {error}") from error
-        for suffix, description in _SUMMARY.items():
-            if label + suffix in table.colnames:
-                raise ValueError(f"label {label}: there is a column {label + suffix} already")
-            unit = None if suffix == "_entropy" or not units[label] else u.Unit(units[label])
+        summary = _summary(pmfs[label], edges[label], count, f"label {label}")
+        for suffix, description in SUMMARY.items():
+            unit = "" if suffix == "_entropy" else units[label]
             values = summary[suffix[1:] or "median"]
-            table[label + suffix] = Column(values, unit=unit, description=f"{label}: {description}")
+            text = f"{label}: {description}"
+            _add(table, label + suffix, values, unit, text, label_ucd(label, suffix), f"label {label}")
+        for arm in [key[1] for key in pmfs if not isinstance(key, str) and key[0] == label]:
+            where = f"label {label}, arm {arm}"
+            values = _summary(pmfs[label, arm], edges[label], count, where)["median"]
+            text = f"{label}: median of the PMF of arm {arm} alone, before any calibration"
+            _add(table, f"{label}_{arm}", values, units[label], text, label_ucd(label), where)
     rest = {
-        "flags": (_numbers(flags, np.int32, count, "flags"), f"bit mask: {names}"),
-        "snr": (_numbers(snr, np.float64, count, "snr"), "signal-to-noise ratio per pixel"),
+        "flags": (_numbers(flags, np.int32, count, "flags"), "", f"bit mask: {names}"),
+        "snr": (_numbers(snr, np.float64, count, "snr"), "", "signal-to-noise ratio per pixel"),
         **{
-            name: (_numbers(values, values.dtype.type, count, name), description)
-            for name, (values, _, description) in (more or {}).items()
+            name: (_numbers(values, values.dtype.type, count, name), unit, description)
+            for name, (values, unit, description) in more.items()
         },
-        "arms": (_used(arms, count), "arms that were used"),
+        "arms": (_used(arms, count), "", "arms that were used"),
     }
     if "teff" in labels and "logg" in labels:
-        luminosity = distributions.dwarf_giant(table["teff"].data, table["logg"].data)
-        rest["luminosity_class"] = (luminosity, "dwarf or giant by Ciardi et al. (2011), from the medians")
+        chance = dwarf_probability(pmfs["teff"], edges["teff"], pmfs["logg"], edges["logg"])
+        luminosity = dwarf_giant(table["teff"].data, table["logg"].data)
+        told = "probability that the star is a dwarf by Ciardi et al. (2011), Teff and log g taken as independent"
+        rest["dwarf_probability"] = (chance, "", told)
+        told = "dwarf or giant by Ciardi et al. (2011), from the medians"
+        rest["luminosity_class"] = (luminosity, "", told)
     messages = [""] * count if messages is None else [" ".join(str(m).split()) for m in messages]
-    rest["message"] = (_strings(messages, count, "messages"), "why the row has no values")
-    for name, (values, description) in rest.items():
-        if name in table.colnames:
-            raise ValueError(f"label {name}: there is a column {name} already")
-        unit = (more or {}).get(name, (None, "", ""))[1]
-        table[name] = Column(values, unit=u.Unit(unit) if unit else None, description=description)
+    rest["message"] = (_strings(messages, count, "messages"), "", "why the row has no values")
+    for name, (values, unit, description) in rest.items():
+        _add(table, name, values, unit, description, ucd(name))
     return table
+
+
+def _add(
+    table: Table, name: str, values: np.ndarray, unit: str, description: str, word: str, where: str = ""
+) -> None:
+    """Adds a column; `word` is its UCD, "" = none, and `where` says of what it is."""
+    if name in table.colnames:
+        raise ValueError(f"{where or f'label {name}'}: there is a column {name} already")
+    table[name] = Column(
+        values,
+        unit=u.Unit(unit) if unit else None,
+        description=description,
+        meta={"ucd": word} if word else None,
+    )
+
+
+def _summary(pmf: np.ndarray, edges: np.ndarray, count: int, where: str) -> dict[str, Any]:
+    """`distributions.pmf_summary`, whose errors say of what they are."""
+    pmf = np.asarray(pmf)
+    if pmf.ndim != 2 or len(pmf) != count:
+        raise ValueError(f"{where}: expected PMFs [{count}, K], found shape {pmf.shape}")
+    try:
+        return distributions.pmf_summary(pmf, edges)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     """The files that `write_catalogue` would write; call it before long work to fail early.
 
     Raises:
-      ValueError: the name ends neither in .fits nor in .ecsv.
+      ConfigError: the name ends in none of .fits, .ecsv, .vot, .xml and .parquet, or pyarrow is missing for the last.
       FileExistsError: one of them exists, and overwrite is False.
       StorageError: one of them is a folder, or its folder cannot be written to or is full.
     """
     path = Path(path)
-    if path.suffix == ".fits":
-        paths = (path,)
-    elif path.suffix == ".ecsv":
-        paths = (path, path.with_name(f"{path.stem}_pmf.ecsv"))
-    else:
-        raise ConfigError(f"{path}: a catalogue's name must end in .fits or .ecsv, found {path.suffix!r}")
+    files = _format(path).files
+    if path.suffix == ".parquet":
+        check_parquet()
+    paths = (path,) if files == 1 else (path, second(path))
     for each in paths:
         if each.exists() and not each.is_dir() and not overwrite:
             raise FileExistsError(f"{each}: exists already; choose another name or allow overwriting")
         check_writable(each)
     return paths
+
+
+def _format(path: Path) -> _Format:
+    if path.suffix not in _FORMATS:
+        *others, last = _FORMATS
+        raise ConfigError(
+            f"{path}: a catalogue's name must end in {', '.join(others)} or {last}, found {path.suffix!r}"
+        )
+    return _FORMATS[path.suffix]
 
 
 def write_catalogue(
@@ -262,123 +331,66 @@ def write_catalogue(
     pmfs: Mapping[PmfKey, np.ndarray],
     edges: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],
+    embeddings: Mapping[str, np.ndarray] | None = None,
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes a catalogue as FITS or ECSV, by the name's ending; whole or not at all.
+    """Writes a catalogue in the format that the name's ending says; whole or not at all.
 
     Args:
-      path: ends in .fits, or in .ecsv (then NAME_pmf.ecsv is written too); missing folders are made.
+      path: ends in .fits; or in .ecsv, .vot or .xml (VOTable) or .parquet, and then NAME_pmf with the same ending is
+        written too, with the PMFs. Missing folders are made.
       table: from `build_catalogue`, S rows.
       pmfs: label -> float[S, K], and (label, arm) -> float[S, K] if single arms are wanted too; stored
         as float32.
       edges: label -> float[K + 1], for every label of `pmfs`.
       meta: JSON values, from `provenance`.
+      embeddings: arm -> float[S, F], stored as float32.
       overwrite: replace an older file.
 
     Raises:
-      ValueError: an unknown ending, arrays that do not agree, or a table without rows as ECSV, which cannot
-        hold PMFs then.
+      ConfigError: an unknown ending, a table without rows as ECSV, which cannot hold PMFs then, or Parquet without
+        pyarrow (the extra `parquet`).
+      ValueError: arrays that do not agree.
       FileExistsError: the file exists, and overwrite is False.
       TypeError: meta that JSON cannot hold.
     """
     paths = check_output(path, overwrite=overwrite)
-    meta = json.loads(json.dumps(meta))
     edges = {label: np.asarray(value, np.float64) for label, value in edges.items()}
-    vectors, label_of = _vectors(table, pmfs, edges)
-    if len(paths) == 1:
-        write_files({paths[0]: _fits(table, vectors, label_of, edges, meta).writeto})
-        return
-    if not len(table):
-        raise ConfigError(f"{path}: expected at least one row for ECSV, found none; FITS can hold none")
-    catalogue = Table(table, meta=meta)
-    # As a list: YAML sorts keys.
-    vectors.meta = {"edges": [[label, value.tolist()] for label, value in edges.items()]}
-    # The PMFs first: a catalogue that exists has them.
-    write_files({paths[1]: ecsv_writer(vectors), paths[0]: ecsv_writer(catalogue)})
-
-
-def _vectors(
-    table: Table, pmfs: Mapping[PmfKey, np.ndarray], edges: Mapping[str, np.ndarray]
-) -> tuple[Table, dict[str, str]]:
-    """The table of PMFs, and the label of each of its columns."""
-    vectors, label_of = Table({"file": table["file"]}), {}
+    arrays: dict[PmfKey, np.ndarray] = {}
     for key, pmf in pmfs.items():
         label, arm = (key, "") if isinstance(key, str) else key
-        name = f"{label}_pmf_{arm}" if arm else f"{label}_pmf"
         expected = (len(table), edges[label].size - 1) if label in edges else None
         if np.shape(pmf) != expected:
+            name = f"{label}_pmf_{arm}" if arm else f"{label}_pmf"
             raise ValueError(f"{name}: expected PMFs of shape {expected}, found {np.shape(pmf)}")
-        what = f"PMF of {label}, " + (f"arm {arm}" if arm else "all arms combined")
-        vectors[name] = Column(np.asarray(pmf, np.float32), description=what)
-        label_of[name] = label
-    return vectors, label_of
-
-
-def _fits(
-    table: Table,
-    vectors: Table,
-    label_of: Mapping[str, str],
-    edges: Mapping[str, np.ndarray],
-    meta: Mapping[str, Any],
-) -> fits.HDUList:
-    """The whole file; `vectors` may gain columns of edges."""
-    primary = fits.PrimaryHDU()
-    primary.header.update({card: meta[key] for key, card in _CARDS.items() if key in meta})
-    uneven = {label: value for label, value in edges.items() if not _is_uniform(value)}
-    for label, value in uneven.items():
-        vectors[f"{label}_edges"] = Column(
-            np.tile(value, (len(table), 1)), description=f"edges of {label}'s bins"
-        )
-    pmf_hdu = bintable(vectors, "PMF")
-    for n, name in enumerate(vectors.colnames, start=1):
-        if name in label_of and label_of[name] not in uneven:
-            value = edges[label_of[name]]
-            pmf_hdu.header[f"BLOW{n}"] = (float(value[0]), "lower edge of the first bin")
-            pmf_hdu.header[f"BHIGH{n}"] = (float(value[-1]), "upper edge of the last bin")
-            pmf_hdu.header[f"BNUM{n}"] = (value.size - 1, "number of equal bins")
-    edge_table = Table()
-    for label, value in edges.items():
-        unit = table[label].unit if label in table.colnames else None
-        edge_table[f"{label}_edges"] = Column(value[None], unit=unit, description=f"edges of {label}'s bins")
-    encoded = [json.dumps(value) for value in meta.values()]
-    record = (
-        Table({"key": list(meta), "value": encoded})
-        if meta
-        else Table(names=("key", "value"), dtype=("U1", "U1"))
-    )
-    hdus = [primary, bintable(table, "CATALOG"), pmf_hdu]
-    return fits.HDUList([*hdus, bintable(edge_table, "EDGES"), bintable(record, "PROVENANCE")])
+        arrays[key] = np.asarray(pmf, np.float32)
+    features = {arm: np.asarray(array, np.float32) for arm, array in (embeddings or {}).items()}
+    for arm, array in features.items():
+        if array.ndim != 2 or len(array) != len(table):
+            raise ValueError(f"arm {arm}: expected embeddings [{len(table)}, F], found {array.shape}")
+    parts = Parts(table, arrays, edges, json.loads(json.dumps(meta)), features)
+    try:
+        writers = _format(paths[0]).write(parts)
+    except ConfigError as error:
+        raise ConfigError(f"{paths[0]}: {error}") from error
+    # The PMFs first: a catalogue that exists has them.
+    write_files(dict(reversed(list(zip(paths, writers, strict=True)))))
 
 
 def read_catalogue(path: str | Path) -> Catalogue:
-    """Reads what `write_catalogue` wrote: ECSV if the name ends so, else FITS.
+    """Reads what `write_catalogue` wrote, by the name's ending; any other ending is taken for FITS.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not a catalogue, or was cut short.
+      ConfigError: the file is not a catalogue, or was cut short; the second file of one is that of another; or
+        pyarrow is missing for Parquet.
     """
     path = Path(path)
-    if path.suffix == ".ecsv":
-        table, vectors = (read_ecsv(p) for p in check_output(path, overwrite=True))
-        edges = {label: np.asarray(value) for label, value in vectors.meta["edges"]}
-        return Catalogue(table, _keyed(vectors, edges), edges, dict(table.meta))
-    try:
-        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
-            warnings.simplefilter("error", AstropyUserWarning)  # that the file is truncated
-            found = [hdu.name for hdu in hdus[1:]]
-            if found != list(_HDUS):
-                raise ConfigError(f"{path}: expected the tables {_HDUS} of a catalogue, found {found}")
-            table, vectors, edge_table, record = (from_bintable(hdus[name]) for name in _HDUS)
-    except FileNotFoundError:
-        raise
-    except (OSError, AstropyUserWarning) as error:
-        raise ConfigError(
-            f"{path}: expected a catalogue in FITS, found no readable FITS file ({error})"
-        ) from error
-    edges = {name.removesuffix("_edges"): np.array(edge_table[name][0]) for name in edge_table.colnames}
-    meta = {key: json.loads(value) for key, value in zip(record["key"], record["value"], strict=True)}
-    return Catalogue(table, _keyed(vectors, edges), edges, meta)
+    found = _FORMATS.get(path.suffix, _FORMATS[".fits"]).read(path)
+    return Catalogue(
+        found.table, dict(found.pmfs), dict(found.edges), dict(found.meta), dict(found.embeddings)
+    )
 
 
 def _strings(values: Sequence[Any], count: int, what: str) -> np.ndarray:
@@ -402,18 +414,3 @@ def _used(arms: Mapping[str, np.ndarray], count: int) -> np.ndarray:
         if value.shape != (count,):
             raise ValueError(f"arm {arm}: expected bool[{count}], found shape {value.shape}")
     return _strings([",".join(arm for arm in used if used[arm][i]) for i in range(count)], count, "arms")
-
-
-def _is_uniform(edges: np.ndarray) -> bool:
-    return np.allclose(edges, np.linspace(edges[0], edges[-1], edges.size), rtol=0, atol=1e-9 * np.ptp(edges))
-
-
-def _keyed(vectors: Table, edges: Mapping[str, np.ndarray]) -> dict[PmfKey, np.ndarray]:
-    pmfs = {}
-    for name in vectors.colnames:
-        for label in edges:
-            if name == f"{label}_pmf":
-                pmfs[label] = np.asarray(vectors[name])
-            elif name.startswith(f"{label}_pmf_"):
-                pmfs[label, name.removeprefix(f"{label}_pmf_")] = np.asarray(vectors[name])
-    return pmfs

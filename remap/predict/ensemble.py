@@ -212,6 +212,15 @@ def member_pmf(
     return jax.nn.softmax(model.apply(variables, flux, valid, train=False, running=True).logits)
 
 
+@functools.partial(jax.jit, static_argnames=("model",))
+def member_features(
+    variables: Any, flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"], *, model: ResNet1D
+) -> Float[Array, "stars features"]:
+    """What the heads of one network see of normalised spectra: its pooled features."""
+    _, kept = model.apply(variables, flux, valid, train=False, running=True, mutable=["intermediates"])
+    return kept["intermediates"]["features"][0]
+
+
 @jax.jit
 def mean_pmf(pmf: Float[Array, "members labels stars bins"]) -> Float[Array, "labels stars bins"]:
     """The mean over networks."""

@@ -1,73 +1,203 @@
-"""Tables in the two formats of a catalogue, FITS and ECSV."""
+"""What the formats of a catalogue share, and ECSV.
+
+FITS holds everything in one file. The other formats are for tables alone, so that the PMFs are in a second file,
+NAME_pmf, whose rows are those of the first.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
 from astropy.table import Column, Table
 
 from remap.config import ConfigError
 
-_FORMATS = {"f8": "D", "f4": "E", "i4": "J", "i8": "K"}
+# A label's combined PMF is keyed by its name, that of one arm by (label, arm).
+PmfKey = str | tuple[str, str]
+Unit = u.UnitBase | u.FunctionUnitBase
+Writer = Callable[[BinaryIO], Any]  # writes into an open file
+
+# What one format or another changes or cannot hold: backslashes (they begin an escape), control characters, line
+# ends, lone surrogates (bytes of a file name that are no UTF-8), and blanks at either end.
+_ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]|\A\s|\s\Z")
+_ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
-def bintable(table: Table, name: str) -> fits.BinTableHDU:
-    """A table with its units and descriptions as a binary table extension; texts are escaped to ASCII.
+class Parts(NamedTuple):
+    """The contents of a catalogue; see `remap.predict.catalogue.Catalogue`."""
 
-    By hand, since astropy's own conversion warns about `dex`, and FITS has no other name for it.
+    table: Table
+    pmfs: Mapping[PmfKey, np.ndarray]
+    edges: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any]
+    embeddings: Mapping[str, np.ndarray]
+
+
+def escape(text: str) -> str:
+    """A text that every format keeps as it is: Python's escapes for what some would change, all else untouched.
+
+    Examples:
+      >>> print(escape("café 1.fits"), escape("a\\nb "))
+      café 1.fits a\\x0ab\\x20
     """
-    columns = []
+    return _ODD.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if match[0] == "\\":
+        return "\\\\"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def unescape(text: str) -> str:
+    """The inverse of `escape`."""
+    return _ESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text)
+
+
+def with_texts(table: Table, change: Callable[[str], str]) -> Table:
+    """A table with `change` applied to all its texts; the other columns are those of `table`."""
+    out = Table(meta=table.meta)
     for column in table.itercols():
-        array, unit = np.asarray(column), None
-        if array.dtype.kind == "U":
-            array = np.array([text.encode("unicode_escape") for text in array.tolist()], dtype=bytes)
-            form = f"{max(1, array.dtype.itemsize)}A"
-        else:
-            repeat = array.shape[1] if array.ndim == 2 else 1
-            form = f"{repeat}{_FORMATS[array.dtype.str[1:]]}"
-        if column.unit is not None:
-            try:
-                unit = column.unit.to_string("fits")
-            except ValueError:
-                unit = column.unit.to_string()
-        columns.append(fits.Column(column.name, form, unit, array=array))
-    hdu = fits.BinTableHDU.from_columns(columns, name=name)
-    for n, column in enumerate(table.itercols(), start=1):
-        if column.description:
-            hdu.header[f"TCOMM{n}"] = column.description
-    return hdu
+        if column.dtype.kind == "U":
+            array = np.array([change(text) for text in column.tolist()], dtype=str)
+            column = Column(
+                array, name=column.name, unit=column.unit, description=column.description, meta=column.meta
+            )
+        out.add_column(column, copy=False)
+    return out
 
 
-def from_bintable(hdu: fits.BinTableHDU) -> Table:
-    """The inverse of `bintable`."""
-    table = Table()
-    for n, column in enumerate(hdu.columns, start=1):
-        array = np.asarray(hdu.data[column.name])
-        if array.dtype.kind in "SU":
-            escaped = array.astype(str).tolist()
-            array = np.array([text.encode("ascii").decode("unicode_escape") for text in escaped], dtype=str)
-        else:
-            array = array.astype(array.dtype.newbyteorder("="))
-        unit = u.Unit(column.unit) if column.unit else None
-        table[column.name] = Column(array, unit=unit, description=hdu.header.get(f"TCOMM{n}"))
+def second(path: Path) -> Path:
+    """The file with the PMFs of a catalogue whose format keeps them in one of their own."""
+    return path.with_name(f"{path.stem}_pmf{path.suffix}")
+
+
+def vectors(parts: Parts) -> Table:
+    """The second file's table: file, X_pmf, X_pmf_ARM for label X, features_ARM; `about` says which is what."""
+    table = Table({"file": parts.table["file"]})
+    for key, pmf in parts.pmfs.items():
+        label, arm = (key, "") if isinstance(key, str) else key
+        name = f"{label}_pmf_{arm}" if arm else f"{label}_pmf"
+        table[name] = Column(pmf, description=describe_pmf(label, arm))
+    for arm, features in parts.embeddings.items():
+        table[f"features_{arm}"] = Column(features, description=describe_features(arm))
     return table
 
 
-def ecsv_writer(table: Table) -> Callable[[BinaryIO], None]:
+def describe_pmf(label: str, arm: str) -> str:
+    """The description of a PMF; arm "" = all combined."""
+    return f"PMF of {label}, " + (f"arm {arm}" if arm else "all arms combined")
+
+
+def describe_features(arm: str) -> str:
+    """The description of the embeddings of an arm."""
+    return f"pooled features of the first network of arm {arm}"
+
+
+def about(parts: Parts) -> dict[str, Any]:
+    """What a second file says of itself, as JSON: edges of the bins, and label and arm of each column."""
+    columns = []
+    for key in parts.pmfs:
+        label, arm = (key, "") if isinstance(key, str) else key
+        columns.append([f"{label}_pmf_{arm}" if arm else f"{label}_pmf", label, arm])
+    columns += [[f"features_{arm}", "", arm] for arm in parts.embeddings]
+    # As lists: YAML sorts keys.
+    return {"edges": [[label, value.tolist()] for label, value in parts.edges.items()], "columns": columns}
+
+
+def from_vectors(
+    table: Table, arrays: Table, said: Mapping[str, Any], meta: Mapping[str, Any], path: Path
+) -> Parts:
+    """The parts of a catalogue of two files.
+
+    Args:
+      table, arrays: of the first and the second file.
+      said: what the second file says of itself (`about`).
+      path: of the second file, for messages.
+
+    Raises:
+      ConfigError: the files do not belong together.
+    """
+    if arrays["file"].tolist() != table["file"].tolist():
+        raise ConfigError(
+            f"{path}: expected the PMFs of the {len(table)} rows beside it, found those of others"
+        )
+    edges = {label: np.asarray(value, np.float64) for label, value in said["edges"]}
+    columns = said.get("columns") or _columns(arrays.colnames, edges)
+    pmfs: dict[PmfKey, np.ndarray] = {}
+    embeddings = {}
+    for name, label, arm in columns:
+        array = np.asarray(arrays[name])
+        if label:
+            pmfs[(label, arm) if arm else label] = array
+        else:
+            embeddings[arm] = array
+    return Parts(table, pmfs, edges, dict(meta), embeddings)
+
+
+def _columns(names: list[str], edges: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """Label and arm of columns by their names alone, of files of before they said so."""
+    out = []
+    for name in names:
+        for label in edges:
+            if name == f"{label}_pmf":
+                out.append([name, label, ""])
+            elif name.startswith(f"{label}_pmf_"):
+                out.append([name, label, name.removeprefix(f"{label}_pmf_")])
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ ECSV
+
+
+def write_ecsv(parts: Parts) -> list[Writer]:
+    """Writers of the two files."""
+    if not len(parts.table):
+        raise ConfigError("expected at least one row for ECSV, found none; the other formats can hold none")
+    first = with_texts(parts.table, escape)
+    first.meta = dict(parts.meta)
+    arrays = with_texts(vectors(parts), escape)
+    arrays.meta = about(parts)
+    return [ecsv_writer(first), ecsv_writer(arrays)]
+
+
+def read_ecsv_parts(path: Path) -> Parts:
+    """What `write_ecsv` wrote."""
+    table, arrays = (with_texts(read_ecsv(p), unescape) for p in (path, second(path)))
+    meta, table.meta = table.meta, {}
+    if "edges" not in arrays.meta:
+        raise ConfigError(f"{second(path)}: expected the PMFs of a catalogue, found another table")
+    return from_vectors(table, arrays, arrays.meta, meta, second(path))
+
+
+def ecsv_writer(table: Table) -> Writer:
     """Writes a table as ECSV into an open file; for `store.atomic.write_files`."""
 
     def write(file: BinaryIO) -> None:
         text = io.StringIO()
         table.write(text, format="ascii.ecsv")
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names may be any bytes
+        whole = _quoted(text.getvalue())
+        file.write(whole.encode("utf-8", "surrogateescape"))  # file names may be any bytes
 
     return write
+
+
+def _quoted(text: str) -> str:
+    """ECSV whose rows cannot be taken for comments: astropy does not quote a first cell that begins with #."""
+    lines = text.split("\n")
+    rows = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines)) + 1
+    for i in range(rows, len(lines)):
+        if lines[i].startswith("#"):
+            cell, _, rest = lines[i].partition(" ")
+            lines[i] = f'"{cell}" {rest}'
+    return "\n".join(lines)
 
 
 def read_ecsv(path: Path) -> Table:

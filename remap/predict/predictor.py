@@ -19,9 +19,17 @@ from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates
 from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
-from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
+from remap.predict.ensemble import (
+    Network,
+    mean_pmf,
+    member_features,
+    member_pmf,
+    normalize,
+    read_ensemble,
+)
 from remap.predict.expert import GivesOpinions, References
 from remap.predict.expert_store import read_expert
+from remap.predict.given import spectra_of
 from remap.predict.identity import OwnCalibration, describe_source, lost_rows, read_own_calibration
 from remap.predict.observing import read_and_observe
 from remap.preprocess.description import Preprocessing
@@ -37,7 +45,6 @@ from remap.preprocess.observe import (
 )
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
-from remap.spectra import Spectra
 from remap.store.workdir import (
     load_stationary,
     load_templates,
@@ -75,6 +82,7 @@ class ArmPrediction(NamedTuple):
     distances: np.ndarray | None = (
         None  # float32[B, S, R], to the expert's references; None = there is no expert
     )
+    features: np.ndarray | None = None  # float32[S, F], NaN where not used; None = not asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,19 +139,31 @@ class Predictor:
         """How observed spectra are treated: as the working folder's config says, else the defaults."""
         return observe_settings(self.config.get("observe", {}))
 
-    def predict_arm(self, arm: str, inputs: ArmInputs) -> ArmPrediction:
+    def predict_arm(self, arm: str, inputs: ArmInputs, *, embeddings: bool = False) -> ArmPrediction:
         """PMFs of one arm, the mean over its networks, in batches of one shape.
 
         Spectra without enough valid pixels (`predict.min_coverage`) are not used: their PMFs are NaN.
+
+        Args:
+          embeddings: give the pooled features of the arm's first network, too. Networks have spaces of their own, so
+            that a mean over them would mean nothing.
         """
-        pmfs, troubles, distances = [], [], []
+        pmfs, troubles, distances, features = [], [], [], []
         for flux, valid, count in self._batches(inputs.flux, inputs.valid):
             flux, trouble = self._normalize(arm, flux, valid)
             pmfs.append(np.asarray(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
             troubles.append(np.asarray(trouble)[:count])
             if self.references is not None:
                 distances.append(np.asarray(self.references.distances(arm, flux, valid))[:, :count])
+            if embeddings:
+                network = self.networks[arm]
+                found = member_features(network.members[0], flux, valid, model=network.model)
+                features.append(np.asarray(found)[:count])
         found = self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
+        if features:
+            found = found._replace(
+                features=np.where(found.used[:, None], np.concatenate(features), np.float32(np.nan))
+            )
         return found._replace(distances=np.concatenate(distances, axis=1)) if distances else found
 
     def reference_distances(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
@@ -289,7 +309,7 @@ class Predictor:
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
         table = build_catalogue(
             list(names),
-            {b.name: pmfs[b.name] for b in self.preprocessing.labels},
+            pmfs,
             edges,
             units=units,
             flags=flags,
@@ -312,7 +332,8 @@ class Predictor:
             preprocessing_version=self.preprocessing.version,
             **(source or {}),
         )
-        return Catalogue(table, pmfs, edges, meta)
+        features = {arm: a.features for arm, a in arms.items() if a.features is not None}
+        return Catalogue(table, pmfs, edges, meta, features)
 
     def _arm_flags(self, arms: Mapping[str, ArmPrediction], used: np.ndarray, snr: np.ndarray) -> np.ndarray:
         """int32[S]: what the spectra themselves give reason to note."""
@@ -339,27 +360,41 @@ class Predictor:
 
     def predict(
         self,
-        spectra: Spectra | Sequence[Spectra | Sequence[Spectra]],
+        spectra: Any,
+        flux: Any = None,
         *,
+        medium: str | None = None,
+        ivar: Any = None,
+        valid: Any = None,
+        names: Iterable[str] | None = None,
         velocities: Sequence[float] | np.ndarray | str | None = None,
         settings: ObserveSettings | None = None,
+        embeddings: bool = False,
         date: str | None = None,
     ) -> Catalogue:
         """Stellar parameters of spectra in memory.
 
         Args:
-          spectra: from `make_spectra`, one container or several on different grids; a sequence among them holds the
-            segments (arms, chips, orders, exposures) of one file.
-          velocities: radial velocity of each spectrum, in their order [km/s]; or "rest", "file" or "measure" (see
-            `ObserveSettings.velocity`); None = as the settings say.
+          spectra: from `make_spectra`, one container or several on different grids; spectra as specutils has them
+            (Spectrum, SpectrumList, SpectrumCollection); or wavelengths, with `flux`. A sequence among several
+            holds the segments (arms, chips, orders, exposures) of one file.
+          flux: float[N] or float[S, N], beside wavelengths float[N].
+          medium: "air" or "vacuum", of all but `Spectra`, which say it.
+          ivar, valid: beside `flux`, of its shape, see `make_spectra`.
+          names: of the spectra; None = their own, or numbers.
+          velocities: radial velocity of each spectrum, in their order [km/s]; or "rest", "file" (for specutils: the
+            spectrum's `radial_velocity`) or "measure" (see `ObserveSettings.velocity`); None = as the settings say.
           settings: how they are treated; None = as the working folder's config says.
+          embeddings: keep the pooled features, see `Catalogue.embeddings`.
           date: of the catalogue, ISO 8601; None = now.
 
         Returns:
           Table, PMFs, bin edges and provenance; a spectrum that cannot be used is a flagged row of NaNs.
+
+        Raises:
+          SpectrumError: what is no spectrum, or has no medium.
         """
-        groups = [spectra] if isinstance(spectra, Spectra) else list(spectra)
-        files = [[group] if isinstance(group, Spectra) else list(group) for group in groups]
+        files = spectra_of(spectra, flux, medium=medium, ivar=ivar, valid=valid, names=names)
         if not any(len(part) for file in files for part in file):
             raise ValueError("expected at least one spectrum, found none")
         settings = _with_velocities(settings or self.observe_settings, velocities)
@@ -368,7 +403,7 @@ class Predictor:
             files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
         )
         told = describe_source(settings)
-        return self.predict_observed(self._joined(observed, settings, told), date=date)
+        return self.predict_observed(self._joined(observed, settings, told), embeddings=embeddings, date=date)
 
     def predict_files(
         self,
@@ -379,12 +414,14 @@ class Predictor:
         velocities: Mapping[str, float] | Sequence[float] | np.ndarray | str | None = None,
         settings: ObserveSettings | None = None,
         stationary: StationaryMask | None = None,
+        embeddings: bool = False,
         date: str | None = None,
     ) -> Catalogue:
         """Stellar parameters of spectra in files: `predict_observed` of what `observe_files` finds.
 
         Args:
           files, survey, source, velocities, settings, stationary: see `observe_files`.
+          embeddings: keep the pooled features, see `Catalogue.embeddings`.
           date: of the catalogue, ISO 8601; None = now.
 
         Returns:
@@ -399,7 +436,7 @@ class Predictor:
             settings=settings,
             stationary=stationary,
         )
-        return self.predict_observed(observed, date=date)
+        return self.predict_observed(observed, embeddings=embeddings, date=date)
 
     def observe_files(
         self,
@@ -482,17 +519,20 @@ class Predictor:
             return self
         return dataclasses.replace(self, expert=None, references=None, calibration=self.alone, expert_hash="")
 
-    def predict_observed(self, observed: Observed, *, date: str | None = None) -> Catalogue:
+    def predict_observed(
+        self, observed: Observed, *, embeddings: bool = False, date: str | None = None
+    ) -> Catalogue:
         """Stellar parameters of spectra on the arms' grids, one row each.
 
         Args:
           observed: from `observe_files`. Spectra of a survey by name are those of another spectrograph and are
             predicted by the networks alone (`without_expert`).
+          embeddings: keep the pooled features, see `Catalogue.embeddings`.
           date: of the catalogue, ISO 8601; None = now.
         """
         own = self.without_expert() if observed.told.get("survey") else self
         arms = {
-            arm: own.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
+            arm: own.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr), embeddings=embeddings)
             for arm, on in observed.arms.items()
         }
         return own.combine(

@@ -32,8 +32,8 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def page(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches, saved at the end.
+def page(path: str | Path | None, width: float, height: float) -> Iterator[Figure]:
+    """A figure of that size in inches, saved at the end unless `path` is None.
 
     Raises:
       ImportError: matplotlib is missing.
@@ -43,11 +43,13 @@ def page(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'deep-remap[plots]'") from error
-    path = Path(path)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08)  # inches; the default crowds labels between panels
         yield figure
+        if path is None:
+            return
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
 

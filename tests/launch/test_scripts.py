@@ -49,16 +49,15 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
     np.testing.assert_array_equal(found.table["flags"][1:], expected.table["flags"])
 
     with fits.open(output) as hdus:  # what the documents promise to any reader of FITS
-        catalogue, pmfs = hdus[1], hdus[2]
+        catalogue, pmfs = hdus[1], hdus["PMF_feh"]
         wanted = [label + end for label in ("teff", "logg", "feh") for end in ("", "_p16", "_p84")]
         assert {"file", "flags", *wanted} <= set(catalogue.columns.names)
         assert catalogue.columns["teff"].unit == "K"
         assert np.all(catalogue.data["teff_p16"][1:] < catalogue.data["teff_p84"][1:])
-        np.testing.assert_array_equal(pmfs.data["file"], catalogue.data["file"])
-        column = pmfs.columns.names.index("feh_pmf") + 1
-        bins = [pmfs.header[f"{key}{column}"] for key in ("BLOW", "BHIGH", "BNUM")]
-        assert bins == [-2.0, 1.0, 60]
-        np.testing.assert_allclose(pmfs.data["feh_pmf"][1:].sum(axis=1), 1, atol=1e-5)
+        bins = [pmfs.header[key] for key in ("CRVAL1", "CDELT1", "NAXIS1")]
+        assert bins == [-2.0, 3.0 / 60, 60]
+        np.testing.assert_allclose(hdus["EDGES_feh"].data, np.linspace(-2.0, 1.0, 61))
+        np.testing.assert_allclose(pmfs.data[1:].sum(axis=1), 1, atol=1e-5)
 
     page = output.with_suffix(".html").read_text()
     assert all(name in page for name in order)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from remap.pmf import bootstrap, distributions, metrics
+from remap.pmf import bootstrap, metrics
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own functions warn of rows without values
@@ -86,22 +86,23 @@ def test_bootstrap_without_stars_or_of_other_shapes():
         interval([[1.0]], [[1.0]], compare="quotient")
 
 
-def test_dwarfs_and_giants_at_the_boundaries():
-    below = np.nextafter
-    cases = [
-        (6000.0, 3.5, "dwarf"),
-        (6000.0, below(3.5, 0), "giant"),
-        (7000.0, 3.5, "dwarf"),
-        (4250.0, 4.0, "dwarf"),
-        (4250.0, below(4.0, 0), "giant"),
-        (3000.0, 4.0, "dwarf"),
-        (5000.0, 5.2 - 2.8e-4 * 5000, "dwarf"),  # 3.8
-        (5000.0, 3.799, "giant"),
-        (5999.0, 3.51, "giant"),  # 3.5203 between, 3.5 from 6000 K
-        (4251.0, 4.005, "giant"),  # 4.0097 between, 4.0 up to 4250 K
-        (np.nan, 4.0, ""),
-        (5000.0, np.nan, ""),
-        (np.inf, 4.0, ""),
-    ]
-    teff, logg, expected = zip(*cases, strict=True)
-    np.testing.assert_array_equal(distributions.dwarf_giant(np.array(teff), np.array(logg)), expected)
+def test_an_interval_over_stars_is_that_of_a_loop():
+    """Spectra of one star come together, and values that are absent are passed over."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(2, 9))
+    values[:, 4] = np.nan
+    stars = np.array(list("abacdbeff"))
+    found = bootstrap.star_interval(
+        values, lambda v: bootstrap.nan_mean(v[0] * v[1]), stars=stars, resamples=40, level=0.5, seed=7
+    )
+    names = sorted(set(stars))
+    means = []
+    for drawn in np.random.default_rng(7).integers(len(names), size=(40, len(names))):
+        rows = np.concatenate([np.flatnonzero(stars == names[i]) for i in drawn])
+        means.append(np.nanmean(values[0, rows] * values[1, rows]))
+    assert found.value == pytest.approx(np.nanmean(values[0] * values[1]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, (0.25, 0.75))))
+    nothing = bootstrap.star_interval(
+        np.zeros((1, 0)), lambda v: v[0].mean(), stars=[], resamples=3, level=0.5, seed=0
+    )
+    assert np.isnan(nothing).all()

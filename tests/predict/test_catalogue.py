@@ -2,79 +2,31 @@
 
 import hashlib
 import json
-import warnings
 
 import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io import fits
-from astropy.table import Table
+from astropy.io.votable.ucd import parse_ucd
+from helpers.catalogues import CONFIG, EDGES, FILES, make
 
 from remap.config import ConfigError
 from remap.pmf import distributions
+from remap.pmf.luminosity import dwarf_giant, dwarf_probability
 from remap.predict import catalogue
-from remap.predict.catalogue import Flag
-
-EDGES = {
-    "teff": np.linspace(3000.0, 7000.0, 51),
-    "logg": np.linspace(1.0, 5.5, 31),
-    "vsini": np.array([0.0, 1.5, 4.0, 10.0, 30.0]),  # unequal bins
-}
-UNITS = {"teff": "K", "logg": "dex", "vsini": "km/s"}
-FILES = ["b.fits", "a.fits", "b.fits", "café 1.fits", "back\\slash.fits", "bytes\udcff.fits"]
-MESSAGES = ["", "a.fits: covers 4850-5000 Å,\n not 5280", "", "", "", ""]
-CONFIG = {
-    "seed": 1,
-    "widths": [16, 32],
-    "labels": {"teff": {"low": 3000.0}},
-    "long": "x" * 5000,
-    "name": "é '\"\n ",
-}
-
-
-def make(step=1200, arms=("A", "B")):
-    rng = np.random.default_rng(0)
-    pmfs = {
-        name: rng.dirichlet(np.ones(e.size - 1), len(FILES)).astype(np.float32) for name, e in EDGES.items()
-    }
-    for pmf in pmfs.values():
-        pmf[1] = np.nan
-    pmfs |= {("teff", arm): np.roll(pmfs["teff"], 1, axis=1) for arm in arms}
-    bits = np.zeros(len(FILES), int)
-    bits[1] = Flag.UNREADABLE | Flag.MISSING_ARM
-    table = catalogue.build_catalogue(
-        FILES,
-        pmfs,
-        EDGES,
-        units=UNITS,
-        flags=bits,
-        snr=np.array([50, np.nan, 70, 80, 90, 100]),
-        arms={"A": np.array([1, 0, 1, 1, 1, 1], bool), "B": np.array([1, 0, 0, 1, 1, 1], bool)},
-        messages=MESSAGES,
-        star_ids=[f"S{i}" for i in range(len(FILES))],
-    )
-    meta = catalogue.provenance(
-        config=CONFIG, checkpoint_step=step, date="2026-01-02T03:04:05", inputs=len(FILES)
-    )
-    return table, pmfs, dict(EDGES), meta
-
-
-def assert_same_tables(found, expected):
-    assert found.colnames == expected.colnames
-    for name in expected.colnames:
-        assert found[name].dtype == expected[name].dtype, name
-        assert found[name].unit == expected[name].unit, name
-        assert found[name].description == expected[name].description, name
-        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(expected[name]), err_msg=name)
 
 
 def test_columns_units_and_values():
     table, pmfs, edges, _ = make()
     suffixes = ["", "_p16", "_p84", "_mean", "_std", "_mode", "_entropy"]
-    expected = ["file", "star_id", *(label + s for label in EDGES for s in suffixes)]
-    assert table.colnames == [*expected, "flags", "snr", "arms", "luminosity_class", "message"]
+    expected = ["file", "star_id", "ra", "dec", *(label + s for label in EDGES for s in suffixes)]
+    at = expected.index("logg")
+    expected[at:at] = ["teff_A", "teff_B"]
+    rest = ["flags", "snr", "rv", "arms", "dwarf_probability", "luminosity_class", "message"]
+    assert table.colnames == [*expected, *rest]
     assert all(table[name].description for name in table.colnames)
     assert (table["teff_p16"].unit, table["logg_std"].unit, table["vsini"].unit) == (u.K, u.dex, u.km / u.s)
+    assert (table["teff_A"].unit, table["ra"].unit, table["rv"].unit) == (u.K, u.deg, u.km / u.s)
     assert table["teff_entropy"].unit is None
     assert table["flags"].dtype == np.int32
     assert table["file"].tolist() == FILES
@@ -83,13 +35,53 @@ def test_columns_units_and_values():
         np.testing.assert_array_equal(table[label], summary["median"])
         for name in ("p16", "p84", "mean", "std", "mode", "entropy"):
             np.testing.assert_array_equal(table[f"{label}_{name}"], summary[name])
+    for arm in "AB":
+        alone = distributions.pmf_quantile(pmfs["teff", arm], edges["teff"], 0.5)
+        np.testing.assert_array_equal(table[f"teff_{arm}"], alone)
+    assert np.abs(table["teff_A"] - table["teff"])[0] > 1
     assert table["arms"].tolist() == ["A,B", "", "A", "A,B", "A,B", "A,B"]
     assert table["message"][1] == "a.fits: covers 4850-5000 Å, not 5280"
-    np.testing.assert_array_equal(
-        table["luminosity_class"], distributions.dwarf_giant(table["teff"], table["logg"])
-    )
+    np.testing.assert_array_equal(table["luminosity_class"], dwarf_giant(table["teff"], table["logg"]))
     assert table["luminosity_class"][1] == ""
+    chance = dwarf_probability(pmfs["teff"], edges["teff"], pmfs["logg"], edges["logg"])
+    np.testing.assert_array_equal(table["dwarf_probability"], chance)
+    assert np.isnan(table["dwarf_probability"]).tolist() == [False, True, False, False, False, False]
     assert "256 UNREADABLE" in table["flags"].description
+
+
+def test_ucds_are_of_the_vocabulary():
+    table = make()[0]
+    for column in table.itercols():
+        parse_ucd(column.meta["ucd"], check_controlled_vocabulary=True)
+    assert table["teff"].meta["ucd"] == "phys.temperature.effective;stat.median"
+    assert table["ra"].meta["ucd"] == "pos.eq.ra;meta.main"
+    assert (
+        "ucd" not in build(pmfs={"odd": FLAT}, edges={"odd": np.arange(5.0)}, units={"odd": ""})["odd"].meta
+    )
+
+
+def test_quantities():
+    found = catalogue.Catalogue(*make())
+    assert found.qtable["teff"][0] == found.table["teff"][0] * u.K
+    assert found.qtable["logg_std"].unit == u.dex
+
+
+def test_plot_draws_the_pmfs_of_a_star(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra `plots`)")
+    found = catalogue.Catalogue(*make())
+    figure = found.plot(0, path=tmp_path / "star.png")
+    assert (tmp_path / "star.png").stat().st_size > 0
+    teff, _, vsini = figure.axes
+    drawn = [patch.get_data().values for patch in teff.patches if hasattr(patch, "get_data")]
+    for expected in (found.pmfs["teff"][0], found.pmfs["teff", "A"][0], found.pmfs["teff", "B"][0]):
+        assert any(np.array_equal(values, expected) for values in drawn)
+    assert "K" in teff.get_xlabel()
+    assert vsini.get_xlim() == (0.0, 30.0)
+    nothing = found.plot(1)
+    assert [axis.get_title(loc="right") for axis in nothing.axes] == ["no prediction"] * 3
+    found.plot(-1, path=tmp_path / "odd.svg")  # its name is no text
+    with pytest.raises(IndexError, match="expected a row of a catalogue of 6, found 6"):
+        found.plot(6)
 
 
 def test_labels_are_arbitrary():
@@ -107,80 +99,6 @@ def test_labels_are_arbitrary():
     assert table["alpha_m"].unit is None
     assert "luminosity_class" not in table.colnames
     assert "star_id" not in table.colnames
-
-
-@pytest.mark.parametrize("name", ["out.fits", "new/folder/out.ecsv"])
-def test_round_trip(tmp_path, name):
-    table, pmfs, edges, meta = make()
-    catalogue.write_catalogue(tmp_path / name, table, pmfs, edges, meta)
-    found = catalogue.read_catalogue(tmp_path / name)
-    assert_same_tables(found.table, table)
-    assert list(found.pmfs) == list(pmfs)
-    for key, pmf in pmfs.items():
-        assert found.pmfs[key].dtype == np.float32
-        np.testing.assert_array_equal(found.pmfs[key], pmf)
-    assert list(found.edges) == list(edges)
-    for label, value in edges.items():
-        np.testing.assert_array_equal(found.edges[label], value)
-    assert found.meta == meta
-
-
-def test_a_catalogue_without_rows(tmp_path):
-    nothing = {"teff": np.zeros((0, 4))}
-    edges = {"teff": np.arange(5.0)}
-    none = np.zeros(0)
-    table = catalogue.build_catalogue(
-        [], nothing, edges, units={"teff": "K"}, flags=none.astype(int), snr=none, arms={}
-    )
-    catalogue.write_catalogue(tmp_path / "out.fits", table, nothing, edges, {})
-    found = catalogue.read_catalogue(tmp_path / "out.fits")
-    assert (len(found.table), found.pmfs["teff"].shape, found.meta) == (0, (0, 4), {})
-    with pytest.raises(ValueError, match=r"out\.ecsv: expected at least one row"):
-        catalogue.write_catalogue(tmp_path / "out.ecsv", table, nothing, edges, {})
-
-
-@pytest.mark.parametrize("name", ["out.fits", "out.ecsv"])
-def test_what_was_read_can_be_written(tmp_path, name):
-    catalogue.write_catalogue(tmp_path / "first.fits", *make())
-    first = catalogue.read_catalogue(tmp_path / "first.fits")
-    catalogue.write_catalogue(tmp_path / name, *first)
-    assert_same_tables(catalogue.read_catalogue(tmp_path / name).table, first.table)
-
-
-def test_the_second_table_stands_alone(tmp_path):
-    table, pmfs, edges, meta = make()
-    catalogue.write_catalogue(tmp_path / "out.fits", table, pmfs, edges, meta)
-    with fits.open(tmp_path / "out.fits") as hdus:
-        hdus.verify("exception")
-        data, header = hdus[2].data, hdus[2].header
-        assert data["file"][:3].tolist() == FILES[:3]
-        for name, label in (("teff_pmf", "teff"), ("logg_pmf", "logg"), ("teff_pmf_B", "teff")):
-            n = data.names.index(name) + 1
-            found = np.linspace(header[f"BLOW{n}"], header[f"BHIGH{n}"], header[f"BNUM{n}"] + 1)
-            np.testing.assert_allclose(found, edges[label], rtol=1e-14)
-        assert f"BLOW{data.names.index('vsini_pmf') + 1}" not in header
-        np.testing.assert_array_equal(data["vsini_edges"], np.tile(edges["vsini"], (len(FILES), 1)))
-        assert hdus[0].header["NINPUT"] == len(FILES)
-        assert hdus[0].header["CONFHASH"] == meta["config_sha256"]
-        n = hdus[1].data.names.index("flags") + 1
-        assert hdus[1].header[f"TCOMM{n}"] == table["flags"].description
-
-
-def test_astropys_table_reads_it(tmp_path):
-    table, *rest = make()
-    catalogue.write_catalogue(tmp_path / "out.fits", table, *rest)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'dex' did not parse as fits unit")
-        found = Table.read(tmp_path / "out.fits", hdu=1)
-    np.testing.assert_array_equal(np.ma.filled(found["teff"], np.nan), table["teff"])
-    assert found["teff"].unit == u.K
-    assert str(found["logg"].unit) == "dex"
-
-
-def test_same_input_same_bytes(tmp_path):
-    for name in ("a.fits", "b.fits"):
-        catalogue.write_catalogue(tmp_path / name, *make())
-    assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
 
 
 def test_provenance():
@@ -208,7 +126,7 @@ def test_an_existing_catalogue_is_kept(tmp_path):
         assert len(catalogue.read_catalogue(tmp_path / name).table) == len(FILES)
 
 
-@pytest.mark.parametrize("name", ["out.fits", "out.ecsv"])
+@pytest.mark.parametrize("name", ["out.fits", "out.ecsv", "out.vot"])
 def test_a_failure_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, name):
     table, *rest = make()
     catalogue.write_catalogue(tmp_path / name, table, *rest)
@@ -223,7 +141,7 @@ def test_a_failure_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, name)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["out.fits", "out.ecsv"])
+@pytest.mark.parametrize("name", ["out.fits", "out.ecsv", "out.vot"])
 def test_places_that_cannot_hold_it_are_told_before_any_work(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("precious")
@@ -238,7 +156,7 @@ def test_places_that_cannot_hold_it_are_told_before_any_work(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["out.csv", "out", "out.fits.gz"])
 def test_unknown_endings_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"\.fits or \.ecsv"):
+    with pytest.raises(ValueError, match=r"end in \.fits, .* or \.parquet"):
         catalogue.write_catalogue(tmp_path / name, *make())
     assert not list(tmp_path.iterdir())
 
@@ -254,10 +172,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+FLAT = np.full((2, 4), 0.25)
+
+
 def build(**changes):
     given = {
         "files": ["a", "b"],
-        "pmfs": {"teff": np.full((2, 4), 0.25)},
+        "pmfs": {"teff": FLAT},
         "edges": {"teff": np.arange(5.0)},
         "units": {"teff": "K"},
         "flags": np.zeros(2, int),
@@ -276,6 +197,11 @@ def build(**changes):
             r"label teff: expected PMFs \[2, K\], found shape \(3, 4\)",
         ),
         ({"pmfs": {"teff": np.full((2, 4), 0.5)}}, "label teff: expected PMFs .* sum to 1"),
+        (
+            {"pmfs": {"teff": FLAT, ("teff", "A"): FLAT[:1]}},
+            r"label teff, arm A: expected PMFs \[2, K\], found shape \(1, 4\)",
+        ),
+        ({"pmfs": {"teff": FLAT, ("teff", "p16"): FLAT}}, "arm p16: there is a column teff_p16 already"),
         ({"edges": {}}, "label teff: expected edges and a unit"),
         ({"units": {"logg": "dex"}}, "label teff: expected edges and a unit"),
         ({"flags": np.zeros(2)}, r"flags: expected int32\[2\], found float64"),
@@ -305,8 +231,12 @@ def test_what_is_no_catalogue_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"text\.fits: expected a catalogue in FITS"):
         catalogue.read_catalogue(tmp_path / "text.fits")
     fits.PrimaryHDU(np.zeros(3)).writeto(tmp_path / "image.fits")
-    with pytest.raises(ValueError, match=r"image\.fits: expected the tables .* found \[\]"):
+    with pytest.raises(ValueError, match=r"image\.fits: expected the table CATALOG .* found \[\]"):
         catalogue.read_catalogue(tmp_path / "image.fits")
+    for name in ("text.vot", "text_pmf.vot"):
+        (tmp_path / name).write_text("<VOTABLE><RESOURCE>")
+    with pytest.raises(ValueError, match=r"text\.vot: expected a catalogue in VOTable"):
+        catalogue.read_catalogue(tmp_path / "text.vot")
     (tmp_path / "text.ecsv").write_text("a b\n1 2\n")
     (tmp_path / "text_pmf.ecsv").write_text("a b\n1 2\n")
     with pytest.raises(ValueError, match=r"text\.ecsv: expected a catalogue in ECSV"):

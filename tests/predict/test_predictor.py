@@ -10,7 +10,10 @@ from helpers import tiny
 
 from remap import Predictor, load, make_spectra
 from remap.io import list_files
-from remap.predict.catalogue import Flag
+from remap.pmf import pmf_quantile
+from remap.predict.catalogue import Flag, read_catalogue
+from remap.predict.predictor import ArmInputs
+from remap.preprocess.observe import observe
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
 
 LABELS = ("teff", "logg", "feh")
@@ -79,6 +82,50 @@ def test_pmfs_are_probabilities_over_the_bins(good):
         assert pmf.min() >= 0
         np.testing.assert_allclose(pmf.sum(axis=1), 1, atol=1e-5)
     assert [len(good.edges[label]) - 1 for label in LABELS] == [50, 30, 60]
+
+
+def test_arrays_are_as_good_as_spectra(good, tiny_predictor):
+    made = tiny.spectra(GOOD)
+    found = tiny_predictor.predict(made.wave, made.flux, medium=made.medium, ivar=made.ivar, names=made.names)
+    assert_same_rows(found, good)
+    assert list(found.table["file"]) == list(good.table["file"])
+
+
+def test_arms_have_columns_of_their_own(good):
+    for label in LABELS:
+        for arm in "AB":
+            alone = pmf_quantile(good.pmfs[label, arm], good.edges[label], 0.5)
+            np.testing.assert_array_equal(good.table[f"{label}_{arm}"], alone)
+    assert np.all((good.table["dwarf_probability"] >= 0) & (good.table["dwarf_probability"] <= 1))
+
+
+def test_embeddings_are_the_features_of_the_first_networks(good, tiny_predictor, tmp_path):
+    assert good.embeddings == {}
+    made = tiny.spectra(GOOD)
+    flux = np.array(made.flux)
+    flux[1, made.wave > 5110] = np.nan  # no arm B
+    found = tiny_predictor.predict(dataclasses.replace(made, flux=flux), embeddings=True)
+    assert set(found.embeddings) == {"A", "B"}
+    features = found.embeddings["A"]
+    assert features.dtype == np.float32
+    assert np.isnan(found.embeddings["B"]).all(axis=1).tolist() == [False, True, False, False, False]
+    assert np.isfinite(features).all()
+    # The head of the first network makes its own PMF of them.
+    network = tiny_predictor.networks["A"]
+    head = network.members[0]["params"]["heads"]
+    logits = features @ np.asarray(head["logits"]["kernel"][0]) + np.asarray(head["logits"]["bias"][0])
+    logits = logits / np.exp(np.asarray(head.get("log_temperature", np.zeros(3)))[0])
+    observed = tiny_predictor.predict(made).pmfs["teff", "A"]
+    assert logits.shape == (5, 60)
+    logits = logits[:, : observed.shape[1]]
+    own = np.exp(logits - logits.max(axis=1, keepdims=True))
+    own /= own.sum(axis=1, keepdims=True)
+    on = observe([[made]], tiny_predictor.preprocessing).arms["A"]
+    inputs = tiny_predictor.normalize_arm("A", ArmInputs(on.flux, on.valid, on.snr))
+    expected = tiny_predictor.member_pmfs("A", inputs.flux, on.valid)[0, 0]
+    np.testing.assert_allclose(own[0], expected[0, : own.shape[1]], atol=1e-5)
+    found.write(tmp_path / "with.fits")
+    np.testing.assert_array_equal(read_catalogue(tmp_path / "with.fits").embeddings["A"], features)
 
 
 def test_arms_are_combined_by_their_normalised_product(good):
