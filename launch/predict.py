@@ -5,6 +5,9 @@
 Without `--survey` the spectra are read as the survey of the working folder's config was, and must be at rest unless
 `--velocities` says otherwise. A file that cannot be used becomes a flagged row. The output is FITS (.fits) or ECSV
 (.ecsv). `--report` writes a page to read in a browser beside it (`catalogue.html`, docs/report.md).
+
+More than 5,000 spectra are predicted shard by shard (`--stream`, `--nostream`), in flat memory, while other processes
+read ahead; a run that was stopped goes on where it was. With a folder as `--output` the shards stay (docs/scale.md).
 """
 
 import dataclasses
@@ -13,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from launch.streaming import StreamFlags, is_folder
 from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
@@ -20,7 +24,10 @@ from remap.report.html import check_report
 from remap.stages import report
 
 SPECTRA = cli.define_spectra()
-OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits or NAME.ecsv.")
+STREAM = StreamFlags()
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Catalogue to write: NAME.fits or NAME.ecsv; or a folder of shards."
+)
 STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks to use.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue, and its report.")
 REPORT = flags.DEFINE_bool("report", False, "Write a report beside the catalogue: NAME.html.")
@@ -35,19 +42,29 @@ CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the n
 
 def main() -> None:
     workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
-    check_output(OUTPUT.value, overwrite=OVERWRITE.value)
+    STREAM.set_level()
+    if not is_folder(OUTPUT.value):
+        check_output(OUTPUT.value, overwrite=OVERWRITE.value)
     if REPORT.value:
         check_report(page, overwrite=OVERWRITE.value)
     predictor = load(workdir, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
     settings = report.report_settings(predictor.config)
     if CARDS.value is not None:
         settings = dataclasses.replace(settings, cards=CARDS.value)
-    observed, files = SPECTRA.observe(predictor)
+    files, how = SPECTRA.files(predictor)
+    if STREAM.wanted(predictor, files, how, OUTPUT.value, report=REPORT.value):
+        STREAM.run(predictor, files, how, OUTPUT.value, overwrite=OVERWRITE.value)
+        return
+    observed = predictor.observe_files(files, **how)
     found = predictor.predict_observed(observed)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
     cli.logger.info(
-        "%s: %d rows from %d files, %d of them could not be used", OUTPUT.value, len(found.table), files, bad
+        "%s: %d rows from %d files, %d of them could not be used",
+        OUTPUT.value,
+        len(found.table),
+        len(files),
+        bad,
     )
     if REPORT.value:
         known = None
