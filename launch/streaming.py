@@ -114,6 +114,10 @@ class StreamFlags:
     ) -> None:
         """Predicts in a stream and merges what it may; leaves with status 2 where shards were set aside."""
         settings, folder, catalogue = self.settings(), Path(output), self._merge.value
+        if settings.process_count > 1 and catalogue:
+            raise ConfigError(
+                "--merge: give it to a run of its own, without --process_count, after the others"
+            )
         if not is_folder(output):
             if settings.process_count > 1:
                 raise ConfigError(

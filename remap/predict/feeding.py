@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -52,6 +52,7 @@ class Item(NamedTuple):
     velocity: float | None = None  # km/s, None = as the settings say
 
 
+@runtime_checkable
 class Watch(Protocol):
     """What a `Reads` tells of its work, so that a death or a standstill can be laid to a file."""
 
@@ -59,6 +60,7 @@ class Watch(Protocol):
         """Around the reading of item i; raises SpectrumError for one that is to be left out."""
 
 
+@runtime_checkable
 class Reads(Protocol):
     """Makes something of every item of a task; goes to the workers as a pickle."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from remap.config import ConfigError
-from remap.predict.formats import bintable
+from remap.predict.formats import bintable, from_bintable
 
 STREAM = "stream"  # the provenance's key that a part has and a catalogue does not
 BLOCK = 2880  # bytes
 # Columns that a catalogue has where one of its rows has a value, in their order, and what the others have then.
 SOMETIMES = {"ra": np.nan, "dec": np.nan, "exposures": 1}
-_NUMBERED = re.compile(r"([A-Z]+)(\d+)")
 
 
 class Part(NamedTuple):
@@ -144,45 +142,32 @@ def _runs(place: np.ndarray) -> Iterator[slice]:
 
 def _layout(name: str, parts: Sequence[Part]) -> tuple[fits.Header, np.dtype]:
     """Header and columns that hold the rows of all parts."""
-    headers, columns = [], []
+    columns = []
+    owner: dict[str, Path] = {}  # of a column, a part that has it
     for part in parts:
         with _opened(part.path) as hdus:
             columns.append({c: hdus[name].columns.dtype[c] for c in hdus[name].columns.names})
-            if not headers or list(columns[-1]) not in [list(one) for one in columns[:-1]]:
-                headers.append((hdus[name].header.copy(), list(columns[-1])))
+            owner = {column: part.path for column in columns[-1]} | owner
     names = merged_names([list(one) for one in columns])
     fields = []
     for column in names:
-        found = [one[column] for one in columns if column in one]
-        widest = max(found, key=lambda dtype: dtype.itemsize)
+        widest = max((one[column] for one in columns if column in one), key=lambda dtype: dtype.itemsize)
         fields.append((column, widest.newbyteorder(">") if widest.kind not in "SU" else widest))
     dtype = np.dtype(fields)
-    first, own = headers[0]
-    header = first if own == names else _renumbered(headers, names)
+    with _opened(parts[0].path) as hdus:
+        header = hdus[name].header.copy()
+    if list(columns[0]) != names:
+        header = bintable(Table([_column(owner[column], name, column) for column in names]), name).header
     for n, column in enumerate(names, start=1):
         if dtype[column].kind == "S":
             header[f"TFORM{n}"] = f"{dtype[column].itemsize}A"
     return header, dtype
 
 
-def _renumbered(headers: Sequence[tuple[fits.Header, list[str]]], names: Sequence[str]) -> fits.Header:
-    """The cards of columns from those parts that have them, with the numbers that they have in the whole."""
-    first, own = headers[0]
-    out = fits.Header([card for card in first.cards if not _of_column(card.keyword, own)])
-    out["TFIELDS"] = len(names)
-    for n, column in enumerate(names, start=1):
-        header, there = next(pair for pair in headers if column in pair[1])
-        number = there.index(column) + 1
-        for card in header.cards:
-            found = _NUMBERED.fullmatch(card.keyword)
-            if found and int(found[2]) == number and _of_column(card.keyword, there):
-                out[f"{found[1]}{n}"] = (card.value, card.comment)
-    return out
-
-
-def _of_column(keyword: str, names: Sequence[str]) -> bool:
-    found = _NUMBERED.fullmatch(keyword)
-    return bool(found) and found[1] != "NAXIS" and 1 <= int(found[2]) <= len(names)
+def _column(path: Path, name: str, column: str) -> Column:
+    """The first row of a column of a part."""
+    with _opened(path) as hdus:
+        return from_bintable(hdus[name])[column][:1]
 
 
 def merged_names(several: Sequence[Sequence[str]]) -> list[str]:

@@ -68,7 +68,7 @@ def make_inputs(
         ranges = [(k, min(k + SPLIT, count)) for k in range(0, count, SPLIT)] if count else []
         if len(ranges) < 2:
             owners.append(i)
-            sizes.append(count or UNKNOWN)
+            sizes.append(count or (1 if many == {"bundle"} else UNKNOWN))
             continue
         for first, last in ranges:
             rows[len(owners)] = first, last

@@ -1,6 +1,7 @@
 """A catalogue in parts: a folder with a manifest, a file per shard, and what became of those that failed.
 
-    manifest.json      what the parts are made of: inputs (number, hash of inputs.jsonl), networks, settings, shards
+    manifest.json      what the parts are made of: inputs (number, hash of inputs.jsonl), networks, settings, and the
+                       inputs of every shard: ranges of files, or of pieces of them where files have very many rows
     inputs.jsonl       path, bytes and time of change of every file, a line each
     part-00000.fits    a catalogue (`remap.predict.catalogue`) of the shard's inputs; in its provenance, `stream`
                        says to which manifest it belongs

@@ -196,7 +196,7 @@ def make_manifest(
         "inputs": {"files": len(inputs.paths), "parts": len(inputs.sizes), "sha256": lines_hash(lines)},
         "networks": describe_networks(predictor),
         "settings": {**how.told, "velocities": velocities, "shard": stream.shard},
-        "shards": [[_ranges(chunk) for chunk in shard] for shard in plan.shards],
+        "shards": {part_path(Path(), k).name: _ranges(chunks) for k, chunks in enumerate(plan.shards)},
     }
 
 
@@ -213,12 +213,10 @@ def describe_networks(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _ranges(parts: Sequence[int]) -> list[list[int]]:
-    """Numbers as ranges, first and last."""
-    if isinstance(parts, range):
-        return [[parts[0], parts[-1]]]
+def _ranges(chunks: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The parts of a shard as ranges, first and last."""
     out: list[list[int]] = []
-    for part in parts:
+    for part in sorted(part for chunk in chunks for part in chunk):
         if out and out[-1][1] == part - 1:
             out[-1][1] = part
         else:
