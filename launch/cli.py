@@ -99,6 +99,11 @@ class SpectraFlags:
 
     def observe(self, predictor: Predictor) -> tuple[Observed, int]:
         """The spectra that the flags name, as the networks take them, and of how many files they are."""
+        files, how = self.files(predictor)
+        return predictor.observe_files(files, **how), len(files)
+
+    def files(self, predictor: Predictor) -> tuple[list[Path], dict[str, Any]]:
+        """The files that the flags name, and the arguments of `Predictor.observe_files` that say how to read them."""
         survey = surveys.get(self.survey.value) if self.survey.value else None
         own: Mapping[str, Any] = predictor.config["survey"]
         patterns = survey.patterns if survey else own["patterns"]
@@ -111,8 +116,7 @@ class SpectraFlags:
                 [*table.values(), np.nan]
             )  # -1, the last, is a file that the table does not know
             velocities = known[io.match_rows(list(table), files, where=self._velocities.value)]
-        observed = predictor.observe_files(files, survey=survey, source=source, velocities=velocities)
-        return observed, len(files)
+        return files, {"survey": survey, "source": source, "velocities": velocities}
 
     def _read(self) -> dict[str, Any]:
         """What the flags say about how spectra are read."""

@@ -6,6 +6,9 @@ Without `--survey` the spectra are read as the survey of the working folder's co
 `--velocities` says otherwise. A file that cannot be used becomes a flagged row. The output is FITS (.fits), ECSV
 (.ecsv), VOTable (.vot) or Parquet (.parquet); docs/catalogue.md says what is in it. `--report` writes a page to read
 in a browser beside it (`catalogue.html`, docs/report.md).
+
+More than 5,000 spectra are predicted shard by shard (`--stream`, `--nostream`), in flat memory, while other processes
+read ahead; a run that was stopped goes on where it was. With a folder as `--output` the shards stay (docs/scale.md).
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from launch.streaming import StreamFlags, is_folder
 from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
@@ -21,7 +25,10 @@ from remap.report.html import check_report
 from remap.stages import report
 
 SPECTRA = cli.define_spectra()
-OUTPUT = flags.DEFINE_string("output", None, "Catalogue to write: NAME.fits, .ecsv, .vot or .parquet.")
+STREAM = StreamFlags()
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Catalogue to write: NAME.fits, .ecsv, .vot or .parquet; or a folder of shards."
+)
 STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks to use.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue, and its report.")
 REPORT = flags.DEFINE_bool("report", False, "Write a report beside the catalogue: NAME.html.")
@@ -32,8 +39,6 @@ FOLDS = flags.DEFINE_list(
     "folds", None, "Fine-tuned networks to use, separated by commas; all, which must be there, if not given."
 )
 CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the networks, if there is one.")
-
-
 EMBEDDINGS = flags.DEFINE_bool(
     "embeddings", False, "Keep the pooled features of the first network of each arm."
 )
@@ -41,19 +46,29 @@ EMBEDDINGS = flags.DEFINE_bool(
 
 def main() -> None:
     workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
-    check_output(OUTPUT.value, overwrite=OVERWRITE.value)
+    STREAM.set_level()
+    if not is_folder(OUTPUT.value):
+        check_output(OUTPUT.value, overwrite=OVERWRITE.value)
     if REPORT.value:
         check_report(page, overwrite=OVERWRITE.value)
     predictor = load(workdir, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
     settings = report.report_settings(predictor.config)
     if CARDS.value is not None:
         settings = dataclasses.replace(settings, cards=CARDS.value)
-    observed, files = SPECTRA.observe(predictor)
+    files, how = SPECTRA.files(predictor)
+    if STREAM.wanted(predictor, files, how, OUTPUT.value, report=REPORT.value):
+        STREAM.run(predictor, files, how, OUTPUT.value, overwrite=OVERWRITE.value)
+        return
+    observed = predictor.observe_files(files, **how)
     found = predictor.predict_observed(observed, embeddings=EMBEDDINGS.value)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = sum(m != "" for m in found.table["message"])
     cli.logger.info(
-        "%s: %d rows from %d files, %d of them could not be used", OUTPUT.value, len(found.table), files, bad
+        "%s: %d rows from %d files, %d of them could not be used",
+        OUTPUT.value,
+        len(found.table),
+        len(files),
+        bad,
     )
     if REPORT.value:
         known = None

@@ -18,7 +18,7 @@ from pathlib import Path
 from remap.config import ConfigError, Section
 from remap.io import axis, files, segments
 from remap.io.axis import OutsideError
-from remap.io.bundle import read_bundle, write_bundle
+from remap.io.bundle import count_bundle, read_bundle, write_bundle
 from remap.io.files import find_data, list_files
 from remap.io.image import read_image_spectra
 from remap.io.iraf import read_iraf_spectra
@@ -35,6 +35,7 @@ __all__ = [
     "FORMATS",
     "LabelTable",
     "OutsideError",
+    "count_bundle",
     "distinct_names",
     "download",
     "find_data",

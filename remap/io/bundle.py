@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,6 +113,16 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
     names = arrays["names"] if "names" in arrays else [f"{path.name}[{i}]" for i in range(count)]
     labels = {RENAMED.get(c, c): arrays["labels"][:, i] for i, c in enumerate(columns)}
     return make_spectra(wave, flux, medium=source["medium"], ivar=ivar, names=names, labels=labels)
+
+
+def count_bundle(path: str | os.PathLike) -> int | None:
+    """How many spectra a bundle says that it has, without reading them; None where it cannot be asked."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("flux.npy") as member:
+            shape, _, _ = HEADERS[np.lib.format.read_magic(member)](member)
+        return int(shape[0]) if len(shape) == 2 else None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None  # it is told when it is read
 
 
 def _check_archive(file: BinaryIO, path: Path) -> None:

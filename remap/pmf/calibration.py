@@ -327,7 +327,7 @@ def _probability(pmf: np.ndarray, edges: np.ndarray, low: float, high: float) ->
     start, width = edges[:-1], np.diff(edges)
     inside = np.clip((high - start) / width, 0, 1) - np.clip((low - start) / width, 0, 1)
     cdf_end = cumulative(np.where(known[:, None], pmf, 1.0))
-    return np.where(known, np.diff(cdf_end, axis=1) @ inside, 0.0)
+    return np.where(known, np.sum(np.diff(cdf_end, axis=1) * inside, axis=1), 0.0)
 
 
 def _with_arms(key: str, used: np.ndarray, arms: Sequence[str]) -> np.ndarray:

@@ -78,7 +78,7 @@ def pmf_summary(pmf: ArrayLike, edges: ArrayLike) -> dict[str, np.ndarray | np.f
     cdf = cumulative(pmf)
     width = np.diff(edges)
     centre = edges[:-1] + width / 2
-    mean = pmf @ centre
+    mean = np.sum(pmf * centre, axis=-1)  # as a product of matrices a row would depend on how many there are
     variance = np.sum(pmf * ((centre - mean[..., None]) ** 2 + width**2 / 12), axis=-1)
     mode = centre[np.argmax(pmf / width, axis=-1)]
     return {
@@ -273,7 +273,7 @@ def mass_within(pmf: ArrayLike, edges: ArrayLike, low: float, high: float) -> np
     """
     pmf, edges = checked(pmf, edges)
     share = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None) / np.diff(edges)
-    return pmf @ share
+    return np.sum(pmf * share, axis=-1)
 
 
 def arm_disagreement(pmfs: ArrayLike, edges: ArrayLike, present: ArrayLike) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from remap import io
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 FILES_AT_A_TIME = 256  # whose pixels are in memory
 STARS_OF_A_MASK = 1000  # that stationary features are looked for in
+
+# Reads the segments of file i, within a range of wavelengths [Å] or all of them.
+Read = Callable[[int, tuple[float, float] | None], Sequence[Spectra]]
 
 
 def read_and_observe(
@@ -57,10 +60,26 @@ def read_and_observe(
     for i in range(0, len(files), FILES_AT_A_TIME):
         some = slice(i, i + FILES_AT_A_TIME)
         given = None if velocities is None else velocities[some]
-        out += _some(
-            files[some], names[some], preprocessing, source, root, settings, given, templates, stationary
+        out += observe_some(
+            names[some],
+            preprocessing,
+            files[some],
+            reader(files[some], source, root),
+            settings=settings,
+            velocities=given,
+            templates=templates,
+            stationary=stationary,
         )
     return out
+
+
+def reader(files: Sequence[Path], source: Section, root: str | None) -> Read:
+    """What reads file i of some."""
+
+    def read(i: int, within: tuple[float, float] | None) -> Sequence[Spectra]:
+        return io.read_segments(files[i], source=source, data_root=root, within=within)
+
+    return read
 
 
 def stationary_mask(
@@ -108,32 +127,34 @@ def stationary_mask(
     return mask
 
 
-def _some(
-    files: Sequence[Path],
+def observe_some(
     names: Sequence[str],
     preprocessing: Preprocessing,
-    source: Section,
-    root: str | None,
+    files: Sequence[Path],
+    read: Read,
+    *,
     settings: ObserveSettings,
-    velocities: Sequence[float] | None,
-    templates: Templates | None,
-    stationary: StationaryMask | None,
+    velocities: Sequence[float] | None = None,
+    templates: Templates | None = None,
+    stationary: StationaryMask | None = None,
 ) -> list[Observed]:
-    """The same for as many files as are in memory at a time."""
+    """`read_and_observe` of as many files as are in memory at a time.
+
+    Args:
+      names: of the files, which tell them apart from all others.
+      read: the segments of each; raises SpectrumError for one that cannot be used.
+    """
     within = needed_range(preprocessing, velocity=settings.cross_correlation.limit)
-    read: dict[int, tuple[Spectra, ...]] = {}
+    got: dict[int, tuple[Spectra, ...]] = {}
     out: dict[int, Observed] = {}
     for i, file in enumerate(files):
         try:
-            read[i] = tuple(
-                _renamed(part, file.name, names[i])
-                for part in io.read_segments(file, source=source, data_root=root, within=within)
-            )
+            got[i] = tuple(_renamed(part, file.name, names[i]) for part in read(i, within))
         except io.OutsideError as error:
             # Whose it is is still of interest: a star with arms in several files needs not all of them.
-            read[i] = _elsewhere(file, names[i], source, root)
-            if read[i] is None:
-                del read[i]
+            try:
+                got[i] = tuple(_renamed(part, file.name, names[i]) for part in read(i, None))
+            except SpectrumError:
                 logger.warning("flagged: %s", error)
                 out[i] = nothing(names[i], preprocessing, str(error))
         except SpectrumError as error:
@@ -143,7 +164,7 @@ def _some(
     def observed(which: Sequence[int]) -> list[Observed]:
         given = None if velocities is None else [velocities[i] for i in which]
         return observe_files(
-            [read[i] for i in which],
+            [got[i] for i in which],
             preprocessing,
             settings=settings,
             velocities=given,
@@ -151,7 +172,7 @@ def _some(
             stationary=stationary,
         )
 
-    good = list(read)
+    good = list(got)
     try:
         out |= dict(zip(good, observed(good), strict=True))
     except SpectrumError:
@@ -162,15 +183,6 @@ def _some(
                 logger.warning("flagged: %s", error)
                 out[i] = nothing(names[i], preprocessing, str(error))
     return [out[i] for i in range(len(files))]
-
-
-def _elsewhere(file: Path, name: str, source: Section, root: str | None) -> tuple[Spectra, ...] | None:
-    """A file whose spectra lie beside the arms, or None where it cannot be read."""
-    try:
-        found = io.read_segments(file, source=source, data_root=root)
-    except SpectrumError:
-        return None
-    return tuple(_renamed(part, file.name, name) for part in found)
 
 
 def _renamed(part: Spectra, own: str, name: str) -> Spectra:

@@ -71,6 +71,16 @@ class NormalizedArm(NamedTuple):
     trouble: np.ndarray  # bool[S], the normaliser raised a flag
 
 
+class Reading(NamedTuple):
+    """How the files of `Predictor.observe_files` are read and treated."""
+
+    source: Mapping[str, Any]
+    settings: ObserveSettings
+    velocities: list[float] | None  # km/s, of every file; None = as the settings say
+    stationary: StationaryMask | None
+    told: dict[str, Any]  # of it, for the provenance
+
+
 class ArmPrediction(NamedTuple):
     """What the networks of one arm say."""
 
@@ -101,6 +111,8 @@ class Predictor:
       references: those stars, by which an expert judges.
       alone: as `calibration`, of the networks without the expert.
       calibration_hash, expert_hash: of the files that `calibration` and `expert` were read from.
+      batch_size: spectra of a batch; None = `predict.small_batch_size` for so few or fewer, else
+        `predict.batch_size`.
     """
 
     preprocessing: Preprocessing
@@ -115,6 +127,7 @@ class Predictor:
     alone: Calibrates | None = None
     calibration_hash: str = ""
     expert_hash: str = ""
+    batch_size: int | None = None
 
     @property
     def weights(self) -> dict[str, dict[str, str]]:
@@ -221,7 +234,7 @@ class Predictor:
         limits = self.config["predict"]
         # Two shapes only, because the normaliser takes seconds to compile for each.
         few = len(flux) <= limits["small_batch_size"]
-        batch = limits["small_batch_size"] if few else limits["batch_size"]
+        batch = self.batch_size or (limits["small_batch_size"] if few else limits["batch_size"])
         for i in range(0, len(flux), batch):
             count = min(batch, len(flux) - i)
             padding = ((0, batch - count), (0, 0))
@@ -468,6 +481,40 @@ class Predictor:
         files = [Path(file) for file in files]
         if not files:
             raise ValueError("expected at least one file, found none")
+        how = self.reading(
+            files,
+            survey=survey,
+            source=source,
+            velocities=velocities,
+            settings=settings,
+            stationary=stationary,
+        )
+        observed = concatenate(
+            read_and_observe(
+                files,
+                self.preprocessing,
+                source=how.source,
+                root=self.config["data_root"] or None,
+                settings=how.settings,
+                velocities=how.velocities,
+                templates=self.templates,
+                stationary=how.stationary,
+            )
+        )
+        warn_of_velocities(observed, how.settings)
+        return self._joined(observed, how.settings, how.told)
+
+    def reading(
+        self,
+        files: Sequence[Path],
+        *,
+        survey: Survey | str | None = None,
+        source: Mapping[str, Any] | None = None,
+        velocities: Mapping[str, float] | Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+        stationary: StationaryMask | None = None,
+    ) -> Reading:
+        """How `observe_files`, whose arguments these are, reads and treats files; reads none."""
         own = settings or self.observe_settings
         if survey is not None:
             preset = surveys.get(survey) if isinstance(survey, str) else survey
@@ -489,21 +536,9 @@ class Predictor:
             given = np.asarray(velocities, float).tolist()
             if len(given) != len(files):
                 raise ConfigError(f"expected {len(files)} velocities, found {len(given)}")
-        observed = concatenate(
-            read_and_observe(
-                files,
-                self.preprocessing,
-                source=source,
-                root=self.config["data_root"] or None,
-                settings=settings,
-                velocities=given,
-                templates=self.templates,
-                stationary=self.stationary if stationary is None and survey is None else stationary,
-            )
-        )
-        warn_of_velocities(observed, settings)
+        masked = self.stationary if stationary is None and survey is None else stationary
         told = describe_source(settings, survey, source, self.config["survey"]["source"])
-        return self._joined(observed, settings, told)
+        return Reading(source, settings, given, masked, told)
 
     def _joined(self, observed: Observed, settings: ObserveSettings, told: dict[str, Any]) -> Observed:
         joined = join(observed, self.preprocessing, settings=settings) if settings.join else observed
@@ -530,12 +565,21 @@ class Predictor:
           embeddings: keep the pooled features, see `Catalogue.embeddings`.
           date: of the catalogue, ISO 8601; None = now.
         """
-        own = self.without_expert() if observed.told.get("survey") else self
-        arms = {
+        return self.combine_observed(self.predict_arms(observed, embeddings=embeddings), observed, date=date)
+
+    def predict_arms(self, observed: Observed, *, embeddings: bool = False) -> dict[str, ArmPrediction]:
+        """The first half of `predict_observed`: arm -> what its networks say."""
+        own = self._for(observed)
+        return {
             arm: own.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr), embeddings=embeddings)
             for arm, on in observed.arms.items()
         }
-        return own.combine(
+
+    def combine_observed(
+        self, arms: Mapping[str, ArmPrediction], observed: Observed, *, date: str | None = None
+    ) -> Catalogue:
+        """The second half of `predict_observed`: the catalogue of what the networks say."""
+        return self._for(observed).combine(
             arms,
             observed.names,
             messages=observed.messages,
@@ -544,6 +588,9 @@ class Predictor:
             date=date,
             source=observed.told,
         )
+
+    def _for(self, observed: Observed) -> Predictor:
+        return self.without_expert() if observed.told.get("survey") else self
 
 
 def load(

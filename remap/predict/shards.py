@@ -1,0 +1,244 @@
+"""A catalogue in parts: a folder with a manifest, a file per shard, and what became of those that failed.
+
+    manifest.json      what the parts are made of: inputs (number, hash of inputs.jsonl), networks, settings, and the
+                       inputs of every shard: ranges of files, or of pieces of them where files have very many rows
+    inputs.jsonl       path, bytes and time of change of every file, a line each
+    part-00000.fits    a catalogue (`remap.predict.catalogue`) of the shard's inputs; in its provenance, `stream`
+                       says to which manifest it belongs
+    part-00000.failed  why there is no such part; gone once there is one
+
+Every file is written whole or not at all, so that a part that exists is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Column, MaskedColumn, Table, vstack
+
+from remap.config import ConfigError
+from remap.predict.catalogue import Catalogue, check_output, read_catalogue, write_catalogue
+from remap.predict.merging import STREAM, Part, merged_names, missing, open_part, write_merged
+from remap.store.atomic import read_json, write_files, write_text
+from remap.store.checkpoint import check_equal, plain
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, INPUTS = "manifest.json", "inputs.jsonl"
+COMPARED = ("format", "inputs", "networks", "settings", "shards")
+FORMAT = 1
+_CURE = "give another --output, or delete the folder to start afresh"
+_LEFTOVER = re.compile(r"\.part-(\d{5,})\..*\.tmp")
+
+
+def part_path(folder: Path, shard: int) -> Path:
+    """Where the part of a shard belongs."""
+    return folder / f"part-{shard:05d}.fits"
+
+
+def failed_path(folder: Path, shard: int) -> Path:
+    """Where the reason belongs for which a shard has no part."""
+    return folder / f"part-{shard:05d}.failed"
+
+
+def open_folder(folder: Path, manifest: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any]:
+    """Makes the folder of a stream, or finds that it is one of the same inputs, networks and settings.
+
+    Args:
+      manifest: JSON values, with the keys `COMPARED` and `created`.
+      lines: of `inputs.jsonl`.
+
+    Returns:
+      The manifest of the folder: `created` is that of its first run, whoever's that was.
+
+    Raises:
+      ConfigError: the folder has other inputs (the first that differs is named), networks or settings (both values
+        are), or is none of a stream.
+    """
+    path, manifest = folder / MANIFEST, plain(manifest)
+    if not path.exists():
+        if folder.is_dir() and any(folder.glob("part-*")):
+            raise ConfigError(f"{folder}: has parts of a catalogue but no {MANIFEST}; {_CURE}")
+        # The inputs first: a folder with a manifest has them.
+        write_text(folder / INPUTS, "".join(f"{line}\n" for line in lines))
+        _create(path, json.dumps(manifest, indent=1) + "\n")
+    found = read_json(path, _CURE)
+    if found.get("inputs") != manifest["inputs"]:
+        _refuse_inputs(folder, lines)
+    for key in COMPARED:
+        check_equal(
+            found.get(key, "nothing"),
+            manifest[key],
+            f"{folder}: shards of other {key} than this run's; {_CURE}",
+        )
+    return found
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what parts of one manifest share."""
+    told = json.dumps({key: manifest[key] for key in COMPARED}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _create(path: Path, text: str) -> None:
+    """Writes a file, whole, unless another process has done so first."""
+    own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    write_text(own, text)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    except (
+        OSError
+    ):  # no links on this file system: the last one counts, and all say the same but for the time
+        os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _refuse_inputs(folder: Path, lines: Sequence[str]) -> None:
+    before = (folder / INPUTS).read_text().splitlines()
+    where = f"{folder}: made of other inputs"
+    for old, new in zip(before, lines, strict=False):
+        if old != new:
+            old_path, new_path = json.loads(old)[0], json.loads(new)[0]
+            if old_path == new_path:
+                raise ConfigError(f"{where}: {new_path} has changed since; {_CURE}")
+            raise ConfigError(f"{where}: expected {old_path}, found {new_path}; {_CURE}")
+    raise ConfigError(f"{where}: expected {len(before)} files, found {len(lines)}; {_CURE}")
+
+
+def remove_leftovers(folder: Path, mine: Mapping[int, Any] | set[int]) -> None:
+    """Deletes what a kill has left of parts that are this process's to write."""
+    for path in folder.iterdir():
+        found = _LEFTOVER.fullmatch(path.name)
+        if found and int(found[1]) in mine:
+            path.unlink(missing_ok=True)
+
+
+def is_done(folder: Path, shard: int, run: str) -> bool:
+    """Whether a shard has its part, of this run.
+
+    Raises:
+      ConfigError: the part belongs to another run.
+    """
+    path = part_path(folder, shard)
+    if not path.exists():
+        return False
+    try:
+        part = open_part(path)
+    except ConfigError as error:
+        logger.warning("%s: made again: %s", path, error)
+        return False
+    if part.stream.get("run") != run:
+        raise ConfigError(f"{path}: is a part of another run than {folder / MANIFEST} tells of; {_CURE}")
+    return True
+
+
+def write_part(
+    folder: Path, shard: int, catalogue: Catalogue, run: str, order: Sequence[tuple[int, int]] | None
+) -> None:
+    """Writes the part of a shard.
+
+    Args:
+      catalogue: of its inputs.
+      run: the manifest's `digest`.
+      order: of every row, the number of its first input and which of that one's rows it is; None = rows are in the
+        order of the inputs, and so are shards.
+    """
+    stream: dict[str, Any] = {"run": run, "shard": shard}
+    if order is not None:
+        stream["order"] = [[int(a), int(b)] for a, b in order]
+    meta = {**catalogue.meta, STREAM: stream}
+    path = part_path(folder, shard)
+    write_catalogue(path, catalogue.table, catalogue.pmfs, catalogue.edges, meta, overwrite=True)
+    failed_path(folder, shard).unlink(missing_ok=True)
+
+
+def write_failed(folder: Path, shard: int, reason: str) -> None:
+    """Sets a shard aside."""
+    write_text(failed_path(folder, shard), reason.rstrip() + "\n")
+
+
+def merge(folder: str | Path, path: str | Path, *, overwrite: bool = False) -> int:
+    """The parts of a stream as one catalogue: what `Predictor.predict_files` would have written.
+
+    As FITS the parts are copied one by one, so that memory does not grow with their number; other formats are made in
+    memory.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      FileNotFoundError: the folder has no manifest.
+      ConfigError: a part is missing (and why, if it failed), or belongs to another run.
+      FileExistsError: the catalogue exists, and overwrite is False.
+    """
+    folder, path = Path(folder), Path(path)
+    manifest = read_json(folder / MANIFEST, _CURE)
+    check_output(path, overwrite=overwrite)
+    run, shards = digest(manifest), range(len(manifest["shards"]))
+    missing = [k for k in shards if not is_done(folder, k, run)]
+    if missing:
+        raise ConfigError(
+            f"{folder}: {_missing(folder, missing)}; the command that made the others makes them"
+        )
+    parts = [open_part(part_path(folder, k)) for k in shards]
+    places = _places(parts)
+    if path.suffix == ".fits":
+        write_files({path: lambda file: write_merged(file, parts, places, manifest["created"])})
+    else:
+        whole = _in_memory(parts, places, manifest["created"])
+        write_catalogue(path, whole.table, whole.pmfs, whole.edges, whole.meta, overwrite=overwrite)
+    return sum(part.rows for part in parts)
+
+
+def _missing(folder: Path, shards: Sequence[int]) -> str:
+    names = ", ".join(part_path(folder, k).name for k in shards[:5]) + (", …" if len(shards) > 5 else "")
+    reasons = []
+    for k in shards:
+        with contextlib.suppress(FileNotFoundError):
+            reasons.append(failed_path(folder, k).read_text().strip().rpartition("\n")[2])
+    told = f" ({reasons[0][:200]})" if reasons else ""
+    return f"{len(shards)} parts are missing: {names}{told}"
+
+
+def _places(parts: Sequence[Part]) -> list[np.ndarray]:
+    """int64[S] of every part: in which rows of the whole its rows belong."""
+    if all(part.stream.get("order") is None for part in parts):
+        ends = np.cumsum([part.rows for part in parts])
+        return [np.arange(end - part.rows, end) for part, end in zip(parts, ends, strict=True)]
+    keys = np.concatenate([np.reshape(part.stream["order"], (-1, 2)) for part in parts])
+    place = np.empty(len(keys), np.int64)
+    place[np.lexsort((keys[:, 1], keys[:, 0]))] = np.arange(len(keys))
+    return np.split(place, np.cumsum([part.rows for part in parts])[:-1])
+
+
+def _in_memory(parts: Sequence[Part], places: Sequence[np.ndarray], created: str) -> Catalogue:
+    """All parts as one, rows in their places."""
+    found = [read_catalogue(part.path) for part in parts]
+    order = np.argsort(np.concatenate(places))
+    names = merged_names([one.table.colnames for one in found])
+    table = vstack([one.table for one in found], metadata_conflicts="silent")[names][order]
+    for name in names:
+        column = table[name]
+        if isinstance(column, MaskedColumn):
+            column = column.filled(missing(column.dtype, name))
+        table.replace_column(name, Column(column))
+        own = next(one.table[name] for one in found if name in one.table.colnames)
+        table[name].unit, table[name].description = own.unit, own.description
+    pmfs = {key: np.concatenate([one.pmfs[key] for one in found])[order] for key in found[0].pmfs}
+    meta = {key: value for key, value in found[0].meta.items() if key != STREAM}
+    return Catalogue(
+        Table(table, meta={}), pmfs, found[0].edges, {**meta, "date": created, "inputs": len(table)}
+    )

@@ -1,0 +1,271 @@
+"""Prediction in a stream: the same catalogue as at once, whatever happens on the way."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from helpers import tiny
+
+from remap import io, load
+from remap.config import ConfigError
+from remap.predict.catalogue import Flag, read_catalogue
+from remap.predict.predictor import Predictor
+from remap.predict.shards import merge
+from remap.predict.stream import StreamSettings, predict_stream
+from remap.store.lock import LockedError, hold
+
+HERE = StreamSettings(shard=8, workers=0)
+COUNT = 12
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twelve stars, two of one name, and a file that is none, among them."""
+    for i in range(COUNT):
+        tiny.write_table(tmp_path / "night" / tiny.DWARFS[i][0], *tiny.star(i))
+    tiny.write_table(tmp_path / "other night" / tiny.DWARFS[3][0], *tiny.star(3))
+    (tmp_path / "night" / "dwarf_05b.fits").write_text("no FITS")
+    return [*io.list_files(tmp_path / "night", "*.fits"), tmp_path / "other night" / tiny.DWARFS[3][0]]
+
+
+def created(folder):
+    return json.loads((folder / "manifest.json").read_text())["created"]
+
+
+def assert_whole(predictor, files, folder, **how):
+    """The merged catalogue is, byte for byte, that of a prediction at once."""
+    merged, once = folder.parent / "merged.fits", folder.parent / "once.fits"
+    rows = merge(folder, merged, overwrite=True)
+    predictor.predict_files(files, date=created(folder), **how).write(once, overwrite=True)
+    assert merged.read_bytes() == once.read_bytes()
+    return rows
+
+
+def test_a_stream_gives_the_bytes_of_a_prediction_at_once(tiny_predictor, files, tmp_path):
+    heard = []
+    done = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=HERE, progress=heard.append)
+    assert (done.made, done.kept, done.failed, done.rows, done.bad) == (2, 0, (), COUNT + 2, 1)
+    assert heard[-1].spectra == heard[-1].total == heard[-1].read == COUNT + 2
+    assert assert_whole(tiny_predictor, files, tmp_path / "parts") == COUNT + 2
+    found = read_catalogue(tmp_path / "merged.fits")
+    assert np.flatnonzero(found.table["flags"] == Flag.UNREADABLE).tolist() == [6]
+    assert "dwarf_05b.fits" in found.table["message"][6]
+
+    merge(tmp_path / "parts", tmp_path / "merged.ecsv")
+    once = tiny_predictor.predict_files(files, date=created(tmp_path / "parts"))
+    once.write(tmp_path / "once.ecsv")
+    for end in (".ecsv", "_pmf.ecsv"):
+        assert (tmp_path / f"merged{end}").read_bytes() == (tmp_path / f"once{end}").read_bytes()
+
+    with pytest.raises(FileExistsError, match=r"merged\.fits"):
+        merge(tmp_path / "parts", tmp_path / "merged.fits")
+    again = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=HERE)
+    assert (again.made, again.kept, again.rows) == (0, 2, 0)
+
+
+KILLED = """
+import os, signal, sys
+from remap import load
+from remap.predict.stream import StreamSettings, predict_stream
+import jax
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+def die(now):
+    if now.shards == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+predict_stream(load(sys.argv[2]), sys.argv[4:], sys.argv[3], progress=die,
+               stream=StreamSettings(shard=4, workers=0))
+"""
+
+
+def test_what_a_kill_has_left_goes_on_to_the_same_bytes(tiny_predictor, tiny_workdir, files, tmp_path):
+    folder = tmp_path / "parts"
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        jax.config.jax_compilation_cache_dir,
+        tiny_workdir,
+        folder,
+        *files,
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.REPOSITORY)}
+    killed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert killed.returncode == -9, killed.stderr
+    there = sorted(path.name for path in folder.glob("part-*"))
+    assert "part-00000.fits" in there
+    assert "part-00003.fits" not in there
+    (folder / ".part-00001.fits.1.0123abcd.tmp").write_bytes(b"half")
+    done = predict_stream(tiny_predictor, files, folder, stream=StreamSettings(shard=4, workers=0))
+    assert (done.made, done.kept) == (4 - len(there), len(there))
+    assert not list(folder.glob(".*"))
+    assert_whole(tiny_predictor, files, folder)
+
+
+def test_a_shard_that_fails_is_tried_again_set_aside_and_made_by_the_next_run(
+    tiny_predictor, files, tmp_path, monkeypatch
+):
+    tries, own = [], Predictor.predict_arms
+
+    def fails(self, observed):
+        if "night/dwarf_02.fits" in observed.names:
+            tries.append(observed.names)
+            raise FloatingPointError("a bad\nshard")
+        return own(self, observed)
+
+    stream = StreamSettings(shard=2, workers=0)
+    folder = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_arms", fails)
+        done = predict_stream(tiny_predictor, files, folder, stream=stream)
+    assert len(tries) == 2
+    assert done.failed == ("part-00001.fits",)
+    assert done.made == 6
+    assert "FloatingPointError: a bad" in (folder / "part-00001.failed").read_text()
+    with pytest.raises(ConfigError, match=r"1 parts are missing: part-00001\.fits \(shard\)"):
+        merge(folder, tmp_path / "merged.fits")
+    done = predict_stream(tiny_predictor, files, folder, stream=stream)
+    assert (done.made, done.kept, done.failed) == (1, 6, ())
+    assert not (folder / "part-00001.failed").exists()
+    assert_whole(tiny_predictor, files, folder)
+
+
+def test_a_run_without_hope_ends_with_the_reason(tiny_predictor, files, tmp_path, monkeypatch):
+    def fails(self, observed):
+        raise FloatingPointError("no device")
+
+    monkeypatch.setattr(Predictor, "predict_arms", fails)
+    with pytest.raises(RuntimeError, match="none of 10 shards could be made: no device"):
+        predict_stream(tiny_predictor, files, tmp_path / "parts", stream=StreamSettings(shard=1, workers=0))
+
+
+def test_processes_share_the_shards_of_a_folder(tiny_predictor, files, tmp_path):
+    folder = tmp_path / "parts"
+    share = {"shard": 4, "workers": 0, "process_count": 2}
+    first = predict_stream(tiny_predictor, files, folder, stream=StreamSettings(**share, process_index=1))
+    assert first.made == 2
+    assert sorted(path.name for path in folder.glob("part-*")) == ["part-00001.fits", "part-00003.fits"]
+    with pytest.raises(ConfigError, match="2 parts are missing"):
+        merge(folder, tmp_path / "merged.fits")
+    with hold(folder / "process-00001"), pytest.raises(LockedError, match="another run writes here"):
+        # Of another process the folder is locked; this one holds it itself.
+        subprocess_hold(folder / "process-00001")
+    second = predict_stream(tiny_predictor, files, folder, stream=StreamSettings(**share))
+    assert second.made == 2
+    assert_whole(tiny_predictor, files, folder)
+
+
+def subprocess_hold(folder):
+    """What another process hears that wants the same share."""
+    code = "import sys; from pathlib import Path; from remap.store.lock import hold\n"
+    code += "with hold(Path(sys.argv[1])): pass"
+    environment = os.environ | {"PYTHONPATH": str(tiny.REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LockedError(done.stderr)
+
+
+def test_other_inputs_networks_and_settings_are_refused_with_both_values(
+    tiny_predictor, tiny_workdir, files, tmp_path
+):
+    folder = tmp_path / "parts"
+    predict_stream(tiny_predictor, files, folder, stream=HERE)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    one = load(tiny_workdir, folds=[0])
+    with pytest.raises(
+        ConfigError,
+        match=r"shards of other networks than this run's.*weights\.A\.1: expected 'nothing'",
+    ):
+        predict_stream(one, files, folder, stream=HERE)
+    with pytest.raises(
+        ConfigError, match=r"shards of other settings than this run's.*shard: expected 4, found 8"
+    ):
+        predict_stream(tiny_predictor, files, folder, stream=StreamSettings(shard=4, workers=0))
+    with pytest.raises(ConfigError, match="velocities: expected"):
+        predict_stream(tiny_predictor, files, folder, stream=HERE, velocities=np.zeros(len(files)))
+    with pytest.raises(ConfigError, match="made of other inputs: expected 14 files, found 13"):
+        predict_stream(tiny_predictor, files[:-1], folder, stream=HERE)
+    with pytest.raises(ConfigError, match=r"expected .*dwarf_00\.fits, found .*dwarf_01\.fits"):
+        predict_stream(tiny_predictor, files[1:], folder, stream=HERE)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    os.utime(files[2], ns=(0, 0))
+    with pytest.raises(ConfigError, match=r"dwarf_02\.fits has changed since"):
+        predict_stream(tiny_predictor, files, folder, stream=HERE)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match=r"has parts of a catalogue but no manifest\.json"):
+        predict_stream(tiny_predictor, files, folder, stream=HERE)
+
+
+def test_a_damaged_part_is_made_again_and_one_of_another_run_refused(tiny_predictor, files, tmp_path):
+    folder, other = tmp_path / "parts", tmp_path / "others"
+    predict_stream(tiny_predictor, files, folder, stream=HERE)
+    part = folder / "part-00001.fits"
+    part.write_bytes(part.read_bytes()[:-2880])
+    done = predict_stream(tiny_predictor, files, folder, stream=HERE)
+    assert (done.made, done.kept) == (1, 1)
+    assert_whole(tiny_predictor, files, folder)
+    predict_stream(tiny_predictor, files[:9], other, stream=HERE)
+    (other / "part-00001.fits").replace(part)
+    with pytest.raises(ConfigError, match=r"part-00001\.fits: is a part of another run"):
+        predict_stream(tiny_predictor, files, folder, stream=HERE)
+
+
+def test_stars_in_several_files_are_rows_in_the_order_of_a_prediction_at_once(tiny_predictor, tmp_path):
+    """Stars 1, 2 and 4 were seen in two nights, and one star has its arms in two files."""
+    wave, flux, ivar = tiny.star(7)
+    for night, stars in (("a", (1, 2, 3, 4)), ("b", (4, 5, 1, 2)), ("c", (6,))):
+        for i in stars:
+            tiny.write_table(tmp_path / "spectra" / f"{night}_s{i}.fits", *tiny.star(i))
+    for arm, keep in (("a", wave < 5122), ("c", wave > 5118)):
+        tiny.write_table(tmp_path / "spectra" / f"{arm}_s7.fits", wave[keep], flux[keep], ivar[keep])
+    (tmp_path / "spectra" / "a_s3b.fits").write_text("no FITS")
+    files = io.list_files(tmp_path / "spectra", "*.fits")
+    source = {**tiny_predictor.config["survey"]["source"], "facts": {"star_id": {"name": r"_(s\d)\.fits"}}}
+    settings = dict(source=source, settings=_joining(tiny_predictor))
+    done = predict_stream(
+        tiny_predictor, files, tmp_path / "parts", stream=StreamSettings(shard=3, workers=0), **settings
+    )
+    assert done.shards > 2
+    assert assert_whole(tiny_predictor, files, tmp_path / "parts", **settings) == 8
+    found = read_catalogue(tmp_path / "merged.fits").table
+    assert list(found["star_id"]) == ["s1", "s2", "s3", "", "s4", "s7", "s5", "s6"]
+    assert list(found["exposures"]) == [2, 2, 1, 1, 2, 2, 1, 1]
+
+
+def _joining(predictor):
+    return dataclasses.replace(predictor.observe_settings, join=True)
+
+
+def test_long_bundles_are_read_in_parts(tiny_predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr("remap.predict.plan.SPLIT", 4)
+    spectra = dataclasses.replace(tiny.spectra(tuple(range(10))), labels={"teff": np.zeros(10)})
+    io.write_bundle(tmp_path / "all.npz", spectra)
+    io.write_bundle(tmp_path / "few.npz", spectra.rows(slice(2)))
+    (tmp_path / "bad.npz").write_text("no zip")
+    files = [tmp_path / name for name in ("all.npz", "bad.npz", "few.npz")]
+    source = {"format": "bundle", "medium": "air", "absolute": False, "label_columns": ("teff",)}
+    done = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=HERE, source=source)
+    assert done.shards == 2
+    assert assert_whole(tiny_predictor, files, tmp_path / "parts", source=source) == 13
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shard": 0}, "found 0, 1 and 120"),
+        ({"workers": -1}, "found 2048, -1 and 120"),
+        ({"timeout": 0.0}, "found 2048, 1 and 0"),
+        ({"process_index": 2, "process_count": 2}, "process_index: expected 0 to 1, found 2"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        StreamSettings(**wrong)
