@@ -23,6 +23,11 @@ class Examples(NamedTuple):
     latent: Float[Array, "autoencoders stars features"]
     labels: Float[Array, "stars labels"]
 
+    @property
+    def spectra_axes(self) -> dict[str, int]:
+        """Fields whose spectra do not lie along the first axis."""
+        return {"latent": 1}
+
 
 class Scaling(NamedTuple):
     """Mean and standard deviation that inputs and labels are given before the networks see them."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from remap import sharding
 from remap.config import ConfigError
 from remap.continuum.normalizers import Normalizer
 from remap.network.resnet import ResNet1D, build_model
@@ -200,8 +201,12 @@ def normalize(
     settings: Any,
 ) -> tuple[Float[Array, "stars pixels"], Bool[Array, " stars"]]:
     """Spectra without their continuum, and where the normaliser raised a flag."""
-    out = method.normalize_batch(flux, valid, settings=settings)
-    return out.flux, out.flags != 0
+
+    def run(flux: Array, valid: Array) -> tuple[Array, Array]:
+        out = method.normalize_batch(flux, valid, settings=settings)
+        return out.flux, out.flags != 0
+
+    return sharding.by_rows(run)(flux, valid)
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

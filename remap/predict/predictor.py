@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from remap import io, surveys
+from remap import io, sharding, surveys
 from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates
@@ -164,14 +165,14 @@ class Predictor:
         pmfs, troubles, distances, features = [], [], [], []
         for flux, valid, count in self._batches(inputs.flux, inputs.valid):
             flux, trouble = self._normalize(arm, flux, valid)
-            pmfs.append(np.asarray(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
-            troubles.append(np.asarray(trouble)[:count])
+            pmfs.append(sharding.to_host(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
+            troubles.append(sharding.to_host(trouble)[:count])
             if self.references is not None:
-                distances.append(np.asarray(self.references.distances(arm, flux, valid))[:, :count])
+                distances.append(sharding.to_host(self.references.distances(arm, flux, valid))[:, :count])
             if embeddings:
                 network = self.networks[arm]
                 found = member_features(network.members[0], flux, valid, model=network.model)
-                features.append(np.asarray(found)[:count])
+                features.append(sharding.to_host(found)[:count])
         found = self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
         if features:
             found = found._replace(
@@ -191,7 +192,7 @@ class Predictor:
         batches = self._batches(flux, valid)
         return np.concatenate(
             [
-                np.asarray(self.references.distances(arm, flux, valid))[:, :count]
+                sharding.to_host(self.references.distances(arm, flux, valid))[:, :count]
                 for flux, valid, count in batches
             ],
             axis=1,
@@ -202,8 +203,8 @@ class Predictor:
         fluxes, troubles = [], []
         for flux, valid, count in self._batches(inputs.flux, inputs.valid):
             flux, trouble = self._normalize(arm, flux, valid)
-            fluxes.append(np.asarray(flux)[:count])
-            troubles.append(np.asarray(trouble)[:count])
+            fluxes.append(sharding.to_host(flux)[:count])
+            troubles.append(sharding.to_host(trouble)[:count])
         return NormalizedArm(np.concatenate(fluxes), np.concatenate(troubles))
 
     def member_pmfs(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -218,7 +219,8 @@ class Predictor:
         """
         batches = self._batches(flux, valid)
         return np.concatenate(
-            [np.asarray(self._pmfs(arm, flux, valid))[:, :, :count] for flux, valid, count in batches], axis=2
+            [sharding.to_host(self._pmfs(arm, flux, valid))[:, :, :count] for flux, valid, count in batches],
+            axis=2,
         )
 
     def arm_prediction(self, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray) -> ArmPrediction:
@@ -230,17 +232,22 @@ class Predictor:
     def _batches(
         self, flux: np.ndarray, valid: np.ndarray
     ) -> Iterator[tuple[Float[Array, "stars pixels"], Bool[Array, "stars pixels"], int]]:
-        """Spectra in batches of one shape, the last one padded, each with how many of it are spectra."""
+        """Spectra in batches of one shape, the last one padded, each with how many of it are spectra.
+
+        A batch is divided among the devices; where they would not have equal parts, it is as much larger.
+        """
         limits = self.config["predict"]
         # Two shapes only, because the normaliser takes seconds to compile for each.
         few = len(flux) <= limits["small_batch_size"]
-        batch = self.batch_size or (limits["small_batch_size"] if few else limits["batch_size"])
+        batch = sharding.whole_batches(
+            self.batch_size or (limits["small_batch_size"] if few else limits["batch_size"])
+        )
         for i in range(0, len(flux), batch):
             count = min(batch, len(flux) - i)
             padding = ((0, batch - count), (0, 0))
             yield (
-                jnp.asarray(np.pad(flux[i : i + batch], padding, constant_values=1.0)),
-                jnp.asarray(np.pad(valid[i : i + batch], padding, constant_values=True)),
+                sharding.divide(np.pad(flux[i : i + batch], padding, constant_values=1.0)),
+                sharding.divide(np.pad(valid[i : i + batch], padding, constant_values=True)),
                 count,
             )
 
@@ -249,8 +256,13 @@ class Predictor:
         return normalize(flux, valid, method=method, settings=self.preprocessing.continuum_settings(arm))
 
     def _pmfs(self, arm: str, flux: Array, valid: Array) -> Float[Array, "members labels stars bins"]:
-        network = self.networks[arm]
-        return jnp.stack([member_pmf(v, flux, valid, model=network.model) for v in network.members])
+        model = self.networks[arm].model
+        return jnp.stack([member_pmf(v, flux, valid, model=model) for v in self._members[arm]])
+
+    @functools.cached_property
+    def _members(self) -> dict[str, tuple[Any, ...]]:
+        """The networks of every arm, on every device."""
+        return {arm: sharding.replicate(network.members) for arm, network in self.networks.items()}
 
     def combine(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from remap import _version
+from remap import _version, sharding
 from remap.config import ConfigError, Section
 from remap.continuum.common import NormalizeFn
 from remap.continuum.normalizers import NORMALIZERS, get_normalizer
@@ -33,7 +33,12 @@ class _Normalizer:
     settings: Any
 
     def __call__(self, flux: jax.Array, valid: jax.Array) -> jax.Array:
-        return get_normalizer(self.name).normalize_batch(flux, valid, settings=self.settings).flux
+        method = get_normalizer(self.name)
+
+        def run(flux: jax.Array, valid: jax.Array) -> jax.Array:
+            return method.normalize_batch(flux, valid, settings=self.settings).flux
+
+        return sharding.by_rows(run)(flux, valid)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,11 @@ class Batch(NamedTuple):
     target: Float[Array, "labels stars bins"]  # soft labels, zeros where unknown
     classes: Int[Array, "labels stars"]  # bin of each label, -1 where unknown
 
+    @property
+    def spectra_axes(self) -> dict[str, int]:
+        """Fields whose spectra do not lie along the first axis."""
+        return {"target": 1, "classes": 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSettings:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from remap import sharding
 from remap.config import ConfigError
 
 PROBE = 4096  # bytes that must fit where something is to be written
@@ -34,7 +35,8 @@ def write_files(writers: Mapping[Path, Callable[[BinaryIO], Any]]) -> None:
     """Writes all files beside their places first, then moves them there in order, each in one step.
 
     All is on the disk before anything is moved, and so are the moves when this returns: what a loss of power leaves
-    is the old file or the new one. A temporary file is always made afresh, so that no link is followed.
+    is the old file or the new one. A temporary file is always made afresh, so that no link is followed. Of several
+    processes the first one writes, the others do nothing.
 
     Args:
       writers: path -> writes the content into an open file; missing folders are made.
@@ -42,6 +44,8 @@ def write_files(writers: Mapping[Path, Callable[[BinaryIO], Any]]) -> None:
     Raises:
       StorageError: a place that cannot be written to; names it.
     """
+    if not sharding.writes():
+        return
     temporary: dict[Path, Path] = {}
     path = Path()
     try:
@@ -184,6 +188,8 @@ def check_writable(path: Path, *, size: int = PROBE) -> None:
     Raises:
       StorageError: it is a folder, or its own folder cannot be written to or is too full.
     """
+    if not sharding.writes():
+        return
     if path.is_dir():
         raise StorageError(f"{path}: is a folder, expected the name of a file")
     folder = path.parent

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from remap import sharding
 from remap.config import ConfigError
 from remap.store.atomic import DamagedError, StorageError, check_space, named, sync_tree
 
@@ -38,10 +39,16 @@ class Checkpoints(ocp.CheckpointManager):
     def __init__(self, folder: Path, keep: int) -> None:
         self.keep = keep
         # What is too old goes when the newest is known to be on the disk, and not before: see `_save`.
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, create=True, enable_async_checkpointing=False
-        )
-        super().__init__(folder, options=options)
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, options=_options(max_to_keep=None, enable_async_checkpointing=False))
+
+
+def _options(**settings: Any) -> ocp.CheckpointManagerOptions:
+    """Options of a manager that is there for one process: what is saved is the same in all, and the first one saves."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}") if sharding.several() else None
+    more = {} if alone is None else {"multiprocessing_options": alone, "create": False}
+    return ocp.CheckpointManagerOptions(**settings, **more)
 
 
 def open_manager(folder: str | Path, *, keep: int) -> Checkpoints:
@@ -144,6 +151,8 @@ def _forget_after(manager: Checkpoints, step: int) -> None:
 def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
     """Saves the finished network (`params`, `batch_stats`) with its description, replacing an older one.
 
+    Of several processes, which must all call it, the first one saves.
+
     Raises:
       ConfigError: an array that is not finite; names it.
       StorageError: the disk is full or read-only; an older one stays.
@@ -154,13 +163,17 @@ def save_final(folder: str | Path, variables: Mapping[str, Any], meta: Mapping[s
     if bad := not_finite(arrays):
         raise ConfigError(f"{folder}: a network whose {bad} is not finite is not saved")
     record = dict(meta) | {HASHES: _hashes(arrays, dict(meta))}
-    with open_manager(folder, keep=1) as manager:
-        latest = manager.latest_step()
-        _save(
-            manager,
-            0 if latest is None else latest + 1,
-            {VARIABLES: ocp.args.StandardSave(arrays), META: ocp.args.JsonSave(record)},
-        )
+
+    def save() -> None:
+        with open_manager(folder, keep=1) as manager:
+            latest = manager.latest_step()
+            _save(
+                manager,
+                0 if latest is None else latest + 1,
+                {VARIABLES: ocp.args.StandardSave(arrays), META: ocp.args.JsonSave(record)},
+            )
+
+    sharding.from_first(save)
 
 
 def _save(manager: Checkpoints, step: int, items: Mapping[str, Any]) -> None:
@@ -232,7 +245,7 @@ def load_final(folder: str | Path) -> tuple[dict, dict]:
     folder = _final_folder(folder)
     with named(folder, _damaged(folder)):
         items = {VARIABLES: ocp.args.StandardRestore(), META: ocp.args.JsonRestore()}
-        with ocp.CheckpointManager(folder) as manager:
+        with ocp.CheckpointManager(folder, options=_options()) as manager:
             restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
         variables, meta = jax.tree.map(np.asarray, restored[VARIABLES]), restored[META]
         hashes = _checked(meta)
@@ -254,7 +267,7 @@ def read_meta(folder: str | Path) -> dict:
     """
     folder = _final_folder(folder)
     with named(folder, _damaged(folder)):
-        with ocp.CheckpointManager(folder) as manager:
+        with ocp.CheckpointManager(folder, options=_options()) as manager:
             args = ocp.args.Composite(**{META: ocp.args.JsonRestore()})
             meta = manager.restore(manager.latest_step(), args=args)[META]
         _checked(meta)

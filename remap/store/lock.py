@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from remap import sharding
 from remap.config import ConfigError
 from remap.store.atomic import StorageError, check_writable, remove_leftovers
 
@@ -34,7 +35,8 @@ def hold(folder: Path) -> Iterator[None]:
 
     `run.lock` says which host, process and start of it hold the folder. On one machine the kernel's lock on that file
     decides, which ends with the process however it ends; where the file system has none, the process number with the
-    time at which it began, since numbers are used again. Of another host nothing can be known.
+    time at which it began, since numbers are used again. Of another host nothing can be known. Of several processes of
+    one run the first one holds it for all.
 
     Raises:
       LockedError: another run holds it; says which, and what to do if that run is no more.
@@ -49,26 +51,38 @@ def hold(folder: Path) -> Iterator[None]:
         finally:
             _held[folder] -= 1
         return
-    check_writable(path)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = _take(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    made, handle = sharding.from_first(lambda: _open(path))
     _held[folder] = 1
     try:
-        remove_leftovers(folder)
+        if sharding.writes():
+            remove_leftovers(folder)
         yield
     finally:
         del _held[folder]
-        # While it is still locked: a run that waits for this file sees that it is gone and makes another.
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        os.close(handle)
-        with contextlib.suppress(OSError):  # a run that was refused leaves no trace
-            for each in made:
-                each.rmdir()
+        if sharding.writes():
+            _give_back(path, made, handle)
+
+
+def _open(path: Path) -> tuple[list[Path], int]:
+    """The folders that were made for the file, and the open file that holds the lock."""
+    check_writable(path)
+    folder = path.parent
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return made, _take(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _give_back(path: Path, made: list[Path], handle: int) -> None:
+    # While it is still locked: a run that waits for this file sees that it is gone and makes another.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    os.close(handle)
+    with contextlib.suppress(OSError):  # a run that was refused leaves no trace
+        for each in made:
+            each.rmdir()
 
 
 def unfinished(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from remap import sharding
 from remap.store.atomic import DamagedError, write_text
 
 logger = logging.getLogger(__name__)
@@ -67,16 +68,21 @@ def open_records(
 
 
 class RecordWriter:
-    """Appends records and flushes each, so that a kill loses at most the line being written."""
+    """Appends records and flushes each, so that a kill loses at most the line being written.
+
+    Of several processes the first one writes, the others do nothing.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
+        self._file = path.open("a") if sharding.writes() else None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record; it needs a `step`."""
-        self._file.write(json.dumps(dict(record)) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(dict(record)) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

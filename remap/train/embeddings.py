@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from remap import sharding
 from remap.config import ConfigError
 from remap.network.resnet import ResNet1D
 from remap.sampling.augment import Batch
@@ -74,7 +75,7 @@ def fixed_spectra(source: FinishedSource, key: Array, size: int) -> FixedSpectra
     while sum(map(len, labels)) < size:
         step = jnp.asarray(len(batches), jnp.int32)
         batches.append(draw_batch(source, key, step))
-        labels.append(np.asarray(draw_batch(source.spectra, key, step).labels))
+        labels.append(sharding.to_host(draw_batch(source.spectra, key, step).labels))
     return FixedSpectra(batches, np.concatenate(labels)[:size])
 
 
@@ -101,7 +102,7 @@ def embedding_recorder(
         variables = {"params": state.params, "batch_stats": state.model_state}
         arrays = {}
         for part, (batches, labels) in spectra.items():
-            found = np.concatenate([np.asarray(embed(variables, batch)) for batch in batches], axis=1)
+            found = np.concatenate([sharding.to_host(embed(variables, batch)) for batch in batches], axis=1)
             arrays[f"{part}_embedding"] = found[:, : len(labels)]
             arrays[f"{part}_labels"] = labels
         save_arrays(Path(folder) / f"embeddings_epoch_{epoch:04d}.npz", epoch=np.asarray(epoch), **arrays)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import signal
 import threading
 import time
@@ -17,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jaxtyping import Array
 
+from remap import sharding
 from remap.config import ConfigError
 from remap.store import checkpoint
 from remap.store.lock import hold
@@ -164,8 +167,8 @@ def run_keys(key: Array) -> RunKeys:
 
 @jax.jit
 def draw_batch(source: Source, key: Array, step: Array) -> Any:
-    """`source.draw(key, step)`."""
-    return source.draw(key, step)
+    """`source.draw(key, step)`, divided among the devices."""
+    return sharding.divided(source.draw(key, step))
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "optimizer"), donate_argnames="state")
@@ -191,13 +194,13 @@ def train_step(
     grads, (terms, model_state) = jax.grad(total, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, model_state, opt_state), terms
+    return sharding.replicated((TrainState(state.step + 1, params, model_state, opt_state), terms))
 
 
 @functools.partial(jax.jit, static_argnames="objective")
 def evaluate(params: Any, model_state: Any, batch: Any, *, objective: Objective) -> Any:
     """The terms of the loss of a batch that is not trained on."""
-    return objective.evaluate(params, model_state, batch)
+    return sharding.replicated(objective.evaluate(params, model_state, batch))
 
 
 def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted:
@@ -206,11 +209,14 @@ def fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitted
     Args:
       optimizer: `run.optimizer`, or another one with `average_at_cycle_ends` in its chain.
 
+    Batches are divided among all devices of all processes (`remap.sharding`). What comes out depends on their number
+    by the rounding of sums alone. Several processes all call this; the first one writes.
+
     Raises:
       Preempted: SIGTERM or SIGINT arrived; the state is saved.
       DivergedError: a loss or a parameter is not finite (names step, terms and the last checkpoint).
       ConfigError: `run.folder` holds a run with other settings, is in use, cannot be written to, or none of its
-        checkpoints is whole; or "best" is asked for without validation.
+        checkpoints is whole; "best" is asked for without validation; or a batch cannot be divided among the devices.
     """
     with hold(run.folder):
         return _fit(task, optimizer, run)
@@ -223,22 +229,25 @@ def _fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitte
     if settings.average in cycles.KEPT:
         keep = cycles.cycle_recorder(run.folder, settings.epochs_per_cycle)
         run = dataclasses.replace(run, on_epoch=_both(run.on_epoch, keep))
+    task = _on_devices(task)
     state = _train(task, optimizer, run)
     keys = run_keys(run.key)
 
     def settled(params: Any) -> Fitted:
         steps = range(settings.stats_batches)
         batches = (draw_batch(task.source, keys.stats, jnp.asarray(i, jnp.int32)) for i in steps)
-        out = Fitted(params, task.objective.settle(params, state.model_state, batches, keys.stats_dropout))
+        found = task.objective.settle(params, state.model_state, batches, keys.stats_dropout)
+        out = sharding.local(Fitted(params, found))
         if bad := checkpoint.not_finite(out):
             raise DivergedError(f"{run.name}: {bad} of the averaged network is not finite")
         return out
 
     if settings.average == "last":
-        return Fitted(state.params, state.model_state)
+        return sharding.local(Fitted(state.params, state.model_state))
     if settings.average == "swa":
         return settled(averaged(state.opt_state))
-    ends = [Fitted(*end) for end in cycles.read_cycles(run.folder, settings.cycles)]
+    read = functools.partial(cycles.read_cycles, run.folder, settings.cycles)
+    ends = [Fitted(*end) for end in sharding.from_first(read)]
     if settings.average == "snapshots":
         return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *ends)
     candidates = [settled(params) for params in cycles.running_means([end.params for end in ends])]
@@ -250,6 +259,15 @@ def _fit(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Fitte
         "%s: mean over %d cycles; validation losses %s", run.name, best + 1, np.round(losses, 3).tolist()
     )
     return candidates[best]
+
+
+def _on_devices(task: Task) -> Task:
+    """The task with its batches on all devices; where it starts stays as it is."""
+    if jax.device_count() == 1:
+        return task
+    return task._replace(
+        source=sharding.replicate(task.source), validation=sharding.replicate(task.validation)
+    )
 
 
 def _both(first: OnEpoch | None, second: OnEpoch) -> OnEpoch:
@@ -270,12 +288,9 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
     # A copy: the buffers of the state are taken over by the first step.
     state = init_state(*jax.tree.map(jnp.array, (task.params, task.model_state)), optimizer)
     with contextlib.ExitStack() as stack:
-        manager = stack.enter_context(
-            checkpoint.open_manager(run.folder / "checkpoints", keep=run.settings.keep)
-        )
+        saved = stack.enter_context(_Checkpoints(run))
         stop = stack.enter_context(_signals())
-        restored = checkpoint.restore_state(manager, state, run.meta)
-        checkpoint.check_room(run.folder / "checkpoints", state, keep=run.settings.keep)
+        restored = saved.restore(state)
         collected: list[Any] = []
         history: list[dict[str, Any]] | None = []
         if restored is not None:
@@ -289,9 +304,10 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
         path = run.folder / "metrics.jsonl"
         writer = stack.enter_context(contextlib.closing(open_records(path, step=step, known=history)))
         if history is None:
-            history = read_records(path)
+            history = sharding.from_first(lambda: read_records(path))
+        state = sharding.replicate(state)
         if run.on_epoch is not None and step == 0:
-            run.on_epoch(0, state)
+            run.on_epoch(0, sharding.local(state))
         began = time.monotonic()
         while step < run.total:
             batch = draw_batch(task.source, keys.batches, jnp.asarray(step, jnp.int32))
@@ -301,18 +317,64 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
             collected.append(terms)
             step += 1
             if step % run.steps == 0:
-                _check_finite(run, state, step, collected, manager)
+                _check_finite(run, state, step, collected, saved)
                 record = _epoch_record(task, run, state, step, collected)
                 collected = []
                 writer.write(record)
                 history.append(record)
-                _end_epoch(run, state, record, history, manager, time.monotonic() - began)
-            if stop:  # in the last step, too: what would follow must not start
-                _check_finite(run, state, step, collected, manager)
-                partial = _partial(collected, history)
-                checkpoint.save_state(manager, step, state, run.meta, partial)
-                raise Preempted(f"{run.name}: stopped by {stop[0]} at step {step}; the same command resumes")
+                _end_epoch(run, state, record, history, saved, time.monotonic() - began)
+            if reason := _stopped(stop, step):  # in the last step, too: what would follow must not start
+                _check_finite(run, state, step, collected, saved)
+                saved.save(step, state, _partial(collected, history))
+                raise Preempted(f"{run.name}: stopped by {reason} at step {step}; the same command resumes")
     return state
+
+
+class _Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints of a run, which the first process reads and writes for all."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.folder = run.folder / "checkpoints"
+        self._manager: checkpoint.Checkpoints | None = None
+
+    def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
+        """See `checkpoint.restore_state`."""
+
+        def restore() -> tuple[TrainState, Any] | None:
+            keep = self._run.settings.keep
+            self._manager = checkpoint.open_manager(self.folder, keep=keep)
+            found = checkpoint.restore_state(self._manager, template, self._run.meta)
+            checkpoint.check_room(self.folder, template, keep=keep)
+            return found
+
+        return sharding.from_first(restore)
+
+    def save(self, step: int, state: TrainState, partial: Any) -> None:
+        """See `checkpoint.save_state`."""
+        run = self._run
+        sharding.from_first(
+            lambda: checkpoint.save_state(self._manager, step, sharding.local(state), run.meta, partial)
+        )
+
+    def told(self) -> str:
+        """Which is the last, and where."""
+        step = sharding.from_first(lambda: self._manager.latest_step())
+        last = (
+            "no checkpoint was saved" if step is None else f"the last good checkpoint is that of step {step}"
+        )
+        return f"{last} in {self.folder}"
+
+    def __exit__(self, *_: object) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+
+def _stopped(signals: list[str], step: int) -> str:
+    """What stops the run after this step, "" for nothing. Several processes agree, a step or two later."""
+    if not sharding.several():
+        return signals[0] if signals else ""
+    return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
 
 
 @jax.jit
@@ -321,14 +383,14 @@ def _all_finite(params: Any, model_state: Any) -> Array:
     return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves]))
 
 
-def _check_finite(run: Run, state: TrainState, step: int, collected: list[Any], manager: Any) -> None:
+def _check_finite(
+    run: Run, state: TrainState, step: int, collected: list[Any], checkpoints: _Checkpoints
+) -> None:
     """Raises DivergedError at the first loss of `collected`, the steps up to `step`, that is not finite.
 
     Parameters are looked at as well, since their own loss comes a step later. Called where the device is waited for
     anyhow, and before what it refuses could reach a checkpoint.
     """
-    saved = manager.latest_step()
-    last = "no checkpoint was saved" if saved is None else f"the last good checkpoint is that of step {saved}"
     bad: dict[int, list[str]] = {}
     if collected:
         terms = jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *collected)
@@ -341,13 +403,11 @@ def _check_finite(run: Run, state: TrainState, step: int, collected: list[Any], 
         names = [field for field in bad[at] if field != "total"] or ["total"]
         raise DivergedError(
             f"{run.name}: the loss is not finite at step {at} (epoch {-(-at // run.steps)}; "
-            f"{', '.join(names)}); {last} in {manager.directory}"
+            f"{', '.join(names)}); {checkpoints.told()}"
         )
     if not _all_finite(state.params, state.model_state):
         name = checkpoint.not_finite({"params": state.params, "model_state": state.model_state})
-        raise DivergedError(
-            f"{run.name}: {name} is not finite after step {step}; {last} in {manager.directory}"
-        )
+        raise DivergedError(f"{run.name}: {name} is not finite after step {step}; {checkpoints.told()}")
 
 
 def _epoch_record(task: Task, run: Run, state: TrainState, step: int, collected: list[Any]) -> dict[str, Any]:
@@ -367,15 +427,15 @@ def _end_epoch(
     state: TrainState,
     record: Mapping[str, Any],
     history: list[dict[str, Any]],
-    manager: Any,
+    checkpoints: _Checkpoints,
     seconds: float,
 ) -> None:
     """What a run does at the end of an epoch, when its record is written."""
     epoch, epochs, last = record["epoch"], run.settings.epochs, record["step"] == run.total
     if run.on_epoch is not None:
-        run.on_epoch(epoch, state)
+        run.on_epoch(epoch, sharding.local(state))
     if epoch % run.settings.checkpoint_epochs == 0 or last:
-        checkpoint.save_state(manager, record["step"], state, run.meta, _partial([], history))
+        checkpoints.save(record["step"], state, _partial([], history))
     if epoch == 1 or epoch % max(1, epochs // 20) == 0 or last:
         validation = f", validation {record['val_loss']:.4g}" if "val_loss" in record else ""
         logger.info(
@@ -414,7 +474,7 @@ def _signals() -> Iterator[list[str]]:
 
     The second Ctrl-C is a KeyboardInterrupt, for who cannot wait for the step to end. A signal that the caller
     ignores (as a shell does for what runs in the background) stays ignored. Only the main thread may install
-    handlers.
+    handlers. Of several processes JAX watches for SIGTERM, so that all stop at one step, and Ctrl-C counts as it.
     """
     seen: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -423,11 +483,14 @@ def _signals() -> Iterator[list[str]]:
 
     def note(number: int, _: Any) -> None:
         name = signal.Signals(number).name
+        if sharding.several() and name not in seen:
+            os.kill(os.getpid(), signal.SIGTERM)
         if name in seen and number == signal.SIGINT:
             raise KeyboardInterrupt
         seen.append(name)
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGINT,) if sharding.several() else (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in numbers}
     try:
         for number, handler in previous.items():
             if handler is not signal.SIG_IGN:
