@@ -19,11 +19,12 @@ from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates
 from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
-from remap.predict.ensemble import Network, mean_pmf, member_pmf, normalize, read_ensemble
+from remap.predict.ensemble import Network, mean_pmf, member_outputs, member_pmf, normalize, read_ensemble
 from remap.predict.expert import GivesOpinions, References
 from remap.predict.expert_store import read_expert
 from remap.predict.identity import OwnCalibration, describe_source, lost_rows, read_own_calibration
 from remap.predict.observing import read_and_observe
+from remap.predict.references import Look, Neighbors, ReferenceSet, join_looks, look_at, read_references
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.preprocess.joining import join
@@ -75,6 +76,7 @@ class ArmPrediction(NamedTuple):
     distances: np.ndarray | None = (
         None  # float32[B, S, R], to the expert's references; None = there is no expert
     )
+    look: Look | None = None  # what is compared with the references of neighbours; None = there are none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Predictor:
       expert: pools the combined PMFs with what labelled stars say; None = there is none.
       references: those stars, by which an expert judges.
       alone: as `calibration`, of the networks without the expert.
+      known: spectra that neighbours are looked for among, and that the flag FAR is judged by; None = there are none.
       calibration_hash, expert_hash: of the files that `calibration` and `expert` were read from.
     """
 
@@ -107,6 +110,7 @@ class Predictor:
     alone: Calibrates | None = None
     calibration_hash: str = ""
     expert_hash: str = ""
+    known: ReferenceSet | None = None
 
     @property
     def weights(self) -> dict[str, dict[str, str]]:
@@ -136,14 +140,20 @@ class Predictor:
 
         Spectra without enough valid pixels (`predict.min_coverage`) are not used: their PMFs are NaN.
         """
-        pmfs, troubles, distances = [], [], []
+        pmfs, troubles, distances, looks = [], [], [], []
         for flux, valid, count in self._batches(inputs.flux, inputs.valid):
             flux, trouble = self._normalize(arm, flux, valid)
-            pmfs.append(np.asarray(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
+            if self.known is None:
+                members = self._pmfs(arm, flux, valid)
+            else:
+                members, embeddings = self._outputs(arm, flux, valid)
+                looks.append(look_at(flux, valid, embeddings, count))
+            pmfs.append(np.asarray(mean_pmf(members))[:, :count])
             troubles.append(np.asarray(trouble)[:count])
             if self.references is not None:
                 distances.append(np.asarray(self.references.distances(arm, flux, valid))[:, :count])
         found = self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
+        found = found._replace(look=join_looks(looks)) if looks else found
         return found._replace(distances=np.concatenate(distances, axis=1)) if distances else found
 
     def reference_distances(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
@@ -219,6 +229,20 @@ class Predictor:
         network = self.networks[arm]
         return jnp.stack([member_pmf(v, flux, valid, model=network.model) for v in network.members])
 
+    def _outputs(self, arm: str, flux: Array, valid: Array) -> tuple[Array, Array]:
+        """PMFs [M, L, S, K] and embeddings [M, L, S, F] of every network."""
+        network = self.networks[arm]
+        found = [member_outputs(v, flux, valid, model=network.model) for v in network.members]
+        return jnp.stack([pmf for pmf, _ in found]), jnp.stack([embedding for _, embedding in found])
+
+    def member_embeddings(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """float32[M, L, S, F]: embeddings of every network of one arm; arguments as of `member_pmfs`."""
+        batches = self._batches(flux, valid)
+        return np.concatenate(
+            [np.asarray(self._outputs(arm, flux, valid)[1])[:, :, :count] for flux, valid, count in batches],
+            axis=2,
+        )
+
     def combine(
         self,
         arms: Mapping[str, ArmPrediction],
@@ -285,6 +309,12 @@ class Predictor:
         flags[lost] |= Flag.NOT_FINITE
         reasons[lost & (reasons == "")] = why[lost & (reasons == "")]
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
+        more = {} if observed is None else _observed_columns(observed)
+        if self.known is not None and all(a.look is not None for a in arms.values()):
+            looks = {arm: a.look for arm, a in arms.items()}
+            about = self.known.compare(looks, used, {k: pmfs[k] for k in edges}, edges, units)
+            flags[about.far & ~unusable] |= Flag.FAR
+            more |= about.columns
         table = build_catalogue(
             list(names),
             {b.name: pmfs[b.name] for b in self.preprocessing.labels},
@@ -295,7 +325,7 @@ class Predictor:
             arms=dict(zip(arms, used, strict=True)),
             messages=list(reasons),
             star_ids=star_ids,
-            more=None if observed is None else _observed_columns(observed),
+            more=more,
         )
         meta = provenance(
             config=self.config,
@@ -308,6 +338,7 @@ class Predictor:
             calibration="none" if self.calibration is None else self.calibration_hash,
             expert="none" if self.expert is None else self.expert_hash,
             preprocessing_version=self.preprocessing.version,
+            references="none" if self.known is None else self.known.provenance,
             **(source or {}),
         )
         return Catalogue(table, pmfs, edges, meta)
@@ -356,6 +387,48 @@ class Predictor:
         Returns:
           Table, PMFs, bin edges and provenance; a spectrum that cannot be used is a flagged row of NaNs.
         """
+        observed = self._observe(spectra, velocities, settings)
+        return self.predict_observed(observed, date=date)
+
+    def neighbors(
+        self,
+        spectra: Spectra | Sequence[Spectra | Sequence[Spectra]] | Observed,
+        k: int | None = None,
+        *,
+        velocities: Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+    ) -> dict[str, Neighbors]:
+        """The references that the networks find most alike, exactly, per label and over all labels together.
+
+        Args:
+          spectra, velocities, settings: as `predict` takes them; or what `observe_files` gives.
+          k: how many; None = as many as the catalogue has.
+
+        Returns:
+          Label -> its neighbours, and those over all labels under "all".
+
+        Raises:
+          ConfigError: the working folder has no references.
+        """
+        if self.known is None:
+            raise ConfigError(
+                "expected references to look for neighbours among, found none: run launch.references"
+            )
+        observed = spectra if isinstance(spectra, Observed) else self._observe(spectra, velocities, settings)
+        found = {
+            arm: self.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
+            for arm, on in observed.arms.items()
+        }
+        used = np.stack([a.used for a in found.values()])
+        return self.known.neighbors({arm: a.look for arm, a in found.items()}, used, k)
+
+    def _observe(
+        self,
+        spectra: Spectra | Sequence[Spectra | Sequence[Spectra]],
+        velocities: Sequence[float] | np.ndarray | str | None,
+        settings: ObserveSettings | None,
+    ) -> Observed:
+        """Spectra in memory on the arms' grids."""
         groups = [spectra] if isinstance(spectra, Spectra) else list(spectra)
         files = [[group] if isinstance(group, Spectra) else list(group) for group in groups]
         if not any(len(part) for file in files for part in file):
@@ -365,8 +438,7 @@ class Predictor:
         observed = observe(
             files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
         )
-        told = describe_source(settings)
-        return self.predict_observed(self._joined(observed, settings, told), date=date)
+        return self._joined(observed, settings, describe_source(settings))
 
     def predict_files(
         self,
@@ -511,6 +583,7 @@ def load(
     folds: Sequence[int] | None = None,
     calibrated: bool = True,
     expert: bool = True,
+    references: bool = True,
 ) -> Predictor:
     """The trained networks of a working folder.
 
@@ -522,13 +595,15 @@ def load(
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
       expert: use the expert that stands beside them, where `launch.expert` has made one. False leaves it out, and the
         networks have a calibration of their own.
+      references: use the spectra that `launch.references` has kept of the fine-tuned networks, where it has:
+        neighbours in the catalogue, and the flag FAR.
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
       ConfigError: the networks of the folds and arms are not of one training (two folders and both values are
         named), are damaged, or a fold is missing; they were trained with another preprocessing than the folder's
         (both values are named), or by another version of it; or the calibration belongs to other networks or
-        folds, or is gone.
+        folds, or is gone; the references belong to other networks.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
@@ -549,6 +624,9 @@ def load(
             expert=None if beside is None else beside.digest,
             alone=not expert,
         )
+    known = None
+    if stage == "finetune" and references:
+        known = read_references(workdir, expected, networks)
     return Predictor(
         expected,
         networks,
@@ -562,6 +640,7 @@ def load(
         found.alone,
         found.digest,
         "" if beside is None else beside.digest,
+        known,
     )
 
 
