@@ -485,6 +485,20 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "snr_sigma": 0.5,  # prior on the slope of ln power with log10 S/N; 0 = none
     }
 
+    # What predictions are compared with (remap.stages.references): random library spectra, how many of them with
+    # their pixels, and neighbours of a spectrum in the catalogue, per label and over all.
+    c.references = {"library": 4096, "spectra": 4096, "neighbors": 3}
+    # When the flag FAR is set (remap.predict.familiar): the best mixture of so many nearest references leaves more
+    # than is usual of labelled stars.
+    c.far = {
+        "use": ("stars", "library"),  # references that may explain a spectrum; () = never set
+        "rate": 0.01,  # share of normal stars for which it is set
+        "mixed": 16,
+        "noise": 0.1,  # of the continuum; of more, no more than this is allowed for
+        "min_snr": 5.0,  # by the scatter of pixels; noise hides what a spectrum below it is, and it is far
+        "min_stars": 10,  # below so many labelled stars nothing can be said
+    }
+
     c.predict = {
         "batch_size": 256,
         "small_batch_size": 16,  # for so few spectra or fewer

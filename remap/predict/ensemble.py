@@ -226,6 +226,15 @@ def member_features(
     return kept["intermediates"]["features"][0]
 
 
+@functools.partial(jax.jit, static_argnames=("model",))
+def member_outputs(
+    variables: Any, flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"], *, model: ResNet1D
+) -> tuple[Float[Array, "labels stars bins"], Float[Array, "labels stars features"]]:
+    """As `member_pmf`, and the embeddings that the same run gives."""
+    found = model.apply(variables, flux, valid, train=False, running=True)
+    return jax.nn.softmax(found.logits), found.embedding
+
+
 @jax.jit
 def mean_pmf(pmf: Float[Array, "members labels stars bins"]) -> Float[Array, "labels stars bins"]:
     """The mean over networks."""

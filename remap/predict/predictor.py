@@ -24,6 +24,7 @@ from remap.predict.ensemble import (
     Network,
     mean_pmf,
     member_features,
+    member_outputs,
     member_pmf,
     normalize,
     read_ensemble,
@@ -33,6 +34,7 @@ from remap.predict.expert_store import read_expert
 from remap.predict.given import spectra_of
 from remap.predict.identity import OwnCalibration, describe_source, lost_rows, read_own_calibration
 from remap.predict.observing import read_and_observe
+from remap.predict.references import Look, Neighbors, ReferenceSet, join_looks, look_at, read_references
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.preprocess.joining import join
@@ -46,6 +48,7 @@ from remap.preprocess.observe import (
 )
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
+from remap.spectra import Spectra
 from remap.store.workdir import (
     load_stationary,
     load_templates,
@@ -94,6 +97,7 @@ class ArmPrediction(NamedTuple):
         None  # float32[B, S, R], to the expert's references; None = there is no expert
     )
     features: np.ndarray | None = None  # float32[S, F], NaN where not used; None = not asked for
+    look: Look | None = None  # what is compared with the references of neighbours; None = there are none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Predictor:
       expert: pools the combined PMFs with what labelled stars say; None = there is none.
       references: those stars, by which an expert judges.
       alone: as `calibration`, of the networks without the expert.
+      known: spectra that neighbours are looked for among, and that the flag FAR is judged by; None = there are none.
       calibration_hash, expert_hash: of the files that `calibration` and `expert` were read from.
       batch_size: spectra of a batch; None = `predict.small_batch_size` for so few or fewer, else
         `predict.batch_size`.
@@ -129,6 +134,7 @@ class Predictor:
     calibration_hash: str = ""
     expert_hash: str = ""
     batch_size: int | None = None
+    known: ReferenceSet | None = None
 
     @property
     def weights(self) -> dict[str, dict[str, str]]:
@@ -162,10 +168,15 @@ class Predictor:
           embeddings: give the pooled features of the arm's first network, too. Networks have spaces of their own, so
             that a mean over them would mean nothing.
         """
-        pmfs, troubles, distances, features = [], [], [], []
+        pmfs, troubles, distances, features, looks = [], [], [], [], []
         for flux, valid, count in self._batches(inputs.flux, inputs.valid):
             flux, trouble = self._normalize(arm, flux, valid)
-            pmfs.append(sharding.to_host(mean_pmf(self._pmfs(arm, flux, valid)))[:, :count])
+            if self.known is None:
+                members = self._pmfs(arm, flux, valid)
+            else:
+                members, embedded = self._outputs(arm, flux, valid)
+                looks.append(look_at(flux, valid, embedded, count))
+            pmfs.append(sharding.to_host(mean_pmf(members))[:, :count])
             troubles.append(sharding.to_host(trouble)[:count])
             if self.references is not None:
                 distances.append(sharding.to_host(self.references.distances(arm, flux, valid))[:, :count])
@@ -178,6 +189,7 @@ class Predictor:
             found = found._replace(
                 features=np.where(found.used[:, None], np.concatenate(features), np.float32(np.nan))
             )
+        found = found._replace(look=join_looks(looks)) if looks else found
         return found._replace(distances=np.concatenate(distances, axis=1)) if distances else found
 
     def reference_distances(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
@@ -264,6 +276,23 @@ class Predictor:
         """The networks of every arm, on every device."""
         return {arm: sharding.replicate(network.members) for arm, network in self.networks.items()}
 
+    def _outputs(self, arm: str, flux: Array, valid: Array) -> tuple[Array, Array]:
+        """PMFs [M, L, S, K] and embeddings [M, L, S, F] of every network."""
+        model = self.networks[arm].model
+        found = [member_outputs(v, flux, valid, model=model) for v in self._members[arm]]
+        return jnp.stack([pmf for pmf, _ in found]), jnp.stack([embedding for _, embedding in found])
+
+    def member_embeddings(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """float32[M, L, S, F]: embeddings of every network of one arm; arguments as of `member_pmfs`."""
+        batches = self._batches(flux, valid)
+        return np.concatenate(
+            [
+                sharding.to_host(self._outputs(arm, flux, valid)[1])[:, :, :count]
+                for flux, valid, count in batches
+            ],
+            axis=2,
+        )
+
     def combine(
         self,
         arms: Mapping[str, ArmPrediction],
@@ -332,6 +361,12 @@ class Predictor:
         flags[lost] |= Flag.NOT_FINITE
         reasons[lost & (reasons == "")] = why[lost & (reasons == "")]
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
+        more = {} if observed is None else _observed_columns(observed)
+        if self.known is not None and all(a.look is not None for a in arms.values()):
+            looks = {arm: a.look for arm, a in arms.items()}
+            about = self.known.compare(looks, used, {k: pmfs[k] for k in edges}, edges, units)
+            flags[about.far & ~unusable] |= Flag.FAR
+            more |= about.columns
         table = build_catalogue(
             list(names),
             pmfs,
@@ -342,7 +377,7 @@ class Predictor:
             arms=dict(zip(arms, used, strict=True)),
             messages=list(reasons),
             star_ids=star_ids,
-            more=None if observed is None else _observed_columns(observed),
+            more=more,
         )
         meta = provenance(
             config=self.config,
@@ -355,6 +390,7 @@ class Predictor:
             calibration="none" if self.calibration is None else self.calibration_hash,
             expert="none" if self.expert is None else self.expert_hash,
             preprocessing_version=self.preprocessing.version,
+            references="none" if self.known is None else self.known.provenance,
             **(source or {}),
         )
         features = {arm: a.features for arm, a in arms.items() if a.features is not None}
@@ -420,6 +456,52 @@ class Predictor:
           SpectrumError: what is no spectrum, or has no medium.
         """
         files = spectra_of(spectra, flux, medium=medium, ivar=ivar, valid=valid, names=names)
+        observed = self._observe(files, velocities, settings)
+        return self.predict_observed(observed, embeddings=embeddings, date=date)
+
+    def neighbors(
+        self,
+        spectra: Any,
+        k: int | None = None,
+        *,
+        flux: Any = None,
+        medium: str | None = None,
+        velocities: Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+    ) -> dict[str, Neighbors]:
+        """The references that the networks find most alike, exactly, per label and over all labels together.
+
+        Args:
+          spectra, flux, medium, velocities, settings: as `predict` takes them; or what `observe_files` gives.
+          k: how many; None = as many as the catalogue has.
+
+        Returns:
+          Label -> its neighbours, and those over all labels under "all".
+
+        Raises:
+          ConfigError: the working folder has no references.
+        """
+        if self.known is None:
+            raise ConfigError(
+                "expected references to look for neighbours among, found none: run launch.references"
+            )
+        observed = spectra
+        if not isinstance(spectra, Observed):
+            observed = self._observe(spectra_of(spectra, flux, medium=medium), velocities, settings)
+        found = {
+            arm: self.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
+            for arm, on in observed.arms.items()
+        }
+        used = np.stack([a.used for a in found.values()])
+        return self.known.neighbors({arm: a.look for arm, a in found.items()}, used, k)
+
+    def _observe(
+        self,
+        files: list[list[Spectra]],
+        velocities: Sequence[float] | np.ndarray | str | None,
+        settings: ObserveSettings | None,
+    ) -> Observed:
+        """Spectra in memory on the arms' grids."""
         if not any(len(part) for file in files for part in file):
             raise ValueError("expected at least one spectrum, found none")
         settings = _with_velocities(settings or self.observe_settings, velocities)
@@ -427,8 +509,7 @@ class Predictor:
         observed = observe(
             files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
         )
-        told = describe_source(settings)
-        return self.predict_observed(self._joined(observed, settings, told), embeddings=embeddings, date=date)
+        return self._joined(observed, settings, describe_source(settings))
 
     def predict_files(
         self,
@@ -612,6 +693,7 @@ def load(
     folds: Sequence[int] | None = None,
     calibrated: bool = True,
     expert: bool = True,
+    references: bool = True,
 ) -> Predictor:
     """The trained networks of a working folder.
 
@@ -623,13 +705,15 @@ def load(
       calibrated: use the calibration of the fine-tuned networks, where `launch.calibrate` has made one.
       expert: use the expert that stands beside them, where `launch.expert` has made one. False leaves it out, and the
         networks have a calibration of their own.
+      references: use the spectra that `launch.references` has kept of the fine-tuned networks, where it has:
+        neighbours in the catalogue, and the flag FAR.
 
     Raises:
       FileNotFoundError: the folder is missing or holds no finished network of this stage.
       ConfigError: the networks of the folds and arms are not of one training (two folders and both values are
         named), are damaged, or a fold is missing; they were trained with another preprocessing than the folder's
         (both values are named), or by another version of it; or the calibration belongs to other networks or
-        folds, or is gone.
+        folds, or is gone; the references belong to other networks.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
@@ -650,6 +734,9 @@ def load(
             expert=None if beside is None else beside.digest,
             alone=not expert,
         )
+    known = None
+    if stage == "finetune" and references:
+        known = read_references(workdir, expected, networks)
     return Predictor(
         expected,
         networks,
@@ -663,6 +750,7 @@ def load(
         found.alone,
         found.digest,
         "" if beside is None else beside.digest,
+        known,
     )
 
 

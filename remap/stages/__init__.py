@@ -9,6 +9,7 @@ __all__ = [
     "finetune",
     "preprocess",
     "pretrain",
+    "references",
     "report",
     "visualize",
 ]
