@@ -471,6 +471,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.calibrate = {
         "kind": "deconvolved",
         "select": {},  # limits of the labels of the validation stars to fit to, as in `evaluate.groups`
+        "noise": (),  # S/N per pixel that they have in copies with noise, for surveys of poorer spectra
         "breadth": 9.0,  # "outliers", "coverage": outliers' PMFs are three times as wide
         "label_breadth": 25.0,  # "deconvolved": wrong labels have about five times the error that is quoted,
         "label_breadth_sigma": 1.0,  # or what is found instead

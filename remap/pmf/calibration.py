@@ -364,6 +364,7 @@ def rescale(pmf: np.ndarray, edges: np.ndarray, power: np.ndarray) -> np.ndarray
     below, above = (np.take_along_axis(cdf, left + i, axis=1) for i in (0, 1))
     moved = below * (1 - share) + above * share
     moved[:, 0], moved[:, -1] = 0.0, 1.0
+    moved = np.maximum.accumulate(np.clip(moved, 0.0, 1.0), axis=1)  # the rounding of a flat piece may fall
     return np.where(known[:, None], np.diff(moved, axis=1), np.nan)
 
 

@@ -49,6 +49,7 @@ def fit_widening(
     *,
     errors: np.ndarray | None = None,
     snr: np.ndarray | None = None,
+    weight: float = 1.0,
 ) -> Widening:
     """What maximises the posterior of the known labels, all stars alike (`fit` does the groups).
 
@@ -69,12 +70,15 @@ def fit_widening(
       settings: prior and kind of the widening.
       errors: float[S], standard deviations of `truth`, used by "deconvolved" alone; None = labels are exact.
       snr: float[S], of the spectra, NaN = not known; None = of no spectrum.
+      weight: how many stars each spectrum counts for, used by "deconvolved" alone: 1 / c where each star is there c
+        times, with noise of its own.
     """
     if settings.kind == "deconvolved":
         errors = np.zeros(len(truth)) if errors is None else errors
         rows = _known(pmf, edges, truth, errors)
         snr = np.full(len(truth), np.nan) if snr is None else snr
-        return _Deconvolved(pmf[rows], edges, truth[rows], errors[rows], settings).common(snr[rows])
+        fits = _Deconvolved(pmf[rows], edges, truth[rows], errors[rows], settings, weight)
+        return fits.common(snr[rows])
     keep = _known(pmf, edges, truth, np.zeros(len(truth)))
     pmf, truth = pmf[keep], truth[keep]
     unchanged = Widening(1.0, 0.0, settings.breadth, int(keep.sum()), fitted=False)
@@ -105,6 +109,7 @@ class _Deconvolved:
       pmf: float[S, K].
       edges: float[K + 1].
       truth, errors: float[S], finite.
+      weight: see `fit_widening`.
     """
 
     def __init__(
@@ -114,15 +119,17 @@ class _Deconvolved:
         truth: np.ndarray,
         errors: np.ndarray,
         settings: CalibrationSettings,
+        weight: float,
     ) -> None:
         errors = np.maximum(errors, EXACT * np.min(np.diff(edges)))
-        self.settings = settings
+        self.settings, self.weight = settings, weight
         kernels = [density_kernel(edges, truth, errors * np.sqrt(b)) for b in (1.0, *BREADTHS)]
         # Each row in units of its largest value, which is added to the logarithm again: far labels do not underflow.
         self.scales = [np.max(kernel, axis=1, initial=-np.inf) for kernel in kernels]
         self.kernels = [np.exp(k - scale[:, None]) for k, scale in zip(kernels, self.scales, strict=True)]
         self.pmf, self.edges = pmf, edges
-        self.unchanged = Widening(1.0, 0.0, settings.breadth, len(truth), fitted=False, scaled=True)
+        count = round(weight * len(truth))
+        self.unchanged = Widening(1.0, 0.0, settings.breadth, count, fitted=False, scaled=True)
 
     def log_likelihood(self, power: np.ndarray, share: float, log_breadth: float) -> np.ndarray:
         """float64[S]: of the labels, for PMFs of a power float[S], a share of wrong labels and their ln breadth."""
@@ -179,7 +186,7 @@ class _Deconvolved:
     def common(self, snr: np.ndarray) -> Widening:
         """The fit to all stars, whose spectra have S/N float[S]."""
         settings, count = self.settings, len(self.pmf)
-        if count < settings.min_stars:
+        if self.unchanged.stars < settings.min_stars:
             return self.unchanged
         low, high, x = 1.0, 1.0, None
         known = snr[np.isfinite(snr) & (snr > 0)]
@@ -189,7 +196,7 @@ class _Deconvolved:
                 low, high = (float(v) for v in np.percentile(known, (5, 95)))
                 x = log_snr(snr, low, high)
         log_power, share, slope = self.maximum(
-            np.ones(count), 0.0, settings.power_sigma, np.zeros(count), x
+            np.full(count, self.weight), 0.0, settings.power_sigma, np.zeros(count), x
         ).tolist()
         return dataclasses.replace(
             self.unchanged,
@@ -208,6 +215,7 @@ class _Deconvolved:
         the networks are for this one, and too wide is the lesser fault.
         """
         own = dataclasses.replace(common, power=min(common.power, 1.0), stars=stars, fitted=False)
+        weights = self.weight * weights
         if not (common.fitted and stars and weights.sum() >= self.settings.min_stars):
             return own
         log_power, share, _ = self.maximum(
@@ -228,6 +236,7 @@ def fit(
     errors: Mapping[str, np.ndarray] | None = None,
     snr: np.ndarray | None = None,
     pooled: Callable[[Mapping[str, np.ndarray], str, np.ndarray], dict[str, np.ndarray]] | None = None,
+    weight: float = 1.0,
 ) -> Calibration:
     """A widening for every label and every set of arms, each from the stars that have all arms of the set.
 
@@ -243,6 +252,7 @@ def fit(
       snr: float[S], of the spectra, NaN = not known; None = of no spectrum.
       pooled: (combined float[S', K] by label, set of arms, rows int[S']) -> the same, what an expert makes of them;
         None = there is none.
+      weight: how many stars each spectrum counts for, see `fit_widening`.
 
     Raises:
       ValueError: groups by a label that there is not.
@@ -264,17 +274,19 @@ def fit(
             for label, pmf in joint.items():
                 own = np.zeros(rows.sum()) if errors is None else errors[label][rows]
                 found[label][key] = common = fit_widening(
-                    pmf, edges[label], labels[label], settings, errors=own, snr=snr[rows]
+                    pmf, edges[label], labels[label], settings, errors=own, snr=snr[rows], weight=weight
                 )
                 if not groups:
                     continue
                 known = _known(pmf, edges[label], labels[label], own)
-                fits = _Deconvolved(pmf[known], edges[label], labels[label][known], own[known], settings)
+                fits = _Deconvolved(
+                    pmf[known], edges[label], labels[label][known], own[known], settings, weight
+                )
                 by_group[label][key] = {
                     name: fits.group(
                         common,
                         member[name][known],
-                        int(np.count_nonzero(kind[name][known])),
+                        round(weight * np.count_nonzero(kind[name][known])),
                         snr[rows][known],
                     )
                     for name in groups

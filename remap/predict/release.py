@@ -52,6 +52,8 @@ _CURE = "install the package again, or write it anew with launch.release"
 def networks() -> dict[str, str]:
     """Networks that come with the package: name -> the first line of what its card says."""
     found = {}
+    if not _shipped().is_dir():
+        return found
     for folder in sorted(_shipped().iterdir(), key=lambda f: f.name):
         if (folder / RECORD).is_file():
             lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
@@ -79,8 +81,8 @@ def load(place: str | Path, **options: Any) -> Predictor:
     names = networks()
     if str(place) not in names:
         raise FileNotFoundError(
-            f"{place}: expected a working folder, or a network that comes with the package "
-            f"({', '.join(names) or 'none'}), found neither"
+            f"{place}: expected a trained working folder or a network that comes with the package "
+            f"({', '.join(names) or 'none'}), found no such folder"
         )
     with importlib.resources.as_file(_shipped() / str(place)) as shipped:
         return read_release(shipped, **options)

@@ -19,9 +19,11 @@ from remap.pmf.distributions import combine_arms
 from remap.predict.expert_store import expert_digest
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.predict.predictor import mean_over_arms
+from remap.stages.noisy import noisy_inputs, repredict, stack
 from remap.store.atomic import check_writable
 from remap.store.stars import readable_stars, within
 from remap.store.workdir import network_description, write_calibration
+from remap.train.keys import root_key
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
                 f"calibrate.groups.{name} has limits of {unknown}, expected labels of the networks, "
                 f"{survey.predictor.labels}"
             )
-    found = survey.held_out("val")
+    copies, found = noise_levels(config.calibrate), survey.held_out("val")
     if not found.tested.any():
         raise ConfigError(
             f"calibrate needs validation stars, found none in {workdir / 'finetune'} with split.validation "
@@ -69,6 +71,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         raise ConfigError(
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"
         )
+    found, tested = _with_noise(survey, found, tested, copies, config.seed)
     everyone, folds = _fit(survey, found, tested, settings)
     alone = None
     if survey.predictor.expert is not None:  # for spectra of other surveys, of which it knows nothing
@@ -104,13 +107,41 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
 
 def calibration_settings(section: Section) -> CalibrationSettings:
-    """The settings of a config's section `calibrate`, whose field `select` is the stage's own.
+    """The settings of a config's section `calibrate`, whose fields `select` and `noise` are the stage's own.
 
     Raises:
       ConfigError: a field that is missing, or a value that cannot be.
     """
     groups = {name: dict(limits) for name, limits in section["groups"].items()}
     return record(CalibrationSettings, {**section, "groups": groups}, "calibrate", part=True)
+
+
+def noise_levels(section: Section) -> tuple[float, ...]:
+    """The field `noise` of a config's section `calibrate`, which is the stage's own.
+
+    Raises:
+      ConfigError: what is no S/N.
+    """
+    levels = tuple(float(level) for level in section["noise"])
+    if wrong := [level for level in levels if not 0 < level < np.inf]:
+        raise ConfigError(f"calibrate.noise: expected S/N per pixel above 0, found {wrong}")
+    return levels
+
+
+def _with_noise(
+    survey: SurveyPrediction, found: HeldOut, tested: np.ndarray, levels: tuple[float, ...], seed: int
+) -> tuple[HeldOut, np.ndarray]:
+    """The validation stars, and after them copies with noise of each level; which of them to fit to.
+
+    Rows of a copy whose spectrum is poorer than that by itself are not fitted to.
+    """
+    copies, rows = [found], [tested]
+    for level in levels:
+        inputs, worse = noisy_inputs(survey, level, root_key(seed, "calibrate", str(level)))
+        copies.append(repredict(survey, inputs).held_out("val"))
+        rows.append(tested & worse)
+        logger.info("calibrate: %d validation stars once more at S/N %g", rows[-1].sum(), level)
+    return stack(copies), np.concatenate(rows)
 
 
 def _as_json(everyone: Calibration, folds: Mapping[int, Calibration]) -> dict[str, Any]:
@@ -140,10 +171,13 @@ def _fit(
     """The fit to all chosen stars, and for each fold the one without its test stars.
 
     Args:
-      found: predictions of the validation stars.
-      chosen: bool[S], the stars to fit to.
+      found: predictions of the validation stars, of all copies of them one after the other.
+      chosen: bool[C S], the rows to fit to.
     """
-    arms, stars = tuple(found.arms), survey.stars
+    arms, copies = tuple(found.arms), len(chosen) // len(survey.stars)
+    stars = survey.stars[np.tile(np.arange(len(survey.stars)), copies)]
+    # Copies of a star are as wrong together as its label and its network are.
+    weight = np.count_nonzero(chosen[: len(survey.stars)]) / np.count_nonzero(chosen)
     used = np.stack([found.arms[arm].used for arm in arms])
     bins = found.predictor.preprocessing.labels
     pmfs = {
@@ -184,10 +218,12 @@ def _fit(
             errors=error,
             snr=snr[rows],
             pooled=None if found.predictor.expert is None else opinion,
+            weight=weight,
         )
 
     ids = np.asarray(stars["star_id"])
     folds = {
-        fold: fit_on(chosen & ~np.isin(ids, ids[split == "test"])) for fold, split in survey.splits.items()
+        fold: fit_on(chosen & ~np.isin(ids, ids[np.tile(split, copies) == "test"]))
+        for fold, split in survey.splits.items()
     }
     return fit_on(chosen), folds

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from remap import __version__
+from remap._version import __version__
 from remap.config import ConfigError
 from remap.predict import release as released
 from remap.predict.predictor import Predictor, load
