@@ -647,6 +647,8 @@ def put(arm: ArmOnGrid, row: int, one: Spectra) -> None:
             arm.ivar[row] = ivar
         arm.valid[row] &= np.isfinite(arm.ivar[row])
     arm.snr[row] = snr_estimate(one.flux, one.valid, one.ivar)[0]
+    if one.ivar is None and np.isfinite(arm.snr[row]) and one.fact("snr")[0] > 0:
+        arm.snr[row] = one.fact("snr")[0]  # the scatter of pixels takes lines for noise
     arm.scale[row] = peak
 
 

@@ -308,7 +308,12 @@ IMAGES: tuple[Survey, ...] = (
         source={
             **_LINEAR_AIR,
             "line_spread": {"fwhm": 2.5},
-            "facts": {"star_id": {"name": r"star_(m\d+[A-Z]?)"}, "rv": {"value": 0.0}},
+            # "Typically above 100 per Å" (Sánchez-Blázquez et al., section 4); the files have no errors.
+            "facts": {
+                "star_id": {"name": r"star_(m\d+[A-Z]?)"},
+                "rv": {"value": 0.0},
+                "snr": {"value": 100.0},
+            },
         },
         patterns=_FITS,
         frame="rest",

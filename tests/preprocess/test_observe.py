@@ -12,12 +12,14 @@ from remap.preprocess.description import make_preprocessing
 from remap.preprocess.grid import coarser_than, observed_on_grid
 from remap.preprocess.joining import join
 from remap.preprocess.observe import (
+    ArmOnGrid,
     ObserveSettings,
     concatenate,
     nothing,
     observe,
     observe_files,
     observe_settings,
+    put,
     warn_of_velocities,
 )
 from remap.preprocess.resample import LineSpread, degrade
@@ -478,3 +480,22 @@ def test_a_hot_pixel_of_a_single_spectrum_is_masked_and_lines_too_narrow_to_tell
     assert found.arms["A"].valid[0].mean() > 0.95
     assert found.arms["A"].valid[1].all()
     assert "in most of the pixels of 1 of 2 segments" in caplog.text
+
+
+def test_the_signal_to_noise_that_a_file_states_counts_where_it_has_no_errors():
+    """The scatter of pixels takes lines for noise, so that it is a lower limit."""
+    wave = np.arange(5000.0, 5200.0, 0.5)
+    flux = 1 - 0.3 * np.sin(2 * wave) ** 2  # dense lines and no noise
+    plain = make_spectra(wave, flux, medium="air")
+    stated = dataclasses.replace(plain, facts={"snr": np.array([150.0])})
+    exact = make_spectra(wave, flux, medium="air", ivar=np.full(wave.shape, 400.0))
+    sure = dataclasses.replace(exact, facts={"snr": np.array([150.0])})
+    found = []
+    for one in (plain, stated, sure):
+        arm = ArmOnGrid(
+            *(np.zeros((1, wave.size), t) for t in (np.float32, bool, np.float32)), *np.zeros((2, 1))
+        )
+        put(arm, 0, one)
+        found.append(arm.snr[0])
+    assert found[0] < 50
+    assert found[1:] == [150.0, pytest.approx(20.0)]
