@@ -31,6 +31,11 @@ FOLDS = flags.DEFINE_list(
     "folds", None, "Fine-tuned networks to use, separated by commas; all, which must be there, if not given."
 )
 CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the networks, if there is one.")
+REFERENCES = flags.DEFINE_bool(
+    "references",
+    True,
+    "Compare with what launch.references has kept, if it has: neighbours, and the flag FAR.",
+)
 
 
 def main() -> None:
@@ -38,7 +43,13 @@ def main() -> None:
     check_output(OUTPUT.value, overwrite=OVERWRITE.value)
     if REPORT.value:
         check_report(page, overwrite=OVERWRITE.value)
-    predictor = load(workdir, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
+    predictor = load(
+        workdir,
+        stage=STAGE.value,
+        folds=_folds(),
+        calibrated=CALIBRATED.value,
+        references=REFERENCES.value,
+    )
     settings = report.report_settings(predictor.config)
     if CARDS.value is not None:
         settings = dataclasses.replace(settings, cards=CARDS.value)
