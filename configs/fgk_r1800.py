@@ -1,6 +1,6 @@
 """FGK stars at R = 1,800: two libraries, fine-tuned on the dwarfs and giants of MILES, for spectra of other surveys.
 
-    for stage in preprocess pretrain finetune calibrate evaluate; do
+    for stage in preprocess pretrain finetune calibrate references evaluate; do
       python -m launch.$stage --config=configs/fgk_r1800.py --workdir=workdirs/fgk_r1800
     done
 

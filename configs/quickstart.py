@@ -94,7 +94,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.embeddings.update({"epochs": (0, 6, 24), "size": 250})
     c.evaluate.snr_edges = (80.0, 120.0, 160.0)
     c.evaluate.groups = {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.4999)}}
+    c.references.update({"library": 1024, "spectra": 1024})
     if options["short"]:
+        c.references.update({"library": 256, "spectra": 256})
         c.synthetic.library.update(
             {"teff": (4750, 5500, 6250), "logg": (2.5, 3.75, 5.0), "m_h": (-0.75, 0.25)}
         )

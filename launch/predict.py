@@ -42,6 +42,11 @@ CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the n
 EMBEDDINGS = flags.DEFINE_bool(
     "embeddings", False, "Keep the pooled features of the first network of each arm."
 )
+REFERENCES = flags.DEFINE_bool(
+    "references",
+    True,
+    "Compare with what launch.references has kept, if it has: neighbours, and the flag FAR.",
+)
 
 
 def main() -> None:
@@ -51,7 +56,13 @@ def main() -> None:
         check_output(OUTPUT.value, overwrite=OVERWRITE.value)
     if REPORT.value:
         check_report(page, overwrite=OVERWRITE.value)
-    predictor = load(workdir, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
+    predictor = load(
+        workdir,
+        stage=STAGE.value,
+        folds=_folds(),
+        calibrated=CALIBRATED.value,
+        references=REFERENCES.value,
+    )
     settings = report.report_settings(predictor.config)
     if CARDS.value is not None:
         settings = dataclasses.replace(settings, cards=CARDS.value)

@@ -24,6 +24,7 @@ from remap.stages.finetune import finetune
 from remap.stages.first import first_answer
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
+from remap.stages.references import references
 from remap.synth.mock import make_mock_data
 
 CONFIG = cli.define_config(default="configs/quickstart.py")
@@ -51,6 +52,7 @@ def main() -> None:
     align(config, workdir)
     finetune(config, workdir)
     calibrate(config, workdir)
+    references(config, workdir)
     table = evaluate(config, workdir)
     predictor = load(workdir)
     observed = predictor.observe_files(list_files(data / "survey" / "spectra", "*.fits"))

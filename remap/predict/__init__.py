@@ -13,6 +13,7 @@ from remap.predict.catalogue import (
 from remap.predict.ensemble import Network
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_held_out, predict_survey
 from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
+from remap.predict.references import Neighbors, ReferenceSet
 
 __all__ = [
     "ArmInputs",
@@ -20,9 +21,11 @@ __all__ = [
     "Catalogue",
     "Flag",
     "HeldOut",
+    "Neighbors",
     "Network",
     "NormalizedArm",
     "Predictor",
+    "ReferenceSet",
     "SurveyPrediction",
     "build_catalogue",
     "check_output",

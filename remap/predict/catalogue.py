@@ -66,7 +66,7 @@ _MEANING = {
     Flag.EDGE: "the PMF of a label piles up on an edge of its range; the truth may lie outside",
     Flag.MULTIMODAL: "the PMF of a label has several modes; its median may lie between them",
     Flag.ARMS_DISAGREE: "the arms give values of a label that differ by more than their widths allow",
-    Flag.FAR: "the spectrum lies far from all training spectra in embedding space",
+    Flag.FAR: "neither labelled stars nor library explain the spectrum: it is unlike all that was trained on",
     Flag.MISSING_ARM: "an arm is not covered, or only in part; the other arms alone were used",
     Flag.UNREADABLE: "the spectrum could not be used; the row holds NaN and `message` says why",
     Flag.RESOLUTION: "the lines are wider than the networks know them, or very finely sampled and of unknown width",
@@ -155,7 +155,7 @@ def provenance(
       date: ISO 8601; an argument, so that the same run can give the same file.
       inputs: number of input spectra.
       more: JSON values under further keys. `Predictor` gives stage, folds (arm -> folds), weights (arm ->
-        fold -> SHA-256 of the network), calibration and expert (SHA-256 of their files, or "none"),
+        fold -> SHA-256 of the network), calibration and expert (SHA-256 of their files, or "none"), references,
         preprocessing_version, and for spectra that it was given survey, source, source_overrides and observe.
 
     Returns:

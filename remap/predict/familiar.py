@@ -86,9 +86,9 @@ class Sheets(NamedTuple):
 class Tolerance(NamedTuple):
     """By how much a mixture of a pool's references may miss a normal star, as a standard deviation."""
 
-    floor: np.ndarray  # float32[], of the continuum
-    blanket: np.ndarray  # float32[], per mean depth of the spectrum
-    depth: np.ndarray  # float32[], per depth of the pixel
+    floor: np.ndarray | np.float32  # of the continuum
+    blanket: np.ndarray | np.float32  # per mean depth of the spectrum
+    depth: np.ndarray | np.float32  # per depth of the pixel
     pixel: np.ndarray  # float32[N]
 
 
@@ -187,7 +187,8 @@ class Familiar:
         out = {}
         for pool in self.pools:
             out[f"rows_{pool.name}"] = pool.rows
-            out |= {f"{part}_{pool.name}": getattr(pool.tolerance, part) for part in Tolerance._fields}
+            tolerance = pool.tolerance._asdict().items()
+            out |= {f"{part}_{pool.name}": np.asarray(value) for part, value in tolerance}
         return out
 
     @classmethod
@@ -450,7 +451,7 @@ def _median(
     values = jnp.where(valid, values, jnp.inf)
     high = jnp.max(jnp.where(valid, values, 0.0), axis=1)
 
-    def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = state
         middle = (low + high) / 2
         enough = jnp.sum(values <= middle[:, None], axis=1) >= half
@@ -468,7 +469,7 @@ def _simplex_fit(
     size = jnp.sqrt(jnp.sum(gram**2, axis=(1, 2)))[:, None] + 1e-12
     start = there / jnp.maximum(jnp.sum(there, axis=1, keepdims=True), 1)
 
-    def step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         share, ahead, t = state
         slope = jnp.einsum("skl,sl->sk", gram, ahead, precision=jax.lax.Precision.HIGHEST) - pull
         new = _onto_simplex(jnp.where(there, ahead - slope / size, -jnp.inf))

@@ -132,7 +132,9 @@ def predict_survey(
     """
     workdir = Path(workdir)
     folds = list(config.split.run) if stage == "finetune" else None
-    predictor = load(workdir, stage=stage, folds=folds, calibrated=calibrated, expert=expert)
+    predictor = load(
+        workdir, stage=stage, folds=folds, calibrated=calibrated, expert=expert, references=False
+    )
     check_prepared(config, workdir)
     own, recorded = config_to_json(config), {"predict": predictor.config["predict"]}
     check_common(recorded, own, f"{workdir / 'config.json'}: other settings than the config's", free=_SIZES)

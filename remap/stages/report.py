@@ -22,6 +22,7 @@ from remap.report.html import ArmCard, KnownLabels, LineMark, Neighbour, ReportC
 from remap.report.html.figures import by_severity, in_words
 from remap.report.html.svg import number
 from remap.spectra import air_to_vacuum
+from remap.stages.neighbours import catalogue_neighbours
 from remap.store.stars import read_split, readable_stars, split_settings, within
 from remap.store.workdir import read_config
 from remap.synth.atoms import ELEMENTS, IONISATION, solar_abundances
@@ -100,7 +101,7 @@ def make_report(
       spectra: of the catalogue's rows; None = the same.
       workdir: of the networks, whose library is shown beside the stars; None = the predictor's templates.
       known: labels known from elsewhere.
-      neighbours: row -> its neighbours among the references, nearest first.
+      neighbours: row -> its neighbours among the references, nearest first; None = those that the catalogue names.
 
     Raises:
       ConfigError: the name does not end in .html, or Jinja2 is missing.
@@ -112,6 +113,8 @@ def make_report(
     meanings = {int(bit): text for bit, text in catalogue.meta.get("flags", describe()).items()}
     rows = choose_cards(flags, meanings, np.asarray(table[labels[0]], float), settings.cards)
     shown = {row: StarCard(row=row, pmfs=_pmfs(catalogue, row)) for row in rows}
+    if neighbours is None:
+        neighbours = catalogue_neighbours(catalogue, rows, predictor)
     if neighbours:
         shown = {r: dataclasses.replace(c, neighbours=neighbours.get(r, ())) for r, c in shown.items()}
     lines: list[LineMark] = []

@@ -18,6 +18,7 @@ workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` list
 workdir/expert/                         the labelled stars as an expert beside the networks (remap.stages.expert)
 workdir/calibration.json                how the PMFs of the fine-tuned networks are widened
 workdir/finetune/calibrated.json        that they were calibrated, and the hash of what was written then
+workdir/references/                     what predictions are compared with (remap.stages.references)
 workdir/evaluate/                       tables and plots
 workdir/visualize/                      maps of the embeddings
 workdir/ablate/                         tables; VARIANT/seed_K.json: scores per star; VARIANT/seed_K/: a working

@@ -27,6 +27,8 @@ from remap.io import FORMATS, read, read_labels
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, build_model
 from remap.pmf.calibration import CalibrationSettings
+from remap.predict.familiar import FarSettings
+from remap.predict.references import ReferenceSettings
 from remap.preprocess.description import make_preprocessing
 from remap.preprocess.grid import observed_on_grid
 from remap.preprocess.observe import ObserveSettings, observe_settings
@@ -41,6 +43,7 @@ from remap.stages.finetune import FinetuneSettings
 from remap.stages.library import LibraryFiles
 from remap.stages.preprocess import SurveyFiles
 from remap.stages.pretrain import PretrainSettings
+from remap.stages.references import far_settings, reference_settings
 from remap.stages.report import ReportSettings
 from remap.store.stars import SplitSettings, split_settings
 from remap.studies.ablate import AblateSettings, plan
@@ -106,6 +109,8 @@ def test_config_describes_a_whole_experiment(name):
     assert set(calibration_settings(c.calibrate).groups) == {"dwarfs", "giants"}
     report = record(EvaluateSettings, c.evaluate, "evaluate")
     record(ReportSettings, c.report, "report")
+    assert reference_settings(c).spectra <= reference_settings(c).library
+    assert set(far_settings(c).use) == {"stars", "library"}
     assert by_snr(*np.zeros((4, 1)), report.snr_edges)
     assert set(report.quoted) <= set(c.label_names)
     assert layer_rules(c.finetune.layer_rates, len(c.model.filters), factor=c.finetune.rate_factor)
@@ -339,6 +344,8 @@ def test_defaults_of_splits_and_report_are_the_shared_values():
     assert split_settings(c) == SplitSettings()
     assert vars(EvaluateSettings()) == c.evaluate.to_dict()
     assert vars(ReportSettings()) == c.report.to_dict()
+    assert vars(ReferenceSettings()) == c.references.to_dict()
+    assert vars(FarSettings()) == c.far.to_dict()
 
 
 def test_defaults_of_the_calibration_are_the_shared_values():

@@ -14,6 +14,7 @@ DOCS = (
     "CONTRIBUTING.md",
     "docs/design.md",
     "docs/libraries.md",
+    "docs/neighbors.md",
     "docs/report.md",
     "docs/surveys.md",
     "docs/your_survey.md",
