@@ -6,6 +6,7 @@ network.json            config, preprocessing, what the trainings share, calibra
                         and SHA-256 of every other file
 weights.safetensors     the arrays of all members, "ARM/NUMBER/..." (and "ARM/prior")
 templates.safetensors   spectra of the library that velocities are measured with
+references.safetensors  spectra that others are compared with, for neighbours and the flag FAR (`remap.predict.packing`)
 CARD.md                 what it was trained on, its range, results on stars that it never saw, what to cite
 
 Weights are float16, which halves the files; `release` refuses where that moves a median by more than a hundredth of
@@ -14,6 +15,7 @@ the width.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.resources
 import json
@@ -34,6 +36,7 @@ from remap.pmf.calibration import Calibration
 from remap.pmf.distributions import pmf_summary
 from remap.predict import predictor as trained
 from remap.predict.ensemble import Network
+from remap.predict.packing import pack, unpack
 from remap.predict.predictor import ArmInputs, Predictor
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.velocity import Templates
@@ -44,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when older versions could not read what is written
 RECORD, WEIGHTS, TEMPLATES, CARD = "network.json", "weights.safetensors", "templates.safetensors", "CARD.md"
+REFERENCES = "references.safetensors"
 PRECISION = 0.01  # of a width: how far float16 may move a median
 _PER_ARM = ("wave", "flux", "valid")
 _CURE = "install the package again, or write it anew with launch.release"
@@ -66,7 +70,8 @@ def load(place: str | Path, **options: Any) -> Predictor:
 
     Args:
       place: a name of `networks()`, a folder that `release` wrote, or a working folder.
-      **options: `calibrated`, and of working folders alone those of `remap.predict.predictor.load`.
+      **options: `calibrated`, `references`, and of working folders alone the others of
+        `remap.predict.predictor.load`.
 
     Raises:
       FileNotFoundError: there is neither such a folder nor such a name.
@@ -123,6 +128,10 @@ def release(
         TEMPLATES: safetensors.numpy.save(templates),
         CARD: card.encode(),
     }
+    references = None
+    if predictor.known is not None:
+        packed, references = pack(predictor.known)
+        contents[REFERENCES] = safetensors.numpy.save(packed)
     record = {
         "format": FORMAT,
         "name": name,
@@ -133,6 +142,7 @@ def release(
         "members": members,
         "calibration": None if predictor.calibration is None else plain(predictor.calibration.to_json()),
         "templates": about,
+        "references": references,
         "files": {file: _digest(content) for file, content in contents.items()},
     }
     record["hash"] = _record_hash(record)
@@ -142,12 +152,15 @@ def release(
     return {file: len(content) for file, content in contents.items()}
 
 
-def read_release(folder: Path, *, calibrated: bool = True, **options: Any) -> Predictor:
+def read_release(
+    folder: Path, *, calibrated: bool = True, references: bool = True, **options: Any
+) -> Predictor:
     """The predictor of a folder that `release` wrote.
 
     Args:
       folder: with the files.
       calibrated: use its calibration.
+      references: use its references, where it has some.
       **options: those that working folders alone have; refused unless None.
 
     Raises:
@@ -170,7 +183,7 @@ def read_release(folder: Path, *, calibrated: bool = True, **options: Any) -> Pr
         calibration = record["calibration"] if calibrated else None
         templates = _read_tensors(folder / TEMPLATES, record)
         about = record["templates"]
-        return Predictor(
+        predictor = Predictor(
             preprocessing,
             found,
             config,
@@ -179,6 +192,11 @@ def read_release(folder: Path, *, calibrated: bool = True, **options: Any) -> Pr
             _templates(templates, about),
             calibration_hash="" if calibration is None else _digest(json.dumps(calibration).encode()),
         )
+        if record["references"] is None or not references:
+            return predictor
+        packed = _read_tensors(folder / REFERENCES, record)
+        digest = record["files"][REFERENCES]
+        return dataclasses.replace(predictor, known=unpack(packed, record["references"], predictor, digest))
 
 
 def card_of(place: str | Path) -> str:

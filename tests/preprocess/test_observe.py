@@ -498,4 +498,4 @@ def test_the_signal_to_noise_that_a_file_states_counts_where_it_has_no_errors():
         put(arm, 0, one)
         found.append(arm.snr[0])
     assert found[0] < 50
-    assert found[1:] == [150.0, pytest.approx(20.0)]
+    assert found[1:] == [150.0, pytest.approx(17.0, abs=0.1)]
