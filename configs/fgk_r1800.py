@@ -73,7 +73,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.references.update({"library": 128, "spectra": 128})
     # MILES's spectra have S/N above 100. Between 10 and 100 the widths of the networks and the stars' differ by up to
     # a factor that has to be found, not presumed.
-    c.calibrate.update({"noise": (10.0, 20.0, 40.0, 80.0), "snr_sigma": 2.0})
+    c.calibrate.update({"noise": (10.0, 20.0, 40.0), "snr_sigma": 2.0})
     # For spectra of other surveys, of which an expert (remap.stages.expert) knows nothing.
     c.expert.kind = "none"
     if options["short"]:

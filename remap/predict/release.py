@@ -220,10 +220,11 @@ def _weights(predictor: Predictor) -> tuple[dict[str, np.ndarray], dict[str, lis
         steps = dict(zip(dict.fromkeys(network.folds), network.steps, strict=True))
         members[arm] = []
         for number, (variables, fold) in enumerate(zip(network.members, network.folds, strict=True)):
-            own = {
-                "/".join(map(str, key)): np.asarray(leaf).astype(np.float16)
-                for key, leaf in traverse_util.flatten_dict(dict(variables)).items()
-            }
+            with np.errstate(over="ignore"):  # told below
+                own = {
+                    "/".join(map(str, key)): np.asarray(leaf).astype(np.float16)
+                    for key, leaf in traverse_util.flatten_dict(dict(variables)).items()
+                }
             arrays |= {f"{arm}/{number}/{key}": leaf for key, leaf in own.items()}
             members[arm].append(
                 {"fold": fold, "step": int(steps[fold]), "trained": network.weights.get(fold, "")}

@@ -75,7 +75,7 @@ def make_card(about: str, predictor: Predictor, summary: Table, stars: Mapping[s
     members = {arm: len(network.members) for arm, network in predictor.networks.items()}
     facts = [
         f"Config `{config['name']}`, seed {config['seed']}, deep-REMAP {__version__}.",
-        f"Arms (wavelengths in {inputs.grid_medium}): {arms}. Line spreads ({config['lsf']['kind']}): {spreads}.",
+        f"Arms (wavelengths in {inputs.medium}): {arms}. Line spreads ({config['lsf']['kind']}): {spreads}.",
         f"Bins: {bins}.",
         f"Fine-tuned on stars with {select}: {stars['labelled']} spectra of {stars['different']} stars.",
         f"Networks: {', '.join(f'{n} of arm {arm}' for arm, n in members.items())}, one per fold of the stars.",
