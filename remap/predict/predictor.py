@@ -738,19 +738,19 @@ def load(
     if stage == "finetune" and references:
         known = read_references(workdir, expected, networks)
     return Predictor(
-        expected,
-        networks,
-        config,
-        found.calibration,
-        description,
-        load_templates(workdir),
-        load_stationary(workdir),
-        None if beside is None else beside.everyone,
-        None if beside is None else beside.references,
-        found.alone,
-        found.digest,
-        "" if beside is None else beside.digest,
-        known,
+        preprocessing=expected,
+        networks=networks,
+        config=config,
+        calibration=found.calibration,
+        description=description,
+        templates=load_templates(workdir),
+        stationary=load_stationary(workdir),
+        expert=None if beside is None else beside.everyone,
+        references=None if beside is None else beside.references,
+        alone=found.alone,
+        calibration_hash=found.digest,
+        expert_hash="" if beside is None else beside.digest,
+        known=known,
     )
 
 

@@ -184,12 +184,12 @@ def read_release(
         templates = _read_tensors(folder / TEMPLATES, record)
         about = record["templates"]
         predictor = Predictor(
-            preprocessing,
-            found,
-            config,
-            None if calibration is None else Calibration.from_json(calibration),
-            description,
-            _templates(templates, about),
+            preprocessing=preprocessing,
+            networks=found,
+            config=config,
+            calibration=None if calibration is None else Calibration.from_json(calibration),
+            description=description,
+            templates=_templates(templates, about),
             calibration_hash="" if calibration is None else _digest(json.dumps(calibration).encode()),
         )
         if record["references"] is None or not references:

@@ -36,7 +36,8 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(calibrated, tmp_path
     assert sizes["CARD.md"] == len(card.encode())
     assert card.startswith(ABOUT)
     assert card.count("| dwarfs | teff | 7 | 12 | 12 | 12 | 12.35 | 12.35 | 12 |") == 1
-    assert "teff 4" in card
+    assert "Bins: teff " in card
+    assert "Fine-tuned on stars with " in card
     assert "Networks: 2 of arm A, 2 of arm B, one per fold of the stars." in card
     assert remap.load(tmp_path / "out").calibration is not None
 
