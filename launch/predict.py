@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from remap import sharding
 from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
@@ -35,9 +36,9 @@ CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the n
 
 def main() -> None:
     workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
-    check_output(OUTPUT.value, overwrite=OVERWRITE.value)
+    sharding.from_first(lambda: check_output(OUTPUT.value, overwrite=OVERWRITE.value))
     if REPORT.value:
-        check_report(page, overwrite=OVERWRITE.value)
+        sharding.from_first(lambda: check_report(page, overwrite=OVERWRITE.value))
     predictor = load(workdir, stage=STAGE.value, folds=_folds(), calibrated=CALIBRATED.value)
     settings = report.report_settings(predictor.config)
     if CARDS.value is not None:
@@ -76,4 +77,4 @@ def _folds() -> list[int] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir", "spectra", "output"))
+    cli.run(main, required=("workdir", "spectra", "output"), processes=True)

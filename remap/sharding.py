@@ -1,12 +1,13 @@
 """Many devices and many processes, in one file: the mesh, what lies on it, and which process writes.
 
-There is one mesh of one axis, "batch", over all devices of all processes. The spectra of a batch are divided along it,
-everything else (parameters, sources of batches) is the same on every device. Programs stay those of one device: the compiler
-divides them, so that sums over a batch (batch statistics, the triplet loss) are over the whole of it. The one thing that it cannot
-divide by itself, a loop over spectra, is divided by `by_rows`. With one device nothing here does anything.
+There is one mesh of one axis, "batch", over all devices of all processes. The spectra of a batch are divided along
+it, everything else (parameters, sources of batches) is the same on every device. Programs stay those of one device:
+the compiler divides them, so that sums over a batch (batch statistics, the triplet loss) are over the whole of it.
+The one thing that it cannot divide by itself, a loop over spectra, is divided by `by_rows`. With one device nothing
+here does anything.
 
-Processes all run the same script on the same arguments and compute the same things; the first one alone writes, and the
-others wait for it where they go on with what it read or wrote (`from_first`).
+Processes all run the same script on the same arguments and compute the same things; the first one alone writes, and
+the others wait for it where they go on with what it read or wrote (`from_first`).
 
 Nothing is set on import: `start` is for scripts, before the first computation.
 """
@@ -60,21 +61,24 @@ def start(
     given = (bool(coordinator), process_count != 0, process_index != -1)
     if not distributed and not any(given):
         return
-    if any(given):
-        if not all(given) or process_count < 1 or not 0 <= process_index < process_count:
-            raise ConfigError(
-                "expected coordinator HOST:PORT, process_count of 1 or more and process_index from 0 below it, found "
-                f"{coordinator!r}, {process_count}, {process_index}"
-            )
-        jax.distributed.initialize(coordinator, process_count, process_index)
-    else:
-        try:
+    distributed = not any(given)
+    if not distributed and (not all(given) or process_count < 1 or not 0 <= process_index < process_count):
+        raise ConfigError(
+            "expected coordinator HOST:PORT, process_count of 1 or more and process_index from 0 below it, found "
+            f"{coordinator!r}, {process_count}, {process_index}"
+        )
+    try:
+        if distributed:
             jax.distributed.initialize()
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"distributed: no cluster's environment was found ({error})") from error
-    logger.info(
-        "process %d of %d, %d devices", jax.process_index(), jax.process_count(), jax.device_count()
-    )
+        else:
+            jax.distributed.initialize(coordinator, process_count, process_index)
+    except ValueError as error:
+        raise ConfigError(f"distributed: no cluster's environment was found ({error})") from error
+    except RuntimeError as error:
+        raise ConfigError(f"distributed: the processes did not find one another ({error})") from error
+    # Here, where all are about as far: the connections between CPUs are made by the first exchange, within 30 s.
+    multihost_utils.sync_global_devices("start")
+    logger.info("process %d of %d, %d devices", jax.process_index(), jax.process_count(), jax.device_count())
 
 
 def batch_mesh() -> Mesh:

@@ -31,6 +31,7 @@ from astropy.io import fits
 from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
+from remap import sharding
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.pmf import distributions
@@ -248,7 +249,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     else:
         raise ConfigError(f"{path}: a catalogue's name must end in .fits or .ecsv, found {path.suffix!r}")
     for each in paths:
-        if each.exists() and not each.is_dir() and not overwrite:
+        if each.exists() and not each.is_dir() and not overwrite and sharding.writes():
             raise FileExistsError(f"{each}: exists already; choose another name or allow overwriting")
         check_writable(each)
     return paths
