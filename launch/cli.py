@@ -52,7 +52,7 @@ PROCESS_COUNT = flags.DEFINE_integer("process_count", 0, "How many processes the
 PROCESS_INDEX = flags.DEFINE_integer("process_index", -1, "Which of them this is, from 0.")
 TRANSFER_GUARD = flags.DEFINE_enum(
     "transfer_guard", "allow", ["allow", "log", "disallow"],
-    "What JAX does about transfers to and from a device that nobody asked for.",
+    "What JAX does in a step of training about transfers to and from a device that nobody asked for.",
 )  # fmt: skip
 PROFILE = flags.DEFINE_string("profile", "", "Folder for a profile of the run, for TensorBoard or Perfetto.")
 
@@ -244,7 +244,7 @@ def _devices(*, processes: bool) -> Iterator[None]:
     if not sharding.writes():
         logger.setLevel(logging.WARNING)  # the first process tells what all do
     with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.transfer_guard(TRANSFER_GUARD.value))
+        stack.enter_context(sharding.guard_transfers(TRANSFER_GUARD.value))
         if PROFILE.value:
             stack.enter_context(jax.profiler.trace(PROFILE.value))
         yield

@@ -14,9 +14,11 @@ Nothing is set on import: `start` is for scripts, before the first computation.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,6 +32,8 @@ from remap.config import ConfigError
 logger = logging.getLogger(__name__)
 
 AXIS = "batch"
+
+_step_guard = contextvars.ContextVar("step_guard", default="allow")
 
 
 def start(
@@ -93,7 +97,7 @@ def whole_batches(size: int) -> int:
 
 def replicate(tree: Any) -> Any:
     """A tree of arrays on every device. All processes must have the same values."""
-    return tree if jax.device_count() == 1 else _put(tree, lambda _: PartitionSpec())
+    return jax.device_put(tree) if jax.device_count() == 1 else _put(tree, lambda _: PartitionSpec())
 
 
 def divide(batch: Any) -> Any:
@@ -179,6 +183,27 @@ def to_host(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
+@contextlib.contextmanager
+def guard_transfers(level: str) -> Iterator[None]:
+    """Within it, what JAX does about transfers in a step of training that nobody asked for.
+
+    What comes before the first step moves library and survey to the devices, and is not watched.
+
+    Args:
+      level: "allow", "log" or "disallow".
+    """
+    token = _step_guard.set(level)
+    try:
+        yield
+    finally:
+        _step_guard.reset(token)
+
+
+def guarded() -> contextlib.AbstractContextManager[None]:
+    """The guard of a step; see `guard_transfers`."""
+    return jax.transfer_guard(_step_guard.get())
+
+
 def writes() -> bool:
     """True in the process that writes files: the first."""
     return not several() or jax.process_index() == 0
@@ -226,6 +251,8 @@ def _put(tree: Any, spec: Callable[[Any], PartitionSpec]) -> Any:
         sharding = NamedSharding(mesh, spec(leaf))
         if not several() or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
             return jax.device_put(leaf, sharding)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         value = np.asarray(leaf)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 

@@ -21,7 +21,7 @@ from remap.store.records import read_records
 # Sums over a batch are rounded otherwise in every division of it, and 30 steps of Adam at a rate of 0.01 make more of
 # that.
 PREDICTED, TRAINED = 1e-5, 2e-3
-LIMIT = 180  # s, after which a child is killed
+LIMIT = 300  # s, after which a child is killed
 
 
 def child(output: Path, *arguments: str) -> subprocess.Popen:
@@ -55,9 +55,9 @@ def finished(children: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one device, that of the tests, makes of it: the folder, the network, the prediction."""
+    """What one device, that of the tests, makes of it: folder, PMFs of the trained network, prediction."""
     folder = tmp_path_factory.mktemp("alone")
-    return folder, jax.tree.leaves(on_devices.train(folder)), on_devices.predict()
+    return folder, on_devices.trained_pmfs(on_devices.train(folder)), on_devices.predict()
 
 
 def check_prediction(found, alone):
@@ -82,8 +82,7 @@ def test_eight_devices_train_and_predict_as_one(alone, tmp_path):
     assert "8 devices" in told
     with np.load(tmp_path / "found.npz") as found:
         check_prediction(found, alone)
-        for i, leaf in enumerate(alone[1]):
-            np.testing.assert_allclose(found[f"leaf_{i}"], leaf, atol=TRAINED)
+        np.testing.assert_allclose(found["trained"], alone[1], atol=TRAINED)
     check_losses(tmp_path / "run", alone)
 
 
@@ -107,8 +106,8 @@ def test_two_processes_stop_together_and_one_device_goes_on(alone, tmp_path):
     assert not list((tmp_path / "run").glob("*.lock"))
     with np.load(tmp_path / "found.npz") as found:
         check_prediction(found, alone)
-    for ours, theirs in zip(jax.tree.leaves(on_devices.train(tmp_path / "run")), alone[1], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=TRAINED)
+    trained = on_devices.trained_pmfs(on_devices.train(tmp_path / "run"))
+    np.testing.assert_allclose(trained, alone[1], atol=TRAINED)
     check_losses(tmp_path / "run", alone)
 
 
@@ -147,7 +146,7 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
 
 def test_one_device_has_nothing_done_to_it():
     tree = {"a": jnp.ones(3)}
-    assert sharding.replicate(tree) is tree
+    assert sharding.replicate(tree)["a"].sharding == tree["a"].sharding
     assert sharding.divided(tree) is tree
     assert sharding.local(tree) is tree
     assert sharding.by_rows(jnp.sin) is jnp.sin

@@ -282,7 +282,7 @@ def _both(first: OnEpoch | None, second: OnEpoch) -> OnEpoch:
 
 def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> TrainState:
     """The loop itself: steps, records, checkpoints, resuming and stopping; the state after the last step."""
-    keys = run_keys(run.key)
+    keys = sharding.replicate(run_keys(run.key))
     # A copy: the buffers of the state are taken over by the first step.
     state = init_state(*jax.tree.map(jnp.array, (task.params, task.model_state)), optimizer)
     with contextlib.ExitStack() as stack:
@@ -310,10 +310,12 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
             run.on_epoch(0, sharding.local(state))
         began = time.monotonic()
         while step < run.total:
-            batch = draw_batch(task.source, keys.batches, jnp.asarray(step, jnp.int32))
-            state, terms = train_step(
-                state, batch, keys.dropout, objective=task.objective, optimizer=optimizer
-            )
+            at = sharding.replicate(np.int32(step))
+            with sharding.guarded():
+                batch = draw_batch(task.source, keys.batches, at)
+                state, terms = train_step(
+                    state, batch, keys.dropout, objective=task.objective, optimizer=optimizer
+                )
             collected.append(terms)
             step += 1
             if step % run.steps == 0:

@@ -20,7 +20,7 @@ from remap import sharding
 from remap.labels import LabelBins
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
-from remap.predict.ensemble import Network
+from remap.predict.ensemble import Network, member_pmf
 from remap.predict.predictor import ArmInputs, Predictor
 from remap.preprocess.description import PREPROCESSING_VERSION, Preprocessing
 from remap.sampling.augment import AugmentSettings
@@ -76,6 +76,17 @@ def train(folder: Path, *, batch: int = BATCH, on_epoch=None) -> Fitted:
     return fit(task, run.optimizer(), run)
 
 
+def trained_pmfs(fitted: Fitted) -> np.ndarray:
+    """float32[L, S, K]: what a trained network says of the stars.
+
+    Parameters may differ where nothing depends on them: of what batch normalisation takes out the gradient is rounding,
+    and Adam makes whole steps of it.
+    """
+    flux, valid, _ = spectra()
+    variables = {"params": fitted.params, "batch_stats": fitted.model_state}
+    return np.asarray(member_pmf(variables, PREPROCESSING.normalizer("A")(flux, valid), valid, model=MODEL))
+
+
 def predict() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normalised flux, PMFs and the normaliser's flags of two networks without training."""
     flux, valid, _ = spectra()
@@ -101,18 +112,14 @@ def main(output: str, cache: str, *arguments: str) -> None:
             time.sleep(0.2)
 
     flux, pmf, trouble = predict()
-    told, leaves = "", []
+    told, trained = "", np.zeros(0)
     try:
-        fitted = train(Path(output) / "run", on_epoch=stop if sharding.several() else None)
-        leaves = jax.tree.leaves(fitted)
+        trained = trained_pmfs(train(Path(output) / "run", on_epoch=stop if sharding.several() else None))
     except Preempted as stopped:
         told = str(stopped)
     print(f"{jax.process_index()} of {jax.process_count()}, {jax.device_count()} devices: {told}")
     if sharding.writes():
-        np.savez(
-            Path(output) / "found.npz", flux=flux, pmf=pmf, trouble=trouble,
-            **{f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)},
-        )  # fmt: skip
+        np.savez(Path(output) / "found.npz", flux=flux, pmf=pmf, trouble=trouble, trained=trained)
 
 
 if __name__ == "__main__":
