@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from remap import io, surveys
+from remap import io, sharding, surveys
 from remap.config import ConfigError, apply_overrides, read_overrides
 from remap.predict.predictor import Predictor
 from remap.preprocess.observe import Observed
@@ -32,6 +33,28 @@ CACHE = flags.DEFINE_string(
     "compilation_cache", "~/.cache/deep-remap", "Folder that keeps compiled programs between runs; '' = none."
 )
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised, not its message alone.")
+DEVICES = flags.DEFINE_integer(
+    "devices",
+    0,
+    "Devices that a CPU is taken for, each with a part of every batch; 0 = one. GPUs are all used.",
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes, as the cluster (Slurm, Open MPI, Kubernetes) has started them.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "The same by hand: HOST:PORT of the first process, with --process_count and --process_index.",
+)
+PROCESS_COUNT = flags.DEFINE_integer("process_count", 0, "How many processes there are.")
+PROCESS_INDEX = flags.DEFINE_integer("process_index", -1, "Which of them this is, from 0.")
+TRANSFER_GUARD = flags.DEFINE_enum(
+    "transfer_guard", "allow", ["allow", "log", "disallow"],
+    "What JAX does in a step of training about transfers to and from a device that nobody asked for.",
+)  # fmt: skip
+PROFILE = flags.DEFINE_string("profile", "", "Folder for a profile of the run, for TensorBoard or Perfetto.")
 
 # What the operating system says of a place that a user named, and can mend.
 PLACES = (
@@ -149,11 +172,16 @@ def run_with_arguments(main: Callable[[list[str]], None]) -> None:
     _run(main)
 
 
-def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
+def run(main: Callable[[], None], *, required: tuple[str, ...], processes: bool = False) -> None:
     """Parses the flags, calls `main`, and turns a user's mistake into one line instead of a traceback.
 
     A mistake is what remap says is one: a setting, a file or a spectrum that cannot be used. Any other error, one of
     JAX or NumPy above all, is a fault of the program and keeps its traceback.
+
+    Args:
+      main: what the script does.
+      required: flags that must be given.
+      processes: the script may be one of several processes.
 
     Exit status: 0 done, 1 a mistake in the input, 75 (EX_TEMPFAIL) stopped by SIGTERM or Ctrl-C with the state
     saved, 130 stopped by Ctrl-C where there was no state to save.
@@ -165,17 +193,18 @@ def run(main: Callable[[], None], *, required: tuple[str, ...]) -> None:
             raise app.UsageError(f"unknown arguments: {arguments}")
         main()
 
-    _run(without)
+    _run(without, processes=processes)
 
 
-def _run(main: Callable[[list[str]], None]) -> None:
+def _run(main: Callable[[list[str]], None], *, processes: bool = False) -> None:
     def wrapped(argv: list[str]) -> None:
         _show_progress()
         if CACHE.value:
             jax.config.update("jax_compilation_cache_dir", str(Path(CACHE.value).expanduser()))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
         try:
-            main(argv[1:])
+            with _devices(processes=processes):
+                main(argv[1:])
         except Preempted as stop:
             logger.warning("%s", stop)
             sys.exit(75)
@@ -194,6 +223,35 @@ def _run(main: Callable[[list[str]], None]) -> None:
             sys.exit(f"error: {error.filename or 'a file'}: {error.strerror}")
 
     app.run(wrapped, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def _devices(*, processes: bool) -> Iterator[None]:
+    """Devices, processes, the guard and the profile that the flags ask for."""
+    one = (
+        not DISTRIBUTED.value
+        and not COORDINATOR.value
+        and (PROCESS_COUNT.value, PROCESS_INDEX.value) == (0, -1)
+    )
+    if not one and not processes:
+        raise ConfigError(
+            "this script runs in one process: leave out --distributed, --coordinator, --process_count and "
+            "--process_index (pretrain, align, finetune and predict may have several)"
+        )
+    sharding.start(
+        devices=DEVICES.value,
+        distributed=DISTRIBUTED.value,
+        coordinator=COORDINATOR.value,
+        process_count=PROCESS_COUNT.value,
+        process_index=PROCESS_INDEX.value,
+    )
+    if not sharding.writes():
+        logger.setLevel(logging.WARNING)  # the first process tells what all do
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sharding.guard_transfers(TRANSFER_GUARD.value))
+        if PROFILE.value:
+            stack.enter_context(jax.profiler.trace(PROFILE.value))
+        yield
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -14,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("config", "workdir"))
+    cli.run(main, required=("config", "workdir"), processes=True)

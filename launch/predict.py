@@ -18,6 +18,7 @@ from absl import flags
 
 from launch import cli
 from launch.streaming import StreamFlags, is_folder
+from remap import sharding
 from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.predictor import load
@@ -53,9 +54,9 @@ def main() -> None:
     workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
     STREAM.set_level()
     if not is_folder(OUTPUT.value):
-        check_output(OUTPUT.value, overwrite=OVERWRITE.value)
+        sharding.from_first(lambda: check_output(OUTPUT.value, overwrite=OVERWRITE.value))
     if REPORT.value:
-        check_report(page, overwrite=OVERWRITE.value)
+        sharding.from_first(lambda: check_report(page, overwrite=OVERWRITE.value))
     predictor = load(
         workdir,
         stage=STAGE.value,
@@ -108,4 +109,4 @@ def _folds() -> list[int] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir", "spectra", "output"))
+    cli.run(main, required=("workdir", "spectra", "output"), processes=True)

@@ -1,21 +1,24 @@
 """Many devices and many processes, in one file: the mesh, what lies on it, and which process writes.
 
-There is one mesh of one axis, "batch", over all devices of all processes. The spectra of a batch are divided along it,
-everything else (parameters, sources of batches) is the same on every device. Programs stay those of one device: the compiler
-divides them, so that sums over a batch (batch statistics, the triplet loss) are over the whole of it. The one thing that it cannot
-divide by itself, a loop over spectra, is divided by `by_rows`. With one device nothing here does anything.
+There is one mesh of one axis, "batch", over all devices of all processes. The spectra of a batch are divided along
+it, everything else (parameters, sources of batches) is the same on every device. Programs stay those of one device:
+the compiler divides them, so that sums over a batch (batch statistics, the triplet loss) are over the whole of it.
+The one thing that it cannot divide by itself, a loop over spectra, is divided by `by_rows`. With one device nothing
+here does anything.
 
-Processes all run the same script on the same arguments and compute the same things; the first one alone writes, and the
-others wait for it where they go on with what it read or wrote (`from_first`).
+Processes all run the same script on the same arguments and compute the same things; the first one alone writes, and
+the others wait for it where they go on with what it read or wrote (`from_first`).
 
 Nothing is set on import: `start` is for scripts, before the first computation.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,6 +32,8 @@ from remap.config import ConfigError
 logger = logging.getLogger(__name__)
 
 AXIS = "batch"
+
+_step_guard = contextvars.ContextVar("step_guard", default="allow")
 
 
 def start(
@@ -60,18 +65,23 @@ def start(
     given = (bool(coordinator), process_count != 0, process_index != -1)
     if not distributed and not any(given):
         return
-    if any(given):
-        if not all(given) or process_count < 1 or not 0 <= process_index < process_count:
-            raise ConfigError(
-                "expected coordinator HOST:PORT, process_count of 1 or more and process_index from 0 below it, found "
-                f"{coordinator!r}, {process_count}, {process_index}"
-            )
-        jax.distributed.initialize(coordinator, process_count, process_index)
-    else:
-        try:
+    distributed = not any(given)
+    if not distributed and (not all(given) or process_count < 1 or not 0 <= process_index < process_count):
+        raise ConfigError(
+            "expected coordinator HOST:PORT, process_count of 1 or more and process_index from 0 below it, found "
+            f"{coordinator!r}, {process_count}, {process_index}"
+        )
+    try:
+        if distributed:
             jax.distributed.initialize()
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"distributed: no cluster's environment was found ({error})") from error
+        else:
+            jax.distributed.initialize(coordinator, process_count, process_index)
+    except ValueError as error:
+        raise ConfigError(f"distributed: no cluster's environment was found ({error})") from error
+    except RuntimeError as error:
+        raise ConfigError(f"distributed: the processes did not find one another ({error})") from error
+    # Here, where all are about as far: the connections between CPUs are made by the first exchange, within 30 s.
+    multihost_utils.sync_global_devices("start")
     logger.info("process %d of %d, %d devices", jax.process_index(), jax.process_count(), jax.device_count())
 
 
@@ -87,7 +97,7 @@ def whole_batches(size: int) -> int:
 
 def replicate(tree: Any) -> Any:
     """A tree of arrays on every device. All processes must have the same values."""
-    return tree if jax.device_count() == 1 else _put(tree, lambda _: PartitionSpec())
+    return jax.device_put(tree) if jax.device_count() == 1 else _put(tree, lambda _: PartitionSpec())
 
 
 def divide(batch: Any) -> Any:
@@ -173,6 +183,27 @@ def to_host(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
+@contextlib.contextmanager
+def guard_transfers(level: str) -> Iterator[None]:
+    """Within it, what JAX does about transfers in a step of training that nobody asked for.
+
+    What comes before the first step moves library and survey to the devices, and is not watched.
+
+    Args:
+      level: "allow", "log" or "disallow".
+    """
+    token = _step_guard.set(level)
+    try:
+        yield
+    finally:
+        _step_guard.reset(token)
+
+
+def guarded() -> contextlib.AbstractContextManager[None]:
+    """The guard of a step; see `guard_transfers`."""
+    return jax.transfer_guard(_step_guard.get())
+
+
 def writes() -> bool:
     """True in the process that writes files: the first."""
     return not several() or jax.process_index() == 0
@@ -220,6 +251,8 @@ def _put(tree: Any, spec: Callable[[Any], PartitionSpec]) -> Any:
         sharding = NamedSharding(mesh, spec(leaf))
         if not several() or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
             return jax.device_put(leaf, sharding)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         value = np.asarray(leaf)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 

@@ -21,6 +21,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Column, QTable, Table
 
+from remap import sharding
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.pmf import distributions
@@ -310,7 +311,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
         check_parquet()
     paths = (path,) if files == 1 else (path, second(path))
     for each in paths:
-        if each.exists() and not each.is_dir() and not overwrite:
+        if each.exists() and not each.is_dir() and not overwrite and sharding.writes():
             raise FileExistsError(f"{each}: exists already; choose another name or allow overwriting")
         check_writable(each)
     return paths

@@ -44,7 +44,7 @@ class Checkpoints(ocp.CheckpointManager):
 
 
 def _options(**settings: Any) -> ocp.CheckpointManagerOptions:
-    """Options of a manager that is there for one process: what is saved is the same in all, and the first one saves."""
+    """Options of a manager that is there for one process: what is saved is the same in all, and the first saves."""
     own = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}") if sharding.several() else None
     more = {} if alone is None else {"multiprocessing_options": alone, "create": False}

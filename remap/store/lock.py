@@ -35,8 +35,8 @@ def hold(folder: Path) -> Iterator[None]:
 
     `run.lock` says which host, process and start of it hold the folder. On one machine the kernel's lock on that file
     decides, which ends with the process however it ends; where the file system has none, the process number with the
-    time at which it began, since numbers are used again. Of another host nothing can be known. Of several processes of
-    one run the first one holds it for all.
+    time at which it began, since numbers are used again. Of another host nothing can be known. Of several
+    processes of a run the first one holds it for all.
 
     Raises:
       LockedError: another run holds it; says which, and what to do if that run is no more.

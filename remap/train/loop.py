@@ -6,11 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 from remap import sharding
@@ -29,7 +25,9 @@ from remap.store.records import open_records, read_records
 from remap.train import cycles
 from remap.train.objectives import Objective, Source, Task
 from remap.train.optim import Rule, averaged, cycle_optimizer, sgdr
+from remap.train.saving import RunCheckpoints
 from remap.train.state import TrainState, init_state
+from remap.train.stopping import signals, stopped_by
 
 logger = logging.getLogger(__name__)
 
@@ -284,12 +282,14 @@ def _both(first: OnEpoch | None, second: OnEpoch) -> OnEpoch:
 
 def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> TrainState:
     """The loop itself: steps, records, checkpoints, resuming and stopping; the state after the last step."""
-    keys = run_keys(run.key)
+    keys = sharding.replicate(run_keys(run.key))
     # A copy: the buffers of the state are taken over by the first step.
     state = init_state(*jax.tree.map(jnp.array, (task.params, task.model_state)), optimizer)
     with contextlib.ExitStack() as stack:
-        saved = stack.enter_context(_Checkpoints(run))
-        stop = stack.enter_context(_signals())
+        saved = stack.enter_context(
+            RunCheckpoints(run.folder / "checkpoints", keep=run.settings.keep, meta=run.meta)
+        )
+        stop = stack.enter_context(signals())
         restored = saved.restore(state)
         collected: list[Any] = []
         history: list[dict[str, Any]] | None = []
@@ -310,10 +310,12 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
             run.on_epoch(0, sharding.local(state))
         began = time.monotonic()
         while step < run.total:
-            batch = draw_batch(task.source, keys.batches, jnp.asarray(step, jnp.int32))
-            state, terms = train_step(
-                state, batch, keys.dropout, objective=task.objective, optimizer=optimizer
-            )
+            at = sharding.replicate(np.int32(step))
+            with sharding.guarded():
+                batch = draw_batch(task.source, keys.batches, at)
+                state, terms = train_step(
+                    state, batch, keys.dropout, objective=task.objective, optimizer=optimizer
+                )
             collected.append(terms)
             step += 1
             if step % run.steps == 0:
@@ -323,58 +325,11 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
                 writer.write(record)
                 history.append(record)
                 _end_epoch(run, state, record, history, saved, time.monotonic() - began)
-            if reason := _stopped(stop, step):  # in the last step, too: what would follow must not start
+            if reason := stopped_by(stop, step):  # in the last step, too: what would follow must not start
                 _check_finite(run, state, step, collected, saved)
                 saved.save(step, state, _partial(collected, history))
                 raise Preempted(f"{run.name}: stopped by {reason} at step {step}; the same command resumes")
     return state
-
-
-class _Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints of a run, which the first process reads and writes for all."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.folder = run.folder / "checkpoints"
-        self._manager: checkpoint.Checkpoints | None = None
-
-    def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
-        """See `checkpoint.restore_state`."""
-
-        def restore() -> tuple[TrainState, Any] | None:
-            keep = self._run.settings.keep
-            self._manager = checkpoint.open_manager(self.folder, keep=keep)
-            found = checkpoint.restore_state(self._manager, template, self._run.meta)
-            checkpoint.check_room(self.folder, template, keep=keep)
-            return found
-
-        return sharding.from_first(restore)
-
-    def save(self, step: int, state: TrainState, partial: Any) -> None:
-        """See `checkpoint.save_state`."""
-        run = self._run
-        sharding.from_first(
-            lambda: checkpoint.save_state(self._manager, step, sharding.local(state), run.meta, partial)
-        )
-
-    def told(self) -> str:
-        """Which is the last, and where."""
-        step = sharding.from_first(lambda: self._manager.latest_step())
-        last = (
-            "no checkpoint was saved" if step is None else f"the last good checkpoint is that of step {step}"
-        )
-        return f"{last} in {self.folder}"
-
-    def __exit__(self, *_: object) -> None:
-        if self._manager is not None:
-            self._manager.close()
-
-
-def _stopped(signals: list[str], step: int) -> str:
-    """What stops the run after this step, "" for nothing. Several processes agree, a step or two later."""
-    if not sharding.several():
-        return signals[0] if signals else ""
-    return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
 
 
 @jax.jit
@@ -384,7 +339,7 @@ def _all_finite(params: Any, model_state: Any) -> Array:
 
 
 def _check_finite(
-    run: Run, state: TrainState, step: int, collected: list[Any], checkpoints: _Checkpoints
+    run: Run, state: TrainState, step: int, collected: list[Any], checkpoints: RunCheckpoints
 ) -> None:
     """Raises DivergedError at the first loss of `collected`, the steps up to `step`, that is not finite.
 
@@ -427,7 +382,7 @@ def _end_epoch(
     state: TrainState,
     record: Mapping[str, Any],
     history: list[dict[str, Any]],
-    checkpoints: _Checkpoints,
+    checkpoints: RunCheckpoints,
     seconds: float,
 ) -> None:
     """What a run does at the end of an epoch, when its record is written."""
@@ -466,36 +421,3 @@ def _prefixed(prefix: str, terms: Any) -> dict[str, Any]:
     return {
         f"{prefix}{'loss' if k == 'total' else k}": np.asarray(v).tolist() for k, v in terms._asdict().items()
     }
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
-    """A list into which SIGTERM and SIGINT (Ctrl-C) put their names; the old handlers come back at the end.
-
-    The second Ctrl-C is a KeyboardInterrupt, for who cannot wait for the step to end. A signal that the caller
-    ignores (as a shell does for what runs in the background) stays ignored. Only the main thread may install
-    handlers. Of several processes JAX watches for SIGTERM, so that all stop at one step, and Ctrl-C counts as it.
-    """
-    seen: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, _: Any) -> None:
-        name = signal.Signals(number).name
-        if sharding.several() and name not in seen:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if name in seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        seen.append(name)
-
-    numbers = (signal.SIGINT,) if sharding.several() else (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number, handler in previous.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, note)
-        yield seen
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

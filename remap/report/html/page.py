@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Table
 
+from remap import sharding
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.pmf.distributions import pmf_summary
@@ -71,7 +72,7 @@ def check_report(path: str | Path, *, overwrite: bool) -> Path:
     check_templates()
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: a report's name must end in .html, found {path.suffix!r}")
-    if path.exists() and not overwrite:
+    if path.exists() and not overwrite and sharding.writes():
         raise FileExistsError(f"{path}: exists already; choose another name or allow overwriting")
     return path
 
