@@ -8,6 +8,7 @@ A program that streams must guard its main part (`if __name__ == "__main__":`), 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -40,6 +41,7 @@ STARTING = (
 )
 FAILED_STARTS = 3  # in a row, after which workers cannot be started at all
 OBSERVING = 32  # files that are cleaned and resampled in the time that one may take to be read
+SAID = 20  # messages of one kind that are told
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -189,6 +191,7 @@ class Feeder:
         self._ready: dict[int, Fed | FeedError] = {}
         self._again: list[_Task] = []
         self._given = self._wanted = self._bad_starts = 0
+        self._said: collections.Counter[str] = collections.Counter()
         self._changed = threading.Condition()
         self._fatal: BaseException | None = None
         self._closed = False
@@ -270,7 +273,7 @@ class Feeder:
         elif kind == "item":
             worker.item = value
         elif kind == "log":
-            logging.getLogger(value[0]).log(*value[1:])
+            self._tell(*value)
         elif isinstance(value, ConfigError):
             raise value
         else:
@@ -278,6 +281,13 @@ class Feeder:
                 self._ready[worker.task.number] = value
                 self._changed.notify_all()
             worker.task = worker.item = None
+
+    def _tell(self, name: str, level: int, kind: str, message: str) -> None:
+        """What a worker logs, of one kind so many times: of a million bad files all are in the catalogue."""
+        self._said[kind] += 1
+        if self._said[kind] <= SAID:
+            more = "" if self._said[kind] < SAID else " (more of this kind are not told)"
+            logging.getLogger(name).log(level, "%s%s", message, more)
 
     def _lost(self, i: int, why: str, *, blame: bool = False) -> None:
         """A worker is gone, or stands still: another one takes its place, and the task comes again."""
@@ -376,7 +386,7 @@ class _Told(logging.Handler):
         self._connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._connection.send(("log", (record.name, record.levelno, "%s", record.getMessage())))
+        self._connection.send(("log", (record.name, record.levelno, str(record.msg), record.getMessage())))
 
 
 class _Here:

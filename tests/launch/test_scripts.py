@@ -1,12 +1,17 @@
 """The launch scripts as a user runs them: a catalogue from a moved folder, and errors in one line."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from astropy.io import fits
 from helpers import tiny
 
+from launch.streaming import StreamFlags
+from remap.config import ConfigError
+from remap.io import list_files
 from remap.io.bundle import read_bundle
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.spectra import air_to_vacuum, doppler_shift, vacuum_to_air
@@ -67,6 +72,84 @@ def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_
     assert again.returncode == 1
     assert f"error: {output}: exists already" in again.stderr
     assert len(read_catalogue(output).table) == 6
+
+
+def test_predict_in_a_stream_from_worker_processes_with_a_shard_set_aside(
+    tiny_workdir, tiny_predictor, tmp_path
+):
+    """Two processes, of which one fails at a shard; a third makes it and merges."""
+    for i in range(9):
+        tiny.write_table(tmp_path / "night" / tiny.DWARFS[i][0], *tiny.star(i))
+    (tmp_path / "night" / "dwarf_01b.fits").write_text("no FITS")
+    parts = tmp_path / "parts"
+    command = [
+        f"--workdir={tiny_workdir}",
+        f"--spectra={tmp_path / 'night'}",
+        f"--output={parts}",
+        "--shard=4",
+    ]
+    fails = (
+        "from remap.predict.predictor import Predictor\nown = Predictor.predict_arms\n"
+        "def fails(self, observed):\n    if 'dwarf_08.fits' in observed.names: raise ArithmeticError('no')\n"
+        "    return own(self, observed)\nPredictor.predict_arms = fails"
+    )
+    share = ("--process_count=2", "--workers=1")
+    first = tiny.launch("launch.predict", *command, *share, "--process_index=0", before=fails)
+    assert first.returncode == 2, first.stderr
+    assert "part-00002.fits failed, once more: ArithmeticError: no" in first.stderr
+    assert "1 shards made, 0 there before; 4 rows, 1 of them could not be used" in first.stderr
+    assert "set aside, each with the reason beside it: part-00002.fits" in first.stderr
+    assert sorted(path.name for path in parts.glob("part*")) == ["part-00000.fits", "part-00002.failed"]
+
+    merged = tmp_path / "merged.fits"
+    second = tiny.launch("launch.predict", *command, "--workers=0", f"--merge={merged}", "--quiet")
+    assert second.returncode == 0, second.stderr
+    assert second.stderr == ""
+    once = tmp_path / "once.fits"
+    files = list_files(tmp_path / "night", "*.fits")
+    tiny_predictor.predict_files(files, date=read_catalogue(merged).meta["date"]).write(once)
+    assert merged.read_bytes() == once.read_bytes()
+
+    again = tiny.launch("launch.predict", *command[:2], f"--output={tmp_path / 'one.fits'}", "--stream")
+    assert again.returncode == 0, again.stderr
+    assert len(read_catalogue(tmp_path / "one.fits").table) == 10
+    assert not (tmp_path / "one.fits.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--output=x.fits", "--process_count=2"), "several processes share a folder"),
+        (("--output=parts", "--nostream"), "a folder as --output"),
+        (("--output=parts", "--report"), "a stream keeps no spectra for it"),
+        (("--output=parts", "--process_count=2", "--merge=x.fits"), "a run of its own"),
+    ],
+)
+def test_flags_of_a_stream_that_contradict_each_other_are_told(
+    tiny_predictor, arguments, message, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    values = flags.FlagValues()
+    stream = StreamFlags(values)
+    given = {name: value for name, _, value in (text[2:].partition("=") for text in arguments)}
+    values(["test", *(text for text in arguments if not text.startswith(("--output", "--report")))])
+
+    def predict(output, *, report):
+        if stream.wanted(tiny_predictor, [], {}, output, report=report):
+            stream.run(tiny_predictor, [], {}, output, overwrite=False)
+
+    with pytest.raises(ConfigError, match=message):
+        predict(given["output"], report="report" in given)
+
+
+def test_many_spectra_are_a_stream_by_default(tiny_predictor):
+    values = flags.FlagValues()
+    stream = StreamFlags(values)
+    values(["test"])
+    many = [Path(f"{i}.fits") for i in range(5001)]
+    assert stream.wanted(tiny_predictor, many, {}, "x.fits", report=False)
+    assert not stream.wanted(tiny_predictor, many, {}, "x.fits", report=True)
+    assert not stream.wanted(tiny_predictor, many[:-1], {}, "x.fits", report=False)
 
 
 def test_predict_takes_velocities_from_a_table_and_a_resolution(tiny_workdir, tiny_predictor, tmp_path):
