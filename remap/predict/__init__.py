@@ -1,4 +1,4 @@
-"""Trained networks as one object, the catalogue with its flags, and predictions of stars kept aside."""
+"""Trained networks as one object, the catalogue with its flags and scores, and predictions of stars kept aside."""
 
 from remap.predict.catalogue import (
     Catalogue,
@@ -14,6 +14,7 @@ from remap.predict.ensemble import Network
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_held_out, predict_survey
 from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
 from remap.predict.references import Neighbors, ReferenceSet
+from remap.predict.scores import evaluate
 
 __all__ = [
     "ArmInputs",
@@ -30,6 +31,7 @@ __all__ = [
     "build_catalogue",
     "check_output",
     "describe",
+    "evaluate",
     "load",
     "predict_held_out",
     "predict_survey",

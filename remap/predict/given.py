@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def spectra_of(
       flux: float[N] or float[S, N], to arrays of wavelengths; any kind that `make_spectra` takes.
       medium: "air" or "vacuum"; needed for all but `Spectra`, since neither arrays nor specutils say.
       ivar, valid: beside `flux`, see `make_spectra`.
-      names: one per spectrum; None = of `Spectra` their own, of others their number.
+      names: one per spectrum; None = of `Spectra` their own, of others their number. Names that several entries of
+        a sequence have get its number before them ("0/a", "1/a").
 
     Raises:
       SpectrumError: what is none of these, or says what it cannot say; and what `make_spectra` refuses.
@@ -58,7 +60,20 @@ def spectra_of(
         files.append([part for segment in segments for part in _parts(segment, medium, own, str(i))])
     if not any(len(part) for file in files for part in file):
         raise ValueError("expected at least one spectrum, found none")
-    return files
+    return _told_apart(files)
+
+
+def _told_apart(files: list[list[Spectra]]) -> list[list[Spectra]]:
+    """Files with names that are in no other: containers number their spectra, each from 0."""
+    times = Counter(name for file in files for name in {name for part in file for name in part.names})
+    return [
+        [_renamed(part, [f"{i}/{n}" if times[n] > 1 else n for n in part.names]) for part in file]
+        for i, file in enumerate(files)
+    ]
+
+
+def _renamed(spectra: Spectra, names: Sequence[str]) -> Spectra:
+    return dataclasses.replace(spectra, names=tuple(names)) if tuple(names) != spectra.names else spectra
 
 
 def _is_spectrum(value: Any) -> bool:
@@ -74,7 +89,7 @@ def _parts(spectrum: Any, medium: str | None, names: Sequence[str] | None, numbe
             )
         if names is None:
             return [spectrum]
-        return [dataclasses.replace(spectrum, names=tuple(_count(names, len(spectrum))))]
+        return [_renamed(spectrum, _count(names, len(spectrum)))]
     if not _is_spectrum(spectrum):
         raise SpectrumError(f"spectrum {number or 0}: {_expected(spectrum)}")
     where = _declared(medium)

@@ -42,7 +42,7 @@ def evaluate(
     on: str | None = None,
     columns: Mapping[str, str] | None = None,
     without: int = 0,
-    resamples: int = 1000,
+    resamples: int = 500,
     level: float = 0.95,
     seed: int = 0,
 ) -> Table:

@@ -38,7 +38,7 @@ def content(count: int, *, cards: int = 0, pixels: int = 30, evil: str = "") -> 
     table["flags"] = np.where(rng.random(count) < 0.3, 1 << rng.integers(0, 11, count), 0).astype(np.int32)
     table["flags"][0] = 64
     table["snr"] = rng.uniform(10, 200, count)
-    table["p_dwarf"] = rng.random(count)
+    table["dwarf_probability"] = rng.random(count)
     table["arms"] = ["A,B"] * count
     table["luminosity_class"] = np.where(np.asarray(table["logg"]) > 3.5, "dwarf", "giant")
     table["message"] = np.array([evil] * count, dtype=object) if evil else np.array([""] * count, dtype="U80")

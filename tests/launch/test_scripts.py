@@ -165,13 +165,17 @@ def test_predict_takes_velocities_from_a_table_and_a_resolution(tiny_workdir, ti
         "launch.predict",
         f"--workdir={tiny_workdir}",
         f"--spectra={folder}",
-        f"--output={tmp_path / 'catalogue.fits'}",
+        f"--output={tmp_path / 'catalogue.vot'}",
+        "--embeddings",
         f"--velocities={table}",
         "--velocity_column=v_helio",
         "--resolution=700",  # coarser than the networks know it
     )
     assert done.returncode == 0, done.stderr
-    found = read_catalogue(tmp_path / "catalogue.fits")
+    found = read_catalogue(tmp_path / "catalogue.vot")
+    assert [np.isfinite(x).all(axis=1).tolist() for x in found.embeddings.values()] == 2 * [
+        [True, True, False]
+    ]
     np.testing.assert_allclose(found.table["rv"], [120.0, -80.0, np.nan])
     assert "expected a radial velocity" in found.table["message"][2]
     assert np.all(found.table["flags"][:2] & Flag.RESOLUTION)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from remap.config import ConfigError
 from remap.pmf import distributions
 from remap.pmf.luminosity import dwarf_giant, dwarf_probability
 from remap.predict import catalogue
+from remap.predict.catalogue import Flag
 
 
 def test_columns_units_and_values():
@@ -47,6 +50,16 @@ def test_columns_units_and_values():
     np.testing.assert_array_equal(table["dwarf_probability"], chance)
     assert np.isnan(table["dwarf_probability"]).tolist() == [False, True, False, False, False, False]
     assert "256 UNREADABLE" in table["flags"].description
+
+
+def test_the_document_explains_every_flag_and_column():
+    text = (Path(__file__).parents[2] / "docs" / "catalogue.md").read_text()
+    for flag in Flag:
+        assert f"| {int(flag)} | {flag.name} |" in text
+    for column in make()[0].colnames:
+        name = re.sub(r"^(teff|logg|vsini)(?=$|_)", "X", column)
+        name = re.sub("^X_[AB]$", "X_ARM", name)
+        assert f"`{name}`" in text, column
 
 
 def test_ucds_are_of_the_vocabulary():

@@ -38,6 +38,12 @@ def test_arrays_and_containers_are_the_same():
         np.testing.assert_array_equal(one.ivar, 4.0)
         assert (one.names, one.medium) == (("0", "1"), "air")
     assert spectra_of(made, names=["a", "b"])[0][0].names == ("a", "b")
+    other = make_spectra(WAVE + 10, FLUX[:1], medium="air")
+    assert [file[0].names for file in spectra_of([made, other])] == [("0/0", "1"), ("1/0",)]
+    assert [part.names for part in spectra_of([[made, other]])[0]] == [
+        ("0", "1"),
+        ("0",),
+    ]  # parts of one spectrum
 
 
 def test_several_spectra_have_numbers_or_names():

@@ -185,7 +185,7 @@ def test_the_data_of_the_table_are_those_of_the_catalogue(page, content):
     data = json.loads(page.data)
     names = [c["name"] for c in data["columns"]]
     assert names[:5] == ["file", "star_id", "teff", "logg", "feh"]
-    assert {"snr", "p_dwarf", "message"} <= set(names)
+    assert {"snr", "dwarf_probability", "message"} <= set(names)
     teff = [np.nan if v is None else v for v in data["data"][names.index("teff")]]
     np.testing.assert_allclose(teff, content.table["teff"], atol=0.5)
     assert data["flags"] == content.table["flags"].tolist()

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/catalogue.md",
     "docs/design.md",
     "docs/libraries.md",
     "docs/neighbors.md",

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 400  # of a curve; a spectrum has at most twice as many points
 # Columns of the catalogue that the table shows besides the labels, in this order, where they are there.
-SHOWN = ("snr", "rv", "luminosity_class", "p_dwarf", "message")
-FACTS = {"luminosity_class": "class", "p_dwarf": "probability of a dwarf"}
-DISTRIBUTIONS = ("snr", "rv", "p_dwarf")  # besides the labels
+SHOWN = ("snr", "rv", "luminosity_class", "dwarf_probability", "message")
+FACTS = {"luminosity_class": "class", "dwarf_probability": "probability of a dwarf"}
+DISTRIBUTIONS = ("snr", "rv", "dwarf_probability")  # besides the labels
 
 
 def check_templates() -> None:
@@ -175,7 +175,7 @@ def table_data(content: ReportContent) -> dict[str, Any]:
         if name not in table.colnames or not len(table):
             continue
         if table[name].dtype.kind in "fiu":
-            digits = 2 if name == "p_dwarf" else 1
+            digits = 2 if name == "dwarf_probability" else 1
             add(name, _title(table, name), "number", _numbers(table[name], digits), digits)
         elif any(texts := _texts(table[name])):
             add(name, {"luminosity_class": "class"}.get(name, name), "text", texts)
@@ -302,7 +302,7 @@ def _card(content: ReportContent, star: StarCard, units: Mapping[str, str]) -> d
                 "exposures",
                 "arms",
                 "luminosity_class",
-                "p_dwarf",
+                "dwarf_probability",
             )
             if _fact(table, name, row)
         ],
