@@ -1,112 +1,12 @@
-"""Writes the catalogue of new spectra from a trained working folder; nothing else is needed.
+"""`remap predict` from a clone: the catalogue of new spectra.
 
-    python -m launch.predict --workdir=DIR --spectra=FILE_OR_FOLDER --output=catalogue.fits --survey=NAME --report
+    python -m launch.predict --network=NAME --spectra=FILE_OR_FOLDER --survey=NAME --output=catalogue.fits --report
+    python -m launch.predict --workdir=DIR --spectra=FILE_OR_FOLDER --output=catalogue.fits
 
-Without `--survey` the spectra are read as the survey of the working folder's config was, and must be at rest unless
-`--velocities` says otherwise. A file that cannot be used becomes a flagged row. The output is FITS (.fits), ECSV
-(.ecsv), VOTable (.vot) or Parquet (.parquet); docs/catalogue.md says what is in it. `--report` writes a page to read
-in a browser beside it (`catalogue.html`, docs/report.md).
-
-More than 5,000 spectra are predicted shard by shard (`--stream`, `--nostream`), in flat memory, while other processes
-read ahead; a run that was stopped goes on where it was. With a folder as `--output` the shards stay (docs/scale.md).
+`remap.command.predict` has the rest.
 """
 
-import dataclasses
-from pathlib import Path
-
-from absl import flags
-
-from launch import cli
-from launch.streaming import StreamFlags, is_folder
-from remap import sharding
-from remap.config import ConfigError
-from remap.predict.catalogue import check_output
-from remap.predict.predictor import load
-from remap.report.html import check_report
-from remap.stages import report
-
-SPECTRA = cli.define_spectra()
-STREAM = StreamFlags()
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Catalogue to write: NAME.fits, .ecsv, .vot or .parquet; or a folder of shards."
-)
-STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks to use.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing catalogue, and its report.")
-REPORT = flags.DEFINE_bool("report", False, "Write a report beside the catalogue: NAME.html.")
-CARDS = flags.DEFINE_integer(
-    "cards", None, "Stars that have a card in the report at most; default: as the config says."
-)
-FOLDS = flags.DEFINE_list(
-    "folds", None, "Fine-tuned networks to use, separated by commas; all, which must be there, if not given."
-)
-CALIBRATED = flags.DEFINE_bool("calibrated", True, "Use the calibration of the networks, if there is one.")
-EMBEDDINGS = flags.DEFINE_bool(
-    "embeddings", False, "Keep the pooled features of the first network of each arm."
-)
-REFERENCES = flags.DEFINE_bool(
-    "references",
-    True,
-    "Compare with what launch.references has kept, if it has: neighbours, and the flag FAR.",
-)
-
-
-def main() -> None:
-    workdir, page = Path(cli.WORKDIR.value), Path(OUTPUT.value).with_suffix(".html")
-    STREAM.set_level()
-    if not is_folder(OUTPUT.value):
-        sharding.from_first(lambda: check_output(OUTPUT.value, overwrite=OVERWRITE.value))
-    if REPORT.value:
-        sharding.from_first(lambda: check_report(page, overwrite=OVERWRITE.value))
-    predictor = load(
-        workdir,
-        stage=STAGE.value,
-        folds=_folds(),
-        calibrated=CALIBRATED.value,
-        references=REFERENCES.value,
-    )
-    settings = report.report_settings(predictor.config)
-    if CARDS.value is not None:
-        settings = dataclasses.replace(settings, cards=CARDS.value)
-    files, how = SPECTRA.files(predictor)
-    if STREAM.wanted(predictor, files, how, OUTPUT.value, report=REPORT.value):
-        STREAM.run(predictor, files, how, OUTPUT.value, overwrite=OVERWRITE.value)
-        return
-    observed = predictor.observe_files(files, **how)
-    found = predictor.predict_observed(observed, embeddings=EMBEDDINGS.value)
-    found.write(OUTPUT.value, overwrite=OVERWRITE.value)
-    bad = sum(m != "" for m in found.table["message"])
-    cli.logger.info(
-        "%s: %d rows from %d files, %d of them could not be used",
-        OUTPUT.value,
-        len(found.table),
-        len(files),
-        bad,
-    )
-    if REPORT.value:
-        known = None
-        if not SPECTRA.survey.value:
-            known = report.known_labels(workdir, found, tuple(predictor.networks), stage=STAGE.value)
-        spectra = report.observed_spectra(found, observed, in_order=True)
-        report.make_report(
-            page,
-            found,
-            settings=settings,
-            predictor=predictor,
-            spectra=spectra,
-            workdir=workdir,
-            known=known,
-            overwrite=OVERWRITE.value,
-        )
-        cli.logger.info("%s: open it in a browser", page)
-
-
-def _folds() -> list[int] | None:
-    """The folds that the flags ask for."""
-    try:
-        return None if FOLDS.value is None else sorted({int(fold) for fold in FOLDS.value})
-    except ValueError as error:
-        raise ConfigError(f"--folds: expected numbers, found {','.join(FOLDS.value)!r}") from error
-
+from remap.command import predict
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir", "spectra", "output"), processes=True)
+    predict.run()

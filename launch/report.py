@@ -1,72 +1,11 @@
-"""Writes a page to read in a browser about a catalogue: tables, figures and a card for each of some stars.
+"""`remap report` from a clone: a page to read in a browser about a catalogue.
 
     python -m launch.report --catalogue=catalogue.fits --output=report.html --workdir=DIR --spectra=FILE_OR_FOLDER
 
-With `--workdir`, the working folder of the networks that made the catalogue, cards have spectra with continuum,
-saliency and a library spectrum: those that `--spectra` names, read as `launch.predict` reads them, or else those of
-the folder's own survey. Without it there are no spectra. `--labels` names a table of known labels to compare with.
+`remap.command.report` has the rest.
 """
 
-import dataclasses
-from pathlib import Path
-
-from absl import flags
-
-from launch import cli
-from remap.config import ConfigError
-from remap.predict.catalogue import read_catalogue
-from remap.predict.predictor import load
-from remap.report.html import check_report
-from remap.stages import report
-
-SPECTRA = cli.define_spectra()
-CATALOGUE = flags.DEFINE_string("catalogue", None, "Catalogue, as launch.predict writes it.")
-OUTPUT = flags.DEFINE_string("output", None, "Page to write: NAME.html.")
-STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "align", "pretrain"], "Which networks made it.")
-LABELS = flags.DEFINE_string("labels", "", "Table of known labels, with a column `file`.")
-COLUMNS = flags.DEFINE_string(
-    "label_columns", "", "JSON, label -> column of that table; '' = columns are named as the labels."
-)
-TITLE = flags.DEFINE_string("title", "", "Of the page.")
-CARDS = flags.DEFINE_integer("cards", None, "Stars that have a card at most; default: as the config says.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing page.")
-
-
-def main() -> None:
-    check_report(OUTPUT.value, overwrite=OVERWRITE.value)
-    found = read_catalogue(CATALOGUE.value)
-    workdir = Path(cli.WORKDIR.value) if cli.WORKDIR.value else None
-    predictor = spectra = known = None
-    if SPECTRA.paths.value and workdir is None:
-        raise ConfigError("--spectra: expected --workdir, too: its networks say how spectra are prepared")
-    if workdir is not None:
-        predictor = load(workdir, stage=STAGE.value)
-        arms = tuple(predictor.networks)
-        if SPECTRA.paths.value:
-            spectra = report.observed_spectra(found, SPECTRA.observe(predictor)[0])
-        elif not SPECTRA.survey.value:
-            spectra = report.survey_spectra(workdir, found, arms)
-        if not SPECTRA.survey.value:
-            known = report.known_labels(workdir, found, arms, stage=STAGE.value)
-    if LABELS.value:
-        columns = cli.json_object(COLUMNS.value, "--label_columns") or {k: k for k in found.edges}
-        known = report.known_from_table(LABELS.value, found, columns)
-    settings = report.report_settings(predictor.config if predictor else {})
-    if CARDS.value is not None:
-        settings = dataclasses.replace(settings, cards=CARDS.value)
-    page = report.make_report(
-        OUTPUT.value,
-        found,
-        title=TITLE.value,
-        settings=settings,
-        predictor=predictor,
-        spectra=spectra,
-        workdir=workdir,
-        known=known,
-        overwrite=OVERWRITE.value,
-    )
-    cli.logger.info("%s: open it in a browser", page)
-
+from remap.command import report
 
 if __name__ == "__main__":
-    cli.run(main, required=("catalogue", "output"))
+    report.run()

@@ -1,7 +1,7 @@
 """References in a released network: pixels of eight bits, from which the networks make the embeddings again.
 
-Embeddings of all networks would be larger than the networks. Normalised flux from 0 to 1.275 in steps of 0.005 is off by
-0.0014 rms, less than the noise of any spectrum that is compared.
+Embeddings of all networks would be larger than the networks. Normalised flux from 0 to 1.275 in steps of 0.005 is off
+by 0.0014 rms, less than the noise of any spectrum that is compared.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ network.json            config, preprocessing, what the trainings share, calibra
                         and SHA-256 of every other file
 weights.safetensors     the arrays of all members, "ARM/NUMBER/..." (and "ARM/prior")
 templates.safetensors   spectra of the library that velocities are measured with
-references.safetensors  spectra that others are compared with, for neighbours and the flag FAR (`remap.predict.packing`)
+references.safetensors  spectra to compare with, for neighbours and the flag FAR (`remap.predict.packing`)
 CARD.md                 what it was trained on, its range, results on stars that it never saw, what to cite
 
 Weights are float16, which halves the files; `release` refuses where that moves a median by more than a hundredth of

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from remap import io, surveys
+from remap.predict.predictor import Predictor
 from remap.preprocess.cleaning import mask_bad
 from remap.preprocess.cosmic_rays import measure_line_width
 from remap.preprocess.description import Preprocessing
@@ -147,6 +148,7 @@ def inspect(
     *,
     survey: Survey | str | None = None,
     workdir: str | Path | None = None,
+    predictor: Predictor | None = None,
     settings: ObserveSettings | None = None,
 ) -> Inspection:
     """Looks at a file: what it is, what is in it, and what a working folder's networks could do with it.
@@ -154,6 +156,7 @@ def inspect(
     Args:
       survey: with which it is read; None = the one that fits best.
       workdir: a folder with the stage `preprocess` done: for the arms, and for templates of velocities.
+      predictor: networks that have both, in place of a working folder.
       settings: how observed spectra are treated; None = `ObserveSettings()`.
 
     Raises:
@@ -177,12 +180,13 @@ def inspect(
     settings = settings or ObserveSettings()
     segments = tuple(_segment(part, settings) for part in found)
     coverage, media, expected, coarse = {}, None, np.nan, False
-    if segments and workdir is not None:
-        preprocessing = read_preprocessing(Path(workdir))
+    if segments and (workdir is not None or predictor is not None):
+        if predictor is None:
+            preprocessing, templates = read_preprocessing(Path(workdir)), load_templates(Path(workdir))
+        else:
+            preprocessing, templates = predictor.preprocessing, predictor.templates
         expected = 0.0 if chosen.frame == "rest" else float(found[0].fact("rv")[0])
-        coverage, coarse, media = _network(
-            found, preprocessing, load_templates(Path(workdir)), settings, expected, chosen.frame
-        )
+        coverage, coarse, media = _network(found, preprocessing, templates, settings, expected, chosen.frame)
     return Inspection(path, hdus, matches, chosen, segments, trouble, coverage, media, expected, coarse)
 
 

@@ -1,7 +1,7 @@
-"""The survey's stars once more with noise added: how wrong the networks are for spectra poorer than the labelled ones.
+"""The survey's stars once more with noise: how wrong the networks are for spectra poorer than the labelled ones.
 
-Stars with trustworthy labels are bright and have good spectra; most of a survey has not. Their widths say how much the
-networks are off where there is no noise, and nothing of whether a wider PMF of a noisy spectrum is too wide by as much.
+Stars with trustworthy labels are bright and have good spectra; most of a survey has not. Their widths say how much
+the networks are off without noise, and nothing of whether a wider PMF of a noisy spectrum is too wide by as much.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def noisy_inputs(
       key: of the noise.
 
     Returns:
-      The inputs, normalised, and bool[S]: spectra that were good enough for it, or of unknown S/N (taken for perfect).
+      The inputs, normalised, and bool[S]: spectra that were good enough for it; of unknown S/N all are.
     """
     out, worse = {}, np.ones(len(survey.stars), bool)
     for number, (arm, each) in enumerate(survey.inputs.items()):

@@ -9,7 +9,7 @@ from absl import flags
 from astropy.io import fits
 from helpers import tiny
 
-from launch.streaming import StreamFlags
+from remap.command.streaming import StreamFlags
 from remap.config import ConfigError
 from remap.io import list_files
 from remap.io.bundle import read_bundle
@@ -93,8 +93,8 @@ def test_predict_in_a_stream_from_worker_processes_with_a_shard_set_aside(
         "def fails(self, observed):\n    if 'dwarf_08.fits' in observed.names: raise ArithmeticError('no')\n"
         "    return own(self, observed)\nPredictor.predict_arms = fails"
     )
-    share = ("--process_count=2", "--workers=1")
-    first = tiny.launch("launch.predict", *command, *share, "--process_index=0", before=fails)
+    share = ("--share_count=2", "--workers=1")
+    first = tiny.launch("launch.predict", *command, *share, "--share_index=0", before=fails)
     assert first.returncode == 2, first.stderr
     assert "part-00002.fits failed, once more: ArithmeticError: no" in first.stderr
     assert "1 shards made, 0 there before; 4 rows, 1 of them could not be used" in first.stderr
@@ -119,10 +119,10 @@ def test_predict_in_a_stream_from_worker_processes_with_a_shard_set_aside(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--output=x.fits", "--process_count=2"), "several processes share a folder"),
+        (("--output=x.fits", "--share_count=2"), "several processes share a folder"),
         (("--output=parts", "--nostream"), "a folder as --output"),
         (("--output=parts", "--report"), "a stream keeps no spectra for it"),
-        (("--output=parts", "--process_count=2", "--merge=x.fits"), "a run of its own"),
+        (("--output=parts", "--share_count=2", "--merge=x.fits"), "a run of its own"),
     ],
 )
 def test_flags_of_a_stream_that_contradict_each_other_are_told(

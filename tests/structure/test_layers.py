@@ -15,6 +15,7 @@ LAYERS = (
     ("remap.train", "remap.predict"),
     ("remap.stages", "remap.autoencoder"),
     ("remap.studies",),
+    ("remap.command",),
     ("launch",),
     ("benchmarks",),
 )

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from launch import cli
+from remap.command import flags as cli
 from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.plan import make_inputs
@@ -47,10 +47,10 @@ class StreamFlags:
             "file_seconds", 120.0, "Seconds after which a file that is still being read is flagged.", **own
         )
         self._index = flags.DEFINE_integer(
-            "process_index", None, "Which of the processes that share the shards this one is, from 0.", **own
+            "share_index", None, "Which of the runs that share the shards this one is, from 0.", **own
         )
         self._count = flags.DEFINE_integer(
-            "process_count", None, "How many processes share the shards; --output is a folder then.", **own
+            "share_count", None, "How many runs share the shards; --output is a folder then.", **own
         )
         self._merge = flags.DEFINE_string(
             "merge", "", "Catalogue to write from the shards of --output once all are there.", **own
@@ -69,9 +69,7 @@ class StreamFlags:
         folder = is_folder(output)
         asked = bool(self._stream.value or self._merge.value or folder or self._count.value)
         if self._stream.value is False and (self._merge.value or folder or self._count.value):
-            raise ConfigError(
-                "--nostream: --merge, --process_count and a folder as --output ask for a stream"
-            )
+            raise ConfigError("--nostream: --merge, --share_count and a folder as --output ask for a stream")
         if asked and report:
             raise ConfigError(
                 "--report: a stream keeps no spectra for it; run launch.report on the catalogue"
@@ -115,9 +113,7 @@ class StreamFlags:
         """Predicts in a stream and merges what it may; leaves with status 2 where shards were set aside."""
         settings, folder, catalogue = self.settings(), Path(output), self._merge.value
         if settings.process_count > 1 and catalogue:
-            raise ConfigError(
-                "--merge: give it to a run of its own, without --process_count, after the others"
-            )
+            raise ConfigError("--merge: give it to a run of its own, without --share_count, after the others")
         if not is_folder(output):
             if settings.process_count > 1:
                 raise ConfigError(

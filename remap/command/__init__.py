@@ -1,0 +1,1 @@
+"""The command `remap` of an installed package: what trained networks can do; launch scripts share its flags."""
