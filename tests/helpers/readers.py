@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from remap.predict.feeding import FileReader, Item, Watch
+from remap.spectra import SpectrumError
 
 
 @dataclasses.dataclass
@@ -43,15 +44,16 @@ class DiesLater:
     bad: tuple[str, ...]
 
     def __call__(self, items: Sequence[Item], watch: Watch) -> list[str]:
-        for i in range(len(items)):
-            with watch.reading(i):
-                pass
-        if any(item.name in self.bad for item in items):
-            if len(items) == 1:
-                with watch.reading(0):
-                    pass
+        out = []
+        for i, item in enumerate(items):
+            try:
+                with watch.reading(i):
+                    out.append(item.name)
+            except SpectrumError as error:
+                out.append(str(error))
+        if set(out) & set(self.bad):
             os.kill(os.getpid(), signal.SIGKILL)
-        return [item.name for item in items]
+        return out
 
 
 class Fails:

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 from helpers import tiny
-from helpers.readers import Fails, Misbehaving
+from helpers.readers import DiesLater, Fails, Misbehaving
 
 from remap.predict.feeding import Feeder, FeedError, FileReader, Item
 
@@ -43,21 +43,30 @@ def test_deaths_and_standstills_cost_their_file_alone_and_the_order_stays(tiny_p
     bad = {"kills": (name[1],), "kills_once": (name[4],), "hangs": (name[6],)}
     read = Misbehaving(**fields(tiny_predictor), **bad, marks=str(tmp_path / "marks"))
     tasks = [files[:3], files[3:6], files[6:]]
-    with Feeder(read, 3, tasks.__getitem__, workers=3, ahead=3, timeout=3.0) as feeder:
+    with Feeder(read, 3, tasks.__getitem__, workers=3, ahead=3, timeout=5.0) as feeder:
         found = [row for fed in feeder for row in fed.found]
     assert [row.names[0] for row in found] == name
     told = {row.names[0]: row.messages[0] for row in found if row.messages[0]}
     assert set(told) == {name[1], name[6]}
     assert files[1].path in told[name[1]]
     assert "signal 9" in told[name[1]]
-    assert f"{files[6].path}: not read within 3 s" in told[name[6]]
+    assert f"{files[6].path}: not read within 5 s" in told[name[6]]
 
     good = FileReader(**fields(tiny_predictor))
-    with Feeder(good, 3, tasks.__getitem__, workers=0, ahead=3, timeout=3.0) as feeder:
+    with Feeder(good, 3, tasks.__getitem__, workers=0, ahead=3, timeout=5.0) as feeder:
         expected = [row for fed in feeder for row in fed.found]
     for ours, theirs in zip(found, expected, strict=True):
         if ours.names[0] not in told:
             assert_same(ours, theirs)
+
+
+def test_what_kills_after_it_was_read_is_found_one_by_one():
+    tasks = [[Item(f"/x/{name}", name) for name in "abc"], [Item("/x/d", "d")]]
+    with Feeder(DiesLater(("b",)), 2, tasks.__getitem__, workers=1, ahead=1, timeout=60.0) as feeder:
+        first, second = (fed.found for fed in feeder)
+    assert [first[0], first[2]] == ["a", "c"]
+    assert first[1] == "/x/b: the process that read it has ended (signal 9)"
+    assert second == ["d"]
 
 
 def test_a_fault_of_the_reader_names_its_file_and_the_others_are_done():
