@@ -59,9 +59,14 @@ def write_fits(parts: Parts) -> list[Writer]:
             hdus[-1].header["BUNIT"] = unit
     for arm, features in parts.embeddings.items():
         hdus.append(_image(features, f"FEATURES_{arm}", describe_features(arm), ARM=arm))
-    told = np.frombuffer(json.dumps(dict(parts.meta)).encode("ascii"), np.uint8)
-    hdus.append(_image(told, "PROVENANCE", "bytes of a JSON object"))
+    hdus.append(provenance_image(parts.meta))
     return [fits.HDUList(hdus).writeto]
+
+
+def provenance_image(meta: Mapping[str, Any]) -> fits.ImageHDU:
+    """JSON values as the bytes of an image."""
+    told = np.frombuffer(json.dumps(dict(meta)).encode("ascii"), np.uint8)
+    return _image(told, "PROVENANCE", "bytes of a JSON object")
 
 
 def _image(array: np.ndarray, name: str, comment: str, **cards: str) -> fits.ImageHDU:

@@ -15,7 +15,7 @@ from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from remap.config import ConfigError
-from remap.predict.formats import bintable, from_bintable
+from remap.predict.fits_format import bintable, from_bintable, provenance_image
 
 STREAM = "stream"  # the provenance's key that a part has and a catalogue does not
 BLOCK = 2880  # bytes
@@ -40,12 +40,10 @@ def open_part(path: Path) -> Part:
     with _opened(path) as hdus:
         try:
             rows = int(hdus["CATALOG"].header["NAXIS2"])
-            record = hdus["PROVENANCE"].data
-            values = dict(zip(record["key"].tolist(), record["value"].tolist(), strict=True))
+            told = json.loads(np.asarray(hdus["PROVENANCE"].data).tobytes())
         except (KeyError, OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path}: expected a part of a catalogue ({error})") from error
-    text = values.get(STREAM, "{}").encode("ascii").decode("unicode_escape")
-    return Part(path, rows, json.loads(text))
+    return Part(path, rows, told.get(STREAM, {}))
 
 
 class _opened:
@@ -79,30 +77,55 @@ def write_merged(file: BinaryIO, parts: Sequence[Part], places: Sequence[np.ndar
     with _opened(parts[0].path) as hdus:
         names = [hdu.name for hdu in hdus[1:]]
         primary = hdus[0].header.copy()
-        of_rows = {hdu.name for hdu in hdus[1:] if "file" in hdu.columns.names}
-        whole = {hdu.name: hdu.copy() for hdu in hdus[1:] if hdu.name not in of_rows}
-        record = hdus["PROVENANCE"].data
-        meta = dict(zip(record["key"].tolist(), record["value"].tolist(), strict=True))
+        edges = {hdu.name: hdu.copy() for hdu in hdus if hdu.name.startswith("EDGES_")}
+        meta = json.loads(np.asarray(hdus["PROVENANCE"].data).tobytes())
     primary["NINPUT"], primary["DATE"] = total, date
     meta.pop(STREAM, None)
-    meta |= {"inputs": json.dumps(total), "date": json.dumps(date)}
-    # The values are escaped already; as texts they would be so again.
-    plain = {key: value.encode("ascii").decode("unicode_escape") for key, value in meta.items()}
-    whole["PROVENANCE"] = bintable(Table({"key": list(plain), "value": list(plain.values())}), "PROVENANCE")
+    meta |= {"inputs": total, "date": date}
     _header(file, primary)
     for name in names:
-        if name in of_rows:
+        if name == "CATALOG":
             _table(file, name, parts, places, total)
+        elif name in edges:
+            _small(file, edges[name])
+        elif name == "PROVENANCE":
+            _small(file, provenance_image(meta))
         else:
-            _small(file, whole[name])
+            _image(file, name, parts, places, total)
 
 
-def _small(file: BinaryIO, hdu: fits.BinTableHDU) -> None:
-    """A table that is no longer than a part's."""
-    content = _raw(hdu).tobytes()
+def _small(file: BinaryIO, hdu: fits.ImageHDU) -> None:
+    """An image that does not grow with the rows."""
+    content = _pixels(hdu).tobytes()
     _header(file, hdu.header)
     file.write(content)
     _pad(file, len(content))
+
+
+def _image(
+    file: BinaryIO, name: str, parts: Sequence[Part], places: Sequence[np.ndarray], total: int
+) -> None:
+    """An image with a row for each spectrum, part by part, each row in its place."""
+    with _opened(parts[0].path) as hdus:
+        header = hdus[name].header.copy()
+        width = header["NAXIS1"] * abs(header["BITPIX"]) // 8
+    header["NAXIS2"] = total
+    _header(file, header)
+    begin = file.tell()
+    for part, place in zip(parts, places, strict=True):
+        with _opened(part.path) as hdus:
+            rows = _pixels(hdus[name])
+        for run in _runs(place):
+            file.seek(begin + int(place[run.start]) * width)
+            file.write(rows[run].tobytes())
+    file.seek(0, 2)
+    _pad(file, total * width)
+
+
+def _pixels(hdu: fits.ImageHDU) -> np.ndarray:
+    """An image as it is in the file, big-endian."""
+    data = np.asarray(hdu.data)
+    return data.astype(data.dtype.newbyteorder(">"))
 
 
 def _table(
