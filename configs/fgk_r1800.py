@@ -69,6 +69,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.finetune.update({"batch_size": 32, "epochs_per_cycle": 6, "rate_high": 1e-2, "rate_low": 1e-4})
     c.finetune.update({"layer_rates": "uniform", "rate_factor": 0.3})
     c.finetune.select = {"teff": (3900.0, 7000.0), "logg": (0.0, 5.5), "feh": (-2.5, 0.6)}
+    # MILES has a handful of stars beyond: A stars of 7,500 to 9,000 K come out between 6,850 and 7,400.
+    c.predict.range = {"teff": (3900.0, 7000.0), "feh": (-2.5, 0.6)}
     # Few of the libraries', so that the files that ship stay small: stars alone explain other stars well.
     c.references.update({"library": 128, "spectra": 128})
     # MILES's spectra have S/N above 100. Between 10 and 100 the widths of the networks and the stars' differ by up to

@@ -326,6 +326,32 @@ def is_edge(pmf: ArrayLike, *, bins: int, mass: float) -> np.ndarray:
     return np.fmax(pmf[..., :bins].sum(axis=-1), pmf[..., -bins:].sum(axis=-1)) >= mass
 
 
+def is_near(
+    pmf: ArrayLike, edges: ArrayLike, limits: tuple[float, float] | list[float], *, widths: float
+) -> np.ndarray:
+    """True where the median lies within `widths` half widths of the 68 % interval of a limit, or beyond it.
+
+    Args:
+      pmf: float[S, K].
+      edges: float[K + 1].
+      limits: low and high, in the label's unit.
+      widths: 0 or more.
+
+    Returns:
+      bool[S]; False for missing rows.
+
+    Raises:
+      ValueError: limits that are none.
+    """
+    low, high = limits
+    if not low < high or not widths >= 0:
+        raise ValueError(f"expected low < high and widths of 0 or more, found {low}, {high} and {widths}")
+    found = pmf_summary(pmf, edges)
+    reach = widths * (found["p84"] - found["p16"]) / 2
+    with np.errstate(invalid="ignore"):
+        return (found["median"] + reach > high) | (found["median"] - reach < low)
+
+
 def count_modes(pmf: ArrayLike, *, prominence: float) -> np.ndarray:
     """Number of peaks that stand out by at least `prominence` times the highest bin (bins of equal width).
 

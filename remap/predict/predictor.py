@@ -18,7 +18,14 @@ from remap import io, sharding, surveys
 from remap.config import ConfigError
 from remap.continuum.normalizers import get_normalizer
 from remap.pmf.calibration import Calibrates
-from remap.pmf.distributions import COMBINATIONS, arm_disagreement, combine_arms, count_modes, is_edge
+from remap.pmf.distributions import (
+    COMBINATIONS,
+    arm_disagreement,
+    combine_arms,
+    count_modes,
+    is_edge,
+    is_near,
+)
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.predict.ensemble import (
     Network,
@@ -346,7 +353,7 @@ class Predictor:
             joint = self.calibration.apply(joint, edges, used, tuple(arms), snr)
         for b in self.preprocessing.labels:
             single = np.stack([pmfs[b.name, arm] for arm in arms])
-            flags |= self._pmf_flags(joint[b.name], single, b.edges, used)
+            flags |= self._pmf_flags(b.name, joint[b.name], single, b.edges, used)
         pmfs = {**joint, **pmfs}
         if observed is not None:
             flags[observed.coarse] |= Flag.RESOLUTION
@@ -408,11 +415,13 @@ class Predictor:
         return flags
 
     def _pmf_flags(
-        self, joint: np.ndarray, single: np.ndarray, edges: np.ndarray, used: np.ndarray
+        self, label: str, joint: np.ndarray, single: np.ndarray, edges: np.ndarray, used: np.ndarray
     ) -> np.ndarray:
         """int32[S]: what the PMFs of one label, combined and per arm, give reason to note."""
         limits, flags = self.config["predict"], np.zeros(len(joint), np.int32)
         flags[is_edge(joint, bins=2, mass=limits["edge_mass"])] |= Flag.EDGE
+        if label in (known := limits.get("range", {})):  # which older configs do not have
+            flags[is_near(joint, edges, known[label], widths=limits["range_widths"])] |= Flag.EDGE
         flags[count_modes(joint, prominence=limits["mode_prominence"]) > 1] |= Flag.MULTIMODAL
         with np.errstate(invalid="ignore"):
             apart = arm_disagreement(single, edges, used) > limits["disagreement"]

@@ -238,6 +238,25 @@ def test_arm_disagreement_counts_standard_deviations():
     assert np.isnan(distributions.arm_disagreement(arms, edges, np.array([[True], [False], [False]]))[0])
 
 
+def test_is_near():
+    edges = np.arange(0.0, 101.0)
+    place = np.arange(0.5, 100.0)
+    pmf = np.exp(-0.5 * ((place - np.array([[50.0], [63.0], [69.0], [80.0], [28.0]])) / 3.0) ** 2)
+    pmf = np.concatenate([pmf / pmf.sum(axis=1, keepdims=True), np.full((1, 100), np.nan)])
+    near = distributions.is_near(pmf, edges, (30.0, 70.0), widths=2.0)
+    assert near.tolist() == [False, False, True, True, True, False]
+    assert distributions.is_near(pmf, edges, (30.0, 70.0), widths=3.0).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
+    with pytest.raises(ValueError, match="low < high"):
+        distributions.is_near(pmf, edges, (70.0, 30.0), widths=2.0)
+
+
 def test_is_edge():
     pmf = np.array([[0.5, 0.5, 0, 0], [0, 0.3, 0.3, 0.4], [0.3, 0, 0.4, 0.3], [np.nan] * 4])
     np.testing.assert_array_equal(distributions.is_edge(pmf, bins=1, mass=0.5), [True, False, False, False])
