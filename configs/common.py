@@ -510,8 +510,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "full_coverage": 0.95,  # below it the arm is used and flagged
         "min_snr": 20.0,  # per pixel; below it a row is flagged
         "edge_mass": 0.5,  # probability in the outermost two bins of a range beyond which a row is flagged
-        # Limits of labels, both ends, between which labelled stars were: a row is flagged where its median is within so
-        # many half widths of its 68 % interval of one of them. A star beyond comes out inside.
+        # Limits of labels between which labelled stars were: a row is flagged where its median is within so many half
+        # widths of its 68 % interval of one of them. A star beyond comes out inside.
         "range": {},
         "range_widths": 3.0,
         "mode_prominence": 0.3,  # height of a second mode, of the highest bin, that flags a row

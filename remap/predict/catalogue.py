@@ -64,7 +64,7 @@ _MEANING = {
     Flag.LOW_SNR: "the signal-to-noise ratio is below the threshold",
     Flag.BAD_PIXELS: "more pixels are masked or unusable than the threshold allows",
     Flag.CONTINUUM: "the continuum fit hit a limit, lacked pixels, or is not positive everywhere",
-    Flag.EDGE: "a label lies at an edge of its bins, or of the labels that were trained on; the truth may lie outside",
+    Flag.EDGE: "a label is at an edge of its bins or of the labels that were trained on; the truth may lie outside",
     Flag.MULTIMODAL: "the PMF of a label has several modes; its median may lie between them",
     Flag.ARMS_DISAGREE: "the arms give values of a label that differ by more than their widths allow",
     Flag.FAR: "neither labelled stars nor library explain the spectrum: it is unlike all that was trained on",

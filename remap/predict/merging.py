@@ -57,7 +57,11 @@ class _opened:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AstropyUserWarning)  # that it is truncated
                 self._hdus = fits.open(self._path, memmap=False)
-                len(self._hdus)  # all headers are read, and the last one's end is looked at
+                try:
+                    len(self._hdus)  # all headers are read, and the last one's end is looked at
+                except BaseException:
+                    self._hdus.close()
+                    raise
         except (OSError, AstropyUserWarning) as error:
             raise ConfigError(f"{self._path}: expected a part of a catalogue ({error})") from error
         return self._hdus
