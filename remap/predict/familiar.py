@@ -8,7 +8,8 @@ and stars with few lines are known better than others. The reduced χ² is that 
 
 References come in pools (labelled stars, the library), each with a tolerance and a usual ln χ² of its own, learned on
 the labelled stars, each of which is judged without itself. A spectrum's score is that of the pool that explains it
-best, so that giants need no labelled giants; the threshold is a quantile of the stars' own scores. Neither labels nor
+best, so that giants need no labelled giants; the threshold is a quantile of the stars' own scores, with one of its
+own for the tenth of the stars with the fewest lines, which hot and metal-poor stars are taken for. Neither labels nor
 networks have a part in it.
 """
 
@@ -38,6 +39,7 @@ MAD = 1.4826  # standard deviations of a normal distribution per median absolute
 PIXEL = (0.5, 3.0)  # limits of a pixel's factor on the tolerance, a standard deviation
 FLOOR = 1e-3  # of the tolerance, of the continuum
 LEAST_CHI2 = 1e-6
+FEW_LINES = 0.1  # share of the stars that have a threshold of their own
 Values = TypeVar("Values", np.ndarray, jax.Array)
 Groups = tuple[np.ndarray, np.ndarray]  # int[S], int[R], see `neighbors.nearest`
 
@@ -130,6 +132,8 @@ class Familiar:
       stars: how many labelled stars it was learned from.
       settings: as it was learned with.
       sizes: pixels of the arms.
+      few_lines: mean depth of the mixture at or below which a spectrum has few lines, 0 = none has,
+      added: to the score of these, whose own threshold is lower by it.
     """
 
     pools: tuple[Pool, ...]
@@ -138,6 +142,8 @@ class Familiar:
     stars: int
     settings: FarSettings
     sizes: tuple[int, ...]
+    few_lines: float = 0.0
+    added: float = 0.0
 
     def judge(self, sheets: Sheets, references: Sheets, groups: Groups | None = None) -> Judgement:
         """How well the references explain spectra.
@@ -150,13 +156,14 @@ class Familiar:
         known = sheets.valid.any(axis=1)
         score = np.full((len(self.pools), len(known)), np.nan)
         arms = np.full((len(self.pools), len(self.sizes), len(known)), np.nan)
-        noise = np.full(len(known), np.nan)
+        noise, lines = np.full(len(known), np.nan), np.full((len(self.pools), len(known)), np.nan)
         own = None if groups is None else (groups[0][known], groups[1])
         some = Sheets(sheets.flux[known], sheets.valid[known])
         for i, pool in enumerate(self.pools):
             found = explain_by(some, references, pool.rows, pool.tolerance, self.settings, self.sizes, own)
             score[i, known] = standard(found.chi2, pool)
             arms[i][:, known], noise[known] = found.arms, found.noise
+            lines[i, known] = mean_depth(found.model)
         if not self.pools:
             nothing = np.full(len(known), np.nan)
             return Judgement(
@@ -164,7 +171,7 @@ class Familiar:
             )
         best = np.argmin(np.where(np.isfinite(score), score, np.inf), axis=0)
         one = np.arange(len(known))
-        lowest = score[best, one]
+        lowest = score[best, one] + np.where(lines[best, one] <= self.few_lines, self.added, 0.0)
         hidden = self.threshold + np.log(np.maximum(noise * self.settings.min_snr, LEAST_CHI2))
         lowest = np.where(np.isfinite(lowest), np.maximum(lowest, hidden), np.nan)
         with np.errstate(invalid="ignore"):
@@ -180,6 +187,8 @@ class Familiar:
             "stars": self.stars,
             "settings": dataclasses.asdict(self.settings),
             "sizes": list(self.sizes),
+            "few_lines": self.few_lines,
+            "added": self.added,
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -206,9 +215,8 @@ class Familiar:
         )
         settings = FarSettings(**{**value["settings"], "use": tuple(value["settings"]["use"])})
         sizes = tuple(int(n) for n in value["sizes"])
-        return cls(
-            pools, float(value["threshold"]), float(value["rate"]), int(value["stars"]), settings, sizes
-        )
+        numbers = {name: float(value[name]) for name in ("threshold", "rate", "few_lines", "added")}
+        return cls(pools=pools, stars=int(value["stars"]), settings=settings, sizes=sizes, **numbers)
 
 
 def learn(
@@ -236,7 +244,7 @@ def learn(
     stars, groups = Sheets(stars.flux[known], stars.valid[known]), (groups[0][known], groups[1])
     if len(stars.flux) < settings.min_stars:
         return None
-    found, scores = [], []
+    found, scores, lines = [], [], []
     for name in settings.use:
         rows = np.asarray(pools.get(name, np.zeros(0)), np.int64)
         # With one reference left out there must be another.
@@ -252,10 +260,43 @@ def learn(
         pool = Pool(name, rows, tolerance, usual, max(float(np.mean(np.abs(logs - usual))), 0.05))
         found.append(pool)
         scores.append(standard(fit.chi2, pool))
+        lines.append(mean_depth(fit.model))
     if not found:
         return None
-    threshold, rate = upper_limit(np.min(scores, axis=0), settings.rate)
-    return Familiar(tuple(found), threshold, rate, len(stars.flux), settings, sizes)
+    best = np.argmin(scores, axis=0)[None]
+    score, depth = (np.take_along_axis(np.array(x), best, axis=0)[0] for x in (scores, lines))
+    limits = two_limits(score, depth, settings.rate)
+    return Familiar(tuple(found), stars=len(stars.flux), settings=settings, sizes=sizes, **limits)
+
+
+def two_limits(score: np.ndarray, lines: np.ndarray, rate: float) -> dict[str, float]:
+    """`threshold`, `rate`, `few_lines` and `added` of `Familiar`.
+
+    Of the stars with the fewest lines none is above their own threshold, of the others so many that it is the share
+    `rate` of all. Where their own would take more than half of it, there is one threshold.
+
+    Args:
+      score, lines: float[S], of normal stars.
+    """
+    few = int(FEW_LINES * len(score))
+    if FEW_LINES / (few + 1) <= rate / 2:
+        limit = float(np.sort(lines)[few - 1])
+        mine = lines <= limit
+        own, chance = upper_limit(score[mine], 0.0)
+        share = float(mine.mean())
+        if share * chance < rate and share <= 0.5:
+            threshold, _ = upper_limit(score[~mine], (rate - share * chance) / (1 - share))
+        else:  # many are equal
+            threshold = own
+        if own < threshold:
+            return {"threshold": threshold, "rate": rate, "few_lines": limit, "added": threshold - own}
+    threshold, rate = upper_limit(score, rate)
+    return {"threshold": threshold, "rate": rate}
+
+
+def mean_depth(model: np.ndarray) -> np.ndarray:
+    """float[S]: how much the lines of spectra take away, of the continuum."""
+    return np.abs(1.0 - model).mean(axis=1)
 
 
 def standard(chi2: np.ndarray, pool: Pool) -> np.ndarray:
@@ -296,7 +337,7 @@ def fit_tolerance(stars: Sheets, model: np.ndarray, before: Tolerance) -> Tolera
     """
     residual = np.where(stars.valid, stars.flux - model, np.nan)
     depth = 1.0 - model
-    blanket = np.abs(depth).mean(axis=1)
+    blanket = mean_depth(model)
     rows, targets = [], []
     limits = np.quantile(blanket, np.linspace(0, 1, 6))
     for low, high in itertools.pairwise(limits):

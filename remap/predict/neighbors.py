@@ -68,11 +68,12 @@ def nearest(
     # Few shapes: every one of them is compiled.
     block = min(block, max(LEAST, 1 << (max(total, 1) - 1).bit_length()))
     keep = k + SPARE
+    ranks = labels + 1 if labels > 1 else 1  # of one label, all together are the same
     parts = []
     for some, rows in _batches(queries, count):
         best = (
-            jnp.full((labels + 1, some.shape[1], keep), jnp.inf),
-            jnp.full((labels + 1, some.shape[1], keep), -1, jnp.int32),
+            jnp.full((ranks, some.shape[1], keep), jnp.inf),
+            jnp.full((ranks, some.shape[1], keep), -1, jnp.int32),
         )
         own = jnp.asarray(_padded(of_query[rows], some.shape[1], -1))
         for start in range(0, total, block):
@@ -92,7 +93,7 @@ def nearest(
         found = np.asarray(best[1])[:, : rows.stop - rows.start]
         parts.append(_exact(queries[:, rows], references, found, k))
     index, distance = (np.concatenate([p[i] for p in parts], axis=1) for i in (0, 1))
-    return Nearest(index, distance)
+    return Nearest(*(np.broadcast_to(a, (labels + 1, *a.shape[1:])) for a in (index, distance)))
 
 
 def _batches(queries: np.ndarray, count: int) -> Iterator[tuple[Array, slice]]:
@@ -121,7 +122,8 @@ def _merge(
     """The best squared distances and indices so far, with those of one more block."""
     product = jnp.einsum("lsd,lbd->lsb", queries, block, precision=jax.lax.Precision.HIGHEST)
     square = jnp.sum(queries**2, axis=-1)[:, :, None] + jnp.sum(block**2, axis=-1)[:, None, :] - 2.0 * product
-    square = jnp.concatenate([square, jnp.mean(square, axis=0, keepdims=True)])
+    if best[0].shape[0] > 1:
+        square = jnp.concatenate([square, jnp.mean(square, axis=0, keepdims=True)])
     same = (own[:, None] == groups[None, :]) & (own >= 0)[:, None]
     square = jnp.where((usable[None, :] & ~same)[None], square, jnp.inf)
     kept = best[0].shape[-1]
@@ -136,14 +138,14 @@ def _merge(
 def _exact(
     queries: np.ndarray, references: Sequence[np.ndarray], found: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of candidates int[L + 1, T, K], by distances from the differences."""
+    """The k nearest of candidates int[L + 1 or 1, T, K], by distances from the differences."""
     labels, count, size = queries.shape
-    index = np.full((labels + 1, count, k), -1, np.int64)
-    distance = np.full((labels + 1, count, k), np.nan, np.float32)
+    index = np.full((len(found), count, k), -1, np.int64)
+    distance = np.full((len(found), count, k), np.nan, np.float32)
     rows = max(1, NUMBERS // max(1, labels * found.shape[-1] * size))
     for i in range(0, count, rows):
         some = slice(i, i + rows)
-        for rank in range(labels + 1):
+        for rank in range(len(found)):
             candidates = found[rank, some]
             mine = slice(rank, rank + 1) if rank < labels else slice(None)
             which = np.maximum(candidates, 0)

@@ -14,6 +14,7 @@ from remap.predict.familiar import (
     first_tolerance,
     fit_tolerance,
     learn,
+    two_limits,
     upper_limit,
 )
 
@@ -93,8 +94,8 @@ def test_a_star_is_judged_without_itself(learned):
     own = np.arange(60), np.r_[np.arange(60), np.full(400, -1)]
     with_itself, without = familiar.judge(stars, references), familiar.judge(stars, references, own)
     assert np.median(with_itself.score) < np.median(without.score) - 0.5
-    # What the threshold was taken from: 58 of 60 stars are at or below it.
-    assert np.count_nonzero(without.far) == 2
+    # What the threshold was taken from: at most 3 of 60 stars are above it.
+    assert 1 <= np.count_nonzero(without.far) <= 3
 
 
 def test_rows_do_not_depend_on_their_batch_and_arms_may_be_missing(learned):
@@ -155,6 +156,25 @@ def test_the_limit_is_conformal():
         share = np.mean(draws[:, -1] > limits)
         assert share == pytest.approx(rate, abs=4 * np.sqrt(rate / 4000))
     assert upper_limit(np.array([np.nan, 1.0, 2.0]), 0.5) == (2.0, 0.5)
+
+
+def test_spectra_with_few_lines_have_a_threshold_of_their_own():
+    """And the share of false alarms of all stays what was asked for."""
+    rng = np.random.default_rng(14)
+    shares, own = [], []
+    for _ in range(300):
+        lines, score = rng.uniform(0.01, 0.1, 401), rng.standard_normal(401)
+        score[lines < 0.025] /= 4  # what has few lines is known better
+        found = two_limits(score[1:], lines[1:], 0.01)
+        assert found["rate"] == 0.01
+        few = lines <= found["few_lines"]
+        assert np.count_nonzero(few[1:]) == 40
+        shares.append(np.mean((score + few * found["added"])[0] > found["threshold"]))
+        own.append(found["threshold"] - found["added"])
+    assert np.mean(own) == pytest.approx(0.55, abs=0.1)  # the largest of 40 quarters of a deviation
+    assert np.mean(shares) < 0.03  # 0.01 expected, 3 of 300
+    assert two_limits(score, lines * 0 + 0.05, 0.01).keys() == {"threshold", "rate"}
+    assert two_limits(score[:100], lines[:100], 0.01).keys() == {"threshold", "rate"}  # ten stars cannot tell
 
 
 def test_what_was_learned_can_be_kept(learned):
