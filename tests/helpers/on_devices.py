@@ -79,8 +79,8 @@ def train(folder: Path, *, batch: int = BATCH, on_epoch=None) -> Fitted:
 def trained_pmfs(fitted: Fitted) -> np.ndarray:
     """float32[L, S, K]: what a trained network says of the stars.
 
-    Parameters may differ where nothing depends on them: of what batch normalisation takes out the gradient is rounding,
-    and Adam makes whole steps of it.
+    Parameters may differ where nothing depends on them: of what batch normalisation takes out the gradient is
+    rounding, and Adam makes whole steps of it.
     """
     flux, valid, _ = spectra()
     variables = {"params": fitted.params, "batch_stats": fitted.model_state}
