@@ -31,6 +31,8 @@ from remap.train.stopping import signals, stopped_by
 
 logger = logging.getLogger(__name__)
 
+TOLD = 30.0  # s between two lines about a run in the log
+
 OnEpoch = Callable[[int, TrainState], None]  # (epochs done, state)
 
 AVERAGES = ("swa", "last", *cycles.KEPT)
@@ -308,7 +310,8 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
         state = sharding.replicate(state)
         if run.on_epoch is not None and step == 0:
             run.on_epoch(0, sharding.local(state))
-        began = time.monotonic()
+        began = told = time.monotonic()
+        first = step
         while step < run.total:
             at = sharding.replicate(np.int32(step))
             with sharding.guarded():
@@ -324,7 +327,11 @@ def _train(task: Task, optimizer: optax.GradientTransformation, run: Run) -> Tra
                 collected = []
                 writer.write(record)
                 history.append(record)
-                _end_epoch(run, state, record, history, saved, time.monotonic() - began)
+                now = time.monotonic()
+                due = now - told >= TOLD
+                told = now if due else told
+                done = (step - first) / run.steps
+                _end_epoch(run, state, record, history, saved, seconds=now - began, done=done, due=due)
             if reason := stopped_by(stop, step):  # in the last step, too: what would follow must not start
                 _check_finite(run, state, step, collected, saved)
                 saved.save(step, state, _partial(collected, history))
@@ -383,25 +390,36 @@ def _end_epoch(
     record: Mapping[str, Any],
     history: list[dict[str, Any]],
     checkpoints: RunCheckpoints,
+    *,
     seconds: float,
+    done: float,
+    due: bool,
 ) -> None:
-    """What a run does at the end of an epoch, when its record is written."""
+    """What a run does at the end of an epoch, when its record is written.
+
+    Args:
+      seconds, done: time, and epochs, since the run was begun or taken up again.
+      due: it is time for a line in the log.
+    """
     epoch, epochs, last = record["epoch"], run.settings.epochs, record["step"] == run.total
     if run.on_epoch is not None:
         run.on_epoch(epoch, sharding.local(state))
     if epoch % run.settings.checkpoint_epochs == 0 or last:
         checkpoints.save(record["step"], state, _partial([], history))
-    if epoch == 1 or epoch % max(1, epochs // 20) == 0 or last:
-        validation = f", validation {record['val_loss']:.4g}" if "val_loss" in record else ""
-        logger.info(
-            "%s: epoch %d/%d, loss %.4g%s, %.0f s",
-            run.name,
-            epoch,
-            epochs,
-            record["loss"],
-            validation,
-            seconds,
-        )
+    # A line for a run that is short, one now and then for a long one.
+    validation = f", validation {record['val_loss']:.4g}" if "val_loss" in record else ""
+    left = "" if last else f", {seconds * (epochs - epoch) / done / 60:.0f} min left"
+    logger.log(
+        logging.INFO if last or due else logging.DEBUG,
+        "%s: epoch %d/%d, loss %.4g%s, %.0f s%s",
+        run.name,
+        epoch,
+        epochs,
+        record["loss"],
+        validation,
+        seconds,
+        left,
+    )
 
 
 def _partial(collected: list[Any], history: list[dict[str, Any]]) -> dict[str, Any]:
