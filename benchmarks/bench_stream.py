@@ -217,6 +217,7 @@ def on_the_way(arguments: argparse.Namespace) -> dict:
         "history": history[:: max(1, len(history) // 1000)],
         "halves": halves(history, arguments.count),
         "memory": memory.seen,
+        "processor": {"main": time.process_time(), "workers": sum(memory.processor.values())},
         "bytes": size,
     }
 
@@ -234,10 +235,11 @@ def halves(history: list[tuple[float, int, float]], count: int) -> tuple[float, 
 
 
 class Memory:
-    """MB of this process and of its children, every second."""
+    """MB of this process and of its children, every second, and the processor time of these."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, float, float]] = []
+        self.processor: dict[str, float] = {}  # child -> seconds, when last seen
         self._end = threading.Event()
 
     def __enter__(self) -> "Memory":
@@ -254,6 +256,7 @@ class Memory:
         while not self._end.wait(1.0):
             children = [c for t in Path("/proc/self/task").iterdir() for c in _words(t / "children")]
             workers = sum(_resident(child) for child in children)
+            self.processor |= {child: seconds for child in children if (seconds := _seconds(child))}
             self.seen.append((time.perf_counter() - self._begin, _resident("self"), workers))
 
 
@@ -267,6 +270,11 @@ def _words(path: Path) -> list[str]:
 def _resident(process: str) -> float:
     found = _words(Path("/proc") / process / "statm")
     return int(found[1]) * resource.getpagesize() / 1e6 if found else 0.0
+
+
+def _seconds(process: str) -> float:
+    found = _words(Path("/proc") / process / "stat")
+    return sum(map(int, found[13:15])) / os.sysconf("SC_CLK_TCK") if found else 0.0
 
 
 def table(n: dict) -> str:
@@ -289,6 +297,8 @@ def table(n: dict) -> str:
         "writing": "catalogue and shards, in a thread",
     }
     lines += [f"| {text} | {1e3 * s.get(name, 0.0) / n['count']:.3f} |" for name, text in names.items()]
+    for who, seconds in n["processor"].items():
+        lines.append(f"| processor time, {who} | {1e3 * seconds / n['count']:.3f} |")
     lines += ["", "| share of the run | main process [MB] | workers [MB] |", "|---|---|---|"]
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
         row = seen[min(int(share * len(seen)), len(seen) - 1)]

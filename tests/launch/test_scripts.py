@@ -1,6 +1,7 @@
 """The launch scripts as a user runs them: a catalogue from a moved folder, and errors in one line."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from remap.io import list_files
 from remap.io.bundle import read_bundle
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.spectra import air_to_vacuum, doppler_shift, vacuum_to_air
+from remap.train.loop import Preempted
 
 
 def test_predict_makes_a_catalogue_from_a_moved_folder_alone(tiny_workdir, tiny_predictor, tmp_path):
@@ -110,10 +112,26 @@ def test_predict_in_a_stream_from_worker_processes_with_a_shard_set_aside(
     tiny_predictor.predict_files(files, date=read_catalogue(merged).meta["date"]).write(once)
     assert merged.read_bytes() == once.read_bytes()
 
-    again = tiny.launch("launch.predict", *command[:2], f"--output={tmp_path / 'one.fits'}", "--stream")
-    assert again.returncode == 0, again.stderr
-    assert len(read_catalogue(tmp_path / "one.fits").table) == 10
-    assert not (tmp_path / "one.fits.parts").exists()
+
+def test_shards_are_gone_once_the_catalogue_is_there(tiny_predictor, tmp_path, monkeypatch):
+    handlers = []
+    monkeypatch.setattr("signal.signal", lambda *args: handlers.append(args))
+    for i in range(3):
+        tiny.write_table(tmp_path / "night" / tiny.DWARFS[i][0], *tiny.star(i))
+    values = flags.FlagValues()
+    stream = StreamFlags(values)
+    values(["test", "--stream", "--workers=0", "--shard=2"])
+    files, output = list_files(tmp_path / "night", "*.fits"), tmp_path / "one.fits"
+    assert stream.wanted(tiny_predictor, files, {}, str(output), report=False)
+    stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
+    assert list(read_catalogue(output).table["file"]) == [file.name for file in files]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["night", "one.fits"]
+    with pytest.raises(FileExistsError, match=r"one\.fits"):
+        stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
+    number, stop = handlers[0]
+    assert number == signal.SIGTERM
+    with pytest.raises(Preempted, match="the same command makes the shards that are missing"):
+        stop(number, None)
 
 
 @pytest.mark.parametrize(
