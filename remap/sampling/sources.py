@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from remap import sharding
 from remap.config import ConfigError
 
 ROUNDS = 8  # of the Feistel network: positions of small sets are uniform to what 100,000 draws can show
@@ -361,5 +362,5 @@ def in_chunks(run: Callable[[Any], Any], rows: Any, chunk: int) -> Any:
     parts = []
     for i in range(0, count, chunk):
         index = np.minimum(np.arange(i, i + chunk), count - 1)
-        parts.append(run(jax.tree.map(lambda a, index=index: a[index], rows)))
+        parts.append(sharding.local(run(jax.tree.map(lambda a, index=index: a[index], rows))))
     return jax.tree.map(lambda *x: jnp.concatenate(x)[:count], *parts)

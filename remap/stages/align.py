@@ -30,6 +30,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Array, Bool, Float
 
+from remap import sharding
 from remap.config import ConfigError, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import label_prior
@@ -194,7 +195,7 @@ def _align_arm(
     scale_key, decoder_key, fit_key = jax.random.split(key, 3)
     first = [draw_batch(source, scale_key, jnp.asarray(i, jnp.int32)) for i in range(settings.scale_batches)]
     features = np.concatenate(
-        [np.asarray(_features(arm.model, variables, b.library)[settings.batch_size :]) for b in first]
+        [sharding.to_host(_features(arm.model, variables, b.library))[settings.batch_size :] for b in first]
     )
     params: dict[str, Any] = {"network": variables["params"]}
     decoder = None

@@ -84,7 +84,7 @@ def trained_pmfs(fitted: Fitted) -> np.ndarray:
     """
     flux, valid, _ = spectra()
     variables = {"params": fitted.params, "batch_stats": fitted.model_state}
-    return np.asarray(member_pmf(variables, PREPROCESSING.normalizer("A")(flux, valid), valid, model=MODEL))
+    return np.asarray(member_pmf(variables, jnp.asarray(flux), jnp.asarray(valid), model=MODEL))
 
 
 def predict() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
