@@ -170,7 +170,8 @@ def read_fits(path: Path) -> Parts:
       ConfigError: the file is no catalogue, or was cut short.
     """
     try:
-        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+        # Opened here: where astropy stops in the middle of opening, it leaves the file open.
+        with warnings.catch_warnings(), path.open("rb") as file, fits.open(file, memmap=False) as hdus:
             warnings.simplefilter("error", AstropyUserWarning)  # that the file is truncated
             found = [hdu.name for hdu in hdus[1:]]
             if found == _BEFORE:

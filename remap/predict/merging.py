@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import warnings
@@ -46,28 +47,20 @@ def open_part(path: Path) -> Part:
     return Part(path, rows, told.get(STREAM, {}))
 
 
-class _opened:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[fits.HDUList]:
     """A FITS file, whose errors are told as those of a catalogue."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> fits.HDUList:
+    with contextlib.ExitStack() as stack:
         try:
+            # Opened here: where astropy stops in the middle of opening, it leaves the file open.
+            file = stack.enter_context(path.open("rb"))
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AstropyUserWarning)  # that it is truncated
-                self._hdus = fits.open(self._path, memmap=False)
-                try:
-                    len(self._hdus)  # all headers are read, and the last one's end is looked at
-                except BaseException:
-                    self._hdus.close()
-                    raise
+                hdus = stack.enter_context(fits.open(file, memmap=False))
+                len(hdus)  # all headers are read, and the last one's end is looked at
         except (OSError, AstropyUserWarning) as error:
-            raise ConfigError(f"{self._path}: expected a part of a catalogue ({error})") from error
-        return self._hdus
-
-    def __exit__(self, *_: object) -> None:
-        self._hdus.close()
+            raise ConfigError(f"{path}: expected a part of a catalogue ({error})") from error
+        yield hdus
 
 
 def write_merged(file: BinaryIO, parts: Sequence[Part], places: Sequence[np.ndarray], date: str) -> None:
