@@ -18,8 +18,9 @@ from remap.config import ConfigError
 from remap.sampling.augment import Batch
 from remap.store.records import read_records
 
-# Sums over a batch are rounded otherwise in every division of it. What normalisation by the batch takes out has rounding
-# for a gradient, of which Adam makes whole steps; the running statistics of validation follow late and let it through.
+# Sums over a batch are rounded otherwise in every division of it. What normalisation by the batch takes out has
+# rounding for a gradient, of which Adam makes whole steps; the running statistics of validation follow late and let
+# it through.
 PREDICTED, TRAINED, VALIDATED = 1e-5, 1e-4, 2e-2
 LIMIT = 300  # s, after which a child is killed
 
