@@ -18,9 +18,10 @@ from remap.config import ConfigError
 from remap.sampling.augment import Batch
 from remap.store.records import read_records
 
-# Sums over a batch are rounded otherwise in every division of it, and 30 steps of Adam at a rate of 0.01 make more of
-# that.
-PREDICTED, TRAINED = 1e-5, 2e-3
+# Sums over a batch are rounded otherwise in every division of it. What normalisation by the batch takes out has
+# rounding for a gradient, of which Adam makes whole steps; the running statistics of validation follow late and let
+# it through.
+PREDICTED, TRAINED, VALIDATED = 1e-5, 1e-4, 2e-2
 LIMIT = 300  # s, after which a child is killed
 
 
@@ -70,10 +71,9 @@ def check_prediction(found, alone):
 def check_losses(folder, alone):
     ours, theirs = (read_records(each / "metrics.jsonl") for each in (folder, alone[0]))
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
-    for name in ("loss", "val_loss"):
+    for name, tolerance in (("loss", TRAINED), ("val_loss", VALIDATED)):
         a, b = (np.array([r[name] for r in records]) for records in (ours, theirs))
-        np.testing.assert_allclose(a, b, rtol=TRAINED)
-        np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=tolerance)
 
 
 def test_eight_devices_train_and_predict_as_one(alone, tmp_path):
