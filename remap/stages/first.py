@@ -1,22 +1,24 @@
-"""The first answer: what a network that comes with the package says of a mock survey, before anything is trained."""
+"""The first answer: a network that comes with the package, on spectra that come with it; nothing is trained."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 
+import jax
 import numpy as np
 from astropy.table import Table
 
-from remap.config import Section
-from remap.io import list_files, match_rows
+from remap.config import ConfigError
 from remap.pmf.metrics import residual_table
 from remap.predict.catalogue import Catalogue
 from remap.predict.release import load
-from remap.synth.mock import make_mock_survey
+from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra
+from remap.train.keys import root_key
 
 logger = logging.getLogger(__name__)
+
+SNR, FASTEST = 50.0, 150.0  # per pixel; km/s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,49 +26,69 @@ class FirstAnswer:
     """What came of it.
 
     Attributes:
-      catalogue: of the mock stars.
-      summary: one row per label: n, bias and robust scatter against the true labels.
+      catalogue: one row per spectrum.
+      known: their labels and velocities, columns as in the catalogue.
+      summary: one row per label and for the velocity: n, bias and robust scatter.
     """
 
     catalogue: Catalogue
+    known: Table
     summary: Table
 
 
-def first_answer(data: str | Path, synthetic: Section, source: Section, *, network: str) -> FirstAnswer:
-    """Predicts a mock survey, made where it is not there yet, with a network that was trained on real stars.
+def first_answer(network: str, *, seed: int = 0) -> FirstAnswer:
+    """Predicts the synthetic spectra that a network measures velocities with, given noise and velocities.
+
+    They are of a library that the network began with; it was then trained on stars, so that what it says of them
+    differs by what is wrong with the library.
 
     Args:
-      data: folder of the mock survey.
-      synthetic: as `remap.synth.mock.make_mock_data` takes it; the survey alone is used.
-      source: how the files of the mock survey are read.
       network: a name of `remap.networks()`, or a folder.
+      seed: of noise and velocities.
 
     Raises:
       FileNotFoundError: there is no such network.
+      ConfigError: it has no such spectra.
     """
     predictor = load(network)
-    spectra = make_mock_survey(data, synthetic)
-    source = {key: source[key] for key in source} | {
-        "line_spread": {"fwhm": float(synthetic["survey"]["lsf_fwhm"])}
-    }
-    found = predictor.predict_files(list_files(spectra, "*.fits"), source=source, velocities="rest")
-    truth = Table.read(spectra.parent / "truth.ecsv", format="ascii.ecsv")
-    rows = match_rows(
-        list(truth["file"]), [spectra / name for name in found.table["file"]], where="truth.ecsv"
-    )
-    keep = ("n", "bias", "robust")
-    summary = Table(
-        rows=[
-            {"label": label}
-            | {
-                k: v
-                for k, v in residual_table(found.table[label], np.asarray(truth[label])[rows]).items()
-                if k in keep
-            }
-            for label in found.edges
+    templates = predictor.templates
+    if templates is None:
+        raise ConfigError(f"{network}: expected spectra of its library, found none")
+    count = len(templates.labels)
+    speed = np.asarray(
+        jax.random.uniform(root_key(seed, "first", "velocity"), (count,), minval=-FASTEST, maxval=FASTEST)
+    ).astype(float)
+    names = [f"synthetic {i:02d}" for i in range(count)]
+    spectra = [
+        [
+            _spectrum(
+                templates.wave[arm] * (1 + speed[i] / SPEED_OF_LIGHT),
+                1.0 + np.asarray(templates.flux[arm][i], float),
+                templates.medium,
+                root_key(seed, "first", arm, i),
+                names[i],
+            )
+            for arm in templates.wave
         ]
-    )
-    for name in keep[1:]:
+        for i in range(count)
+    ]
+    found = predictor.predict(spectra, velocities="measure")
+    known = Table({"file": names, "rv": speed})
+    for j, label in enumerate(predictor.labels):
+        known[label] = np.asarray(templates.labels[:, j], float)
+    rows = [
+        {"label": name}
+        | {k: residual_table(found.table[name], known[name])[k] for k in ("n", "bias", "robust")}
+        for name in (*predictor.labels, "rv")
+    ]
+    summary = Table(rows=rows)
+    for name in ("bias", "robust"):
         summary[name].info.format = ".2f"
-    logger.info("first answer: %d mock stars by the network %s", len(found.table), network)
-    return FirstAnswer(found, summary)
+    logger.info("first answer: %d spectra by the network %s", count, network)
+    return FirstAnswer(found, known, summary)
+
+
+def _spectrum(wave: np.ndarray, flux: np.ndarray, medium: str, key: jax.Array, name: str) -> Spectra:
+    noise = np.asarray(jax.random.normal(key, flux.shape)) / SNR
+    ivar = np.full(flux.shape, SNR**2)
+    return make_spectra(wave, flux + noise, medium=medium, ivar=ivar, names=[name])

@@ -29,45 +29,24 @@ def make_mock_data(folder: str | Path, settings: Section) -> None:
       FileExistsError: the folder holds data made with other settings.
     """
     folder = Path(folder)
-    record(SurveySettings, settings["survey"], "synthetic.survey")  # before the minute that the library takes
-    if not _is_made(folder, "library", settings):
-        logger.info("mock data: synthesising the library")
-        folder.mkdir(parents=True, exist_ok=True)
-        library = make_library(**dict(settings["library"]))
-        np.savez(folder / "library.npz", **library)
-        logger.info("mock data: %d library spectra", len(library["labels"]))
-        _is_made(folder, "library", settings, now=True)
-    make_mock_survey(folder, settings)
-
-
-def make_mock_survey(folder: str | Path, settings: Section) -> Path:
-    """Writes `survey/` alone; see `make_mock_data`.
-
-    Returns:
-      The folder of its spectra.
-    """
-    folder = Path(folder)
     survey = record(SurveySettings, settings["survey"], "synthetic.survey")
-    if not _is_made(folder, "survey", settings):
-        # Without the mark, whatever lies here was left by a run that was interrupted.
-        shutil.rmtree(folder / "survey", ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        logger.info("mock data: synthesising the survey")
-        truth = make_survey(folder / "survey", survey)
-        logger.info("mock data: %d survey spectra in %s", len(truth), folder)
-        _is_made(folder, "survey", settings, now=True)
-    return folder / "survey" / "spectra"
-
-
-def _is_made(folder: Path, part: str, settings: Section, *, now: bool = False) -> bool:
-    """Whether a part is there, made with these settings; `now` marks it as such."""
-    mark, text = folder / f"{part}.json", json.dumps(dict(settings[part]), sort_keys=True)
-    if now:
-        mark.write_text(text)
-    elif mark.exists():
-        if mark.read_text() != text:
+    made = folder / "settings.json"
+    arguments = {part: dict(settings[part]) for part in ("library", "survey")}
+    text = json.dumps(arguments, sort_keys=True)
+    if made.exists():
+        if made.read_text() != text:
             raise FileExistsError(
                 f"{folder}: holds mock data made with other settings; choose another folder"
             )
-        logger.info("mock data: using the %s in %s", part, folder)
-    return mark.exists()
+        logger.info("mock data: using what is in %s", folder)
+        return
+    # Without that file, whatever lies here was left by a run that was interrupted.
+    shutil.rmtree(folder / "survey", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    logger.info("mock data: synthesising the library")
+    library = make_library(**arguments["library"])
+    np.savez(folder / "library.npz", **library)
+    logger.info("mock data: %d library spectra; synthesising the survey", len(library["labels"]))
+    truth = make_survey(folder / "survey", survey)
+    logger.info("mock data: %d survey spectra in %s", len(truth), folder)
+    made.write_text(text)
