@@ -82,6 +82,7 @@ class ConfigFlag:
 
     @functools.cached_property
     def value(self) -> ml_collections.ConfigDict:
+        """The config that the flags give."""
         config = self._config.value
         for path in self._files.value:
             config, _ = apply_overrides(config, read_overrides(path), path)

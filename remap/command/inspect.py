@@ -23,6 +23,7 @@ PLOT = flags.DEFINE_string(
 
 
 def main(names: list[str]) -> None:
+    """Prints what is in files."""
     files = [*FILES.value, *names]
     if not files:
         raise SpectrumError("expected at least one file, found none: remap inspect FILE ...")

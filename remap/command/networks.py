@@ -8,6 +8,7 @@ from remap.predict.release import card_of, networks
 
 
 def main(names: list[str]) -> None:
+    """Prints cards, or what there is."""
     for name in names:
         print(card_of(name))
     if not names:

@@ -52,6 +52,7 @@ REFERENCES = flags.DEFINE_bool(
 
 
 def main() -> None:
+    """Writes the catalogue that the flags ask for, and the report."""
     page = Path(OUTPUT.value).with_suffix(".html")
     STREAM.set_level()
     if not is_folder(OUTPUT.value):

@@ -32,6 +32,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing page.")
 
 
 def main() -> None:
+    """Writes the page that the flags ask for."""
     check_report(OUTPUT.value, overwrite=OVERWRITE.value)
     found = read_catalogue(CATALOGUE.value)
     workdir = NETWORK.workdir
