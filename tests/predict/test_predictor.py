@@ -480,3 +480,29 @@ def test_version_of_the_software_alone_is_no_reason_to_refuse(tiny_workdir, tmp_
     path = tmp_path / "work" / "data" / "preprocessing.json"
     path.write_text(path.read_text().replace("deep-remap ", "deep-remap 99."))
     load(tmp_path / "work")
+
+
+def test_stars_whose_kind_no_calibration_knows_are_flagged(tiny_predictor):
+    class Some:
+        def apply(self, pmfs, edges, used, arms, snr=None):
+            return pmfs
+
+        def covers(self, label, pmfs, edges, used, arms):
+            return np.array([True, label != "logg", True])
+
+    found = dataclasses.replace(tiny_predictor, calibration=Some()).predict(tiny.spectra((0, 1, 2)))
+    assert (found.table["flags"] & Flag.UNCALIBRATED != 0).tolist() == [False, True, False]
+    known = tiny_predictor.predict(tiny.spectra((0, 1, 2)))
+    assert not np.any(known.table["flags"] & Flag.UNCALIBRATED)  # the provenance says that there is none
+
+
+def test_labels_near_the_limits_of_the_labelled_stars_are_flagged(tiny_predictor):
+    config, star = tiny_predictor.config, tiny.spectra((1,))
+    plain = tiny_predictor.predict(star).table
+    assert not np.any(plain["flags"] & Flag.EDGE)
+    median, width = float(plain["teff"][0]), float(plain["teff_p84"][0] - plain["teff_p16"][0]) / 2
+    for above, expected in ((2.9, True), (3.1, False)):
+        limits = (median - 100 * width, median + above * width)
+        limited = config | {"predict": config["predict"] | {"range": {"teff": limits}, "range_widths": 3.0}}
+        found = dataclasses.replace(tiny_predictor, config=limited).predict(star).table
+        assert bool(found["flags"][0] & Flag.EDGE) == expected
