@@ -180,6 +180,20 @@ def fit_kinds(pmfs, truth, errors, **changes):
     return fit(one, BOTH, truth, used, ("A",), settings, conflated, errors=errors)
 
 
+def test_a_star_that_is_there_twice_counts_once():
+    pmf, _, label, errors = drawn(np.random.default_rng(6), 60, claimed=0.8, power=2.0, error=0.3)
+    once = fit_widening(pmf, EDGES, label, DECONVOLVED, errors=errors)
+    twice = fit_widening(
+        *(np.tile(pmf, (2, 1)), EDGES, np.tile(label, 2), DECONVOLVED), errors=np.tile(errors, 2), weight=0.5
+    )
+    assert twice.stars == once.stars == 60
+    assert twice.power == pytest.approx(once.power, rel=1e-3)
+    unweighted = fit_widening(
+        *(np.tile(pmf, (2, 1)), EDGES, np.tile(label, 2), DECONVOLVED), errors=np.tile(errors, 2)
+    )
+    assert abs(unweighted.power - once.power) > 3 * abs(twice.power - once.power)  # the prior counts for less
+
+
 def test_each_kind_of_stars_has_its_own_power():
     pmfs, star, truth, errors = kinds(np.random.default_rng(2), 1500, 1500)
     found = fit_kinds(pmfs, truth, errors)
