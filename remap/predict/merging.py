@@ -55,17 +55,19 @@ class _opened:
         self._path = path
 
     def __enter__(self) -> fits.HDUList:
+        self._file = self._path.open("rb")  # fits.open leaves one of its own open where the file is truncated
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AstropyUserWarning)  # that it is truncated
-                self._hdus = fits.open(self._path, memmap=False)
-                len(self._hdus)  # all headers are read, and the last one's end is looked at
+                hdus = fits.open(self._file, memmap=False)
+                len(hdus)  # all headers are read, and the last one's end is looked at
         except (OSError, AstropyUserWarning) as error:
+            self._file.close()
             raise ConfigError(f"{self._path}: expected a part of a catalogue ({error})") from error
-        return self._hdus
+        return hdus
 
     def __exit__(self, *_: object) -> None:
-        self._hdus.close()
+        self._file.close()
 
 
 def write_merged(file: BinaryIO, parts: Sequence[Part], places: Sequence[np.ndarray], date: str) -> None:
