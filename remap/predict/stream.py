@@ -174,6 +174,7 @@ def predict_stream(
             groups = _groups(output, read, inputs, lines_hash(lines), stream)
         plan = make_plan(inputs.sizes, shard=stream.shard, groups=groups)
         manifest = open_folder(output, make_manifest(predictor, how, inputs, plan, lines, stream), lines)
+        del lines, paths  # of millions of files they are gigabytes
         return run_stream(
             predictor, read, plan, inputs.item, inputs.sizes, output, manifest, how, stream, progress
         )
