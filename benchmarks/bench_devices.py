@@ -9,6 +9,7 @@ Pieces have the sizes of `configs/miles.py` and its network; the spectra are mad
 """
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -23,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from configs import miles
 from remap import sharding
 from remap.continuum.normalizers import get_normalizer
 from remap.labels import bin_mask, label_bins, padded_edges
@@ -69,7 +69,7 @@ def spectra(pixels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def pieces(pixels: int) -> dict[str, Piece]:
     """All of them, on the devices that there are."""
-    config = miles.get_config()
+    config = importlib.import_module("configs.miles").get_config()
     step = 0.9 * 472 / pixels  # Å, of one range
     preprocessing = Preprocessing(
         {"A": (4850.0, 4850.0 + step * pixels, step)},
