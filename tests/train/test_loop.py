@@ -22,7 +22,7 @@ from remap.store import checkpoint, lock
 from remap.store.atomic import StorageError
 from remap.store.checkpoint import unstack
 from remap.store.records import read_records
-from remap.train import loop
+from remap.train import loop, stopping
 from remap.train.loop import DivergedError, FitSettings, Preempted, Run, fit
 from remap.train.objectives import NetworkObjective, Task, reestimate_stats
 from remap.train.optim import sgdr
@@ -359,7 +359,7 @@ def test_a_disk_without_room_is_told_before_the_first_step(run, tmp_path, monkey
 
 def test_the_second_ctrl_c_does_not_wait_and_an_ignored_one_stays_ignored():
     before = signal.getsignal(signal.SIGINT)
-    with loop._signals() as seen:
+    with stopping.signals() as seen:
         os.kill(os.getpid(), signal.SIGINT)
         assert seen == ["SIGINT"]
         with pytest.raises(KeyboardInterrupt):
@@ -367,7 +367,7 @@ def test_the_second_ctrl_c_does_not_wait_and_an_ignored_one_stays_ignored():
     assert signal.getsignal(signal.SIGINT) == before
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with loop._signals() as seen:
+        with stopping.signals() as seen:
             os.kill(os.getpid(), signal.SIGINT)
             assert seen == []
     finally:
