@@ -13,6 +13,7 @@ DOCS = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/design.md",
+    "docs/export.md",
     "docs/libraries.md",
     "docs/report.md",
     "docs/surveys.md",

@@ -1,0 +1,29 @@
+"""Writes trained networks as one file that runs without this package, by JAX and NumPy alone (docs/export.md).
+
+    python -m launch.export --workdir=DIR --output=NAME.npz
+
+`--workdir` is a working folder, the folder of a released network, or the name of one that comes with the package.
+"""
+
+from absl import flags
+
+from launch import cli
+from remap.predict.export import PLATFORMS, export
+from remap.predict.release import load
+
+OUTPUT = flags.DEFINE_string("output", None, "File to write, NAME.npz.")
+PLATFORM = flags.DEFINE_list("platforms", list(PLATFORMS), "That it is to run on: cpu, cuda, rocm, tpu.")
+CALIBRATED = flags.DEFINE_bool("calibrated", True, "With the calibration of the networks, if there is one.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
+
+
+def main() -> None:
+    predictor = load(cli.WORKDIR.value, calibrated=CALIBRATED.value)
+    if predictor.expert is not None:
+        cli.logger.warning("the expert stays behind: the file has the networks alone, calibrated as such")
+    size = export(predictor, OUTPUT.value, platforms=PLATFORM.value, overwrite=OVERWRITE.value)
+    cli.logger.info("%s: %.2f MB", OUTPUT.value, size / 1e6)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir", "output"))
