@@ -750,7 +750,7 @@ def load(
         found.alone,
         found.digest,
         "" if beside is None else beside.digest,
-        known,
+        known=known,
     )
 
 
