@@ -169,8 +169,9 @@ def normalize_batch(
       flux: float[S, N].
       valid: bool[S, N].
       settings: static.
-      mapping: "one by one", "lock-step" (1024 at a time, meant for GPU), or None: by JAX's default backend.
-        The integers k do not depend on it.
+      mapping: "one by one", "lock-step" (1024 at a time, meant for GPU), "at once" (all of them in lock-step, also
+        where their number is not known when it is traced), or None: by JAX's default backend. The integers k do
+        not depend on it.
 
     Raises:
       ValueError: N < 44, shapes that do not agree, another type, an unknown mapping.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 NormalizeFn = Callable[[Array, Array], Array]  # (flux[S, N], valid[S, N]) -> normalised flux[S, N]
 MIN_PIXELS = 44  # eleven bins of four pixels
 CHUNK = 1024  # spectra that go in lock-step where that is faster than one after the other
-MAPPINGS = ("one by one", "lock-step")
+MAPPINGS = ("one by one", "lock-step", "at once")
 
 
 class ContinuumFlag(enum.IntFlag):
@@ -86,6 +86,8 @@ def map_spectra(
 ) -> Continuum:
     """`one` for every row of flux float[S, N] and valid bool[S, N]; see `normalize_batch`."""
     check_spectra(flux, valid, 2)
+    if mapping == "at once":
+        return jax.vmap(one)(flux, valid)
     chunk = None if mapping == "one by one" else min(CHUNK, max(1, flux.shape[0]))
     return lax.map(lambda pair: one(*pair), (flux, valid), batch_size=chunk)
 

@@ -14,6 +14,7 @@ DOCS = (
     "CONTRIBUTING.md",
     "docs/catalogue.md",
     "docs/design.md",
+    "docs/export.md",
     "docs/libraries.md",
     "docs/neighbors.md",
     "docs/report.md",
