@@ -1,9 +1,9 @@
 """Writes trained networks as one file that runs without this package, by JAX and NumPy alone (docs/export.md).
 
-    python -m launch.export --workdir=DIR --output=NAME.npz
+    python -m launch.export --network=NAME --output=FILE.npz
+    python -m launch.export --workdir=DIR --output=FILE.npz
 
-With `--onnx=NAME.onnx` the networks of each arm, without continuum and calibration, are written as NAME_ARM.onnx.
-`--workdir` is a working folder, the folder of a released network, or the name of one that comes with the package.
+With `--onnx=FILE.onnx` the networks of each arm, without continuum and calibration, are written as FILE_ARM.onnx.
 """
 
 from absl import flags
@@ -11,8 +11,8 @@ from absl import flags
 from launch import cli
 from remap.predict.export import PLATFORMS, export
 from remap.predict.onnx_files import export_onnx
-from remap.predict.release import load
 
+NETWORK = cli.define_network()
 OUTPUT = flags.DEFINE_string("output", None, "File to write, NAME.npz.")
 PLATFORM = flags.DEFINE_list("platforms", list(PLATFORMS), "That it is to run on: cpu, cuda, rocm, tpu.")
 CALIBRATED = flags.DEFINE_bool("calibrated", True, "With the calibration of the networks, if there is one.")
@@ -23,7 +23,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 
 
 def main() -> None:
-    predictor = load(cli.WORKDIR.value, calibrated=CALIBRATED.value)
+    predictor = NETWORK.load(calibrated=CALIBRATED.value)
     if predictor.expert is not None:
         cli.logger.warning("the expert stays behind: the file has the networks alone, calibrated as such")
     size = export(predictor, OUTPUT.value, platforms=PLATFORM.value, overwrite=OVERWRITE.value)
@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir", "output"))
+    cli.run(main, required=("output",))
