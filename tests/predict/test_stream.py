@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -82,14 +83,15 @@ predict_stream(load(sys.argv[2]), sys.argv[4:], sys.argv[3], progress=die,
 """
 
 
-def test_what_a_kill_has_left_goes_on_to_the_same_bytes(tiny_predictor, tiny_workdir, files, tmp_path):
-    folder = tmp_path / "parts"
+def test_what_a_kill_has_left_goes_on_to_the_same_bytes(tiny_workdir, files, tmp_path):
+    folder, workdir = tmp_path / "parts", shutil.copytree(tiny_workdir, tmp_path / "work")
+    predictor = load(workdir)
     command = [
         sys.executable,
         "-c",
         KILLED,
         jax.config.jax_compilation_cache_dir,
-        tiny_workdir,
+        workdir,
         folder,
         *files,
     ]
@@ -102,10 +104,10 @@ def test_what_a_kill_has_left_goes_on_to_the_same_bytes(tiny_predictor, tiny_wor
     assert "part-00000.fits" in there
     assert "part-00003.fits" not in there
     (folder / ".part-00001.fits.1.0123abcd.tmp").write_bytes(b"half")
-    done = predict_stream(tiny_predictor, files, folder, stream=StreamSettings(shard=4, workers=0))
+    done = predict_stream(predictor, files, folder, stream=StreamSettings(shard=4, workers=0))
     assert (done.made, done.kept) == (4 - len(there), len(there))
     assert not list(folder.glob(".*"))
-    assert_whole(tiny_predictor, files, folder)
+    assert_whole(predictor, files, folder)
 
 
 def test_a_shard_that_fails_is_tried_again_set_aside_and_made_by_the_next_run(

@@ -132,7 +132,7 @@ def test_neighbours_are_those_of_sorting_the_embeddings(predictor):
     spectra = tiny.spectra((0, 7))
     found = predictor.neighbors(spectra, 5)
     assert set(found) == {*LABELS, ALL}
-    observed = predictor._observe(spectra, None, None)
+    observed = predictor._observe([[spectra]], None, None)
     squares = []
     for arm, on in observed.arms.items():
         flux = predictor.normalize_arm(arm, ArmInputs(on.flux, on.valid, on.snr)).flux
