@@ -303,8 +303,12 @@ def _templates(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Te
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without the places of one machine."""
-    return {**plain(config), "data_root": ""}
+    """A config without the places of one machine, for spectra of surveys that the networks do not know.
+
+    A working folder's spectra without a width have that of its survey. Others are of any width, and flagged.
+    """
+    found = plain(config)
+    return {**found, "data_root": "", "observe": {**found.get("observe", {}), "trust_width": False}}
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from remap.config import ConfigError
 from remap.pmf.metrics import residual_table
 from remap.predict.catalogue import Catalogue
 from remap.predict.release import load
+from remap.preprocess.resample import line_fwhm
 from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra
 from remap.train.keys import root_key
 
@@ -54,7 +55,8 @@ def first_answer(network: str, *, seed: int = 0) -> FirstAnswer:
     templates = predictor.templates
     if templates is None:
         raise ConfigError(f"{network}: expected spectra of its library, found none")
-    count = len(templates.labels)
+    count, spreads = len(templates.labels), predictor.preprocessing.line_spreads()
+    middle = spreads[len(spreads) // 2]
     speed = np.asarray(
         jax.random.uniform(root_key(seed, "first", "velocity"), (count,), minval=-FASTEST, maxval=FASTEST)
     ).astype(float)
@@ -65,6 +67,7 @@ def first_answer(network: str, *, seed: int = 0) -> FirstAnswer:
                 templates.wave[arm] * (1 + speed[i] / SPEED_OF_LIGHT),
                 1.0 + np.asarray(templates.flux[arm][i], float),
                 templates.medium,
+                line_fwhm(middle, templates.wave[arm]),
                 root_key(seed, "first", arm, i),
                 names[i],
             )
@@ -88,7 +91,9 @@ def first_answer(network: str, *, seed: int = 0) -> FirstAnswer:
     return FirstAnswer(found, known, summary)
 
 
-def _spectrum(wave: np.ndarray, flux: np.ndarray, medium: str, key: jax.Array, name: str) -> Spectra:
+def _spectrum(
+    wave: np.ndarray, flux: np.ndarray, medium: str, fwhm: np.ndarray, key: jax.Array, name: str
+) -> Spectra:
     noise = np.asarray(jax.random.normal(key, flux.shape)) / SNR
     ivar = np.full(flux.shape, SNR**2)
-    return make_spectra(wave, flux + noise, medium=medium, ivar=ivar, names=[name])
+    return make_spectra(wave, flux + noise, medium=medium, ivar=ivar, names=[name], fwhm=fwhm)

@@ -11,6 +11,7 @@ from helpers import tiny
 import remap
 from remap.config import ConfigError
 from remap.predict import release
+from remap.predict.catalogue import Flag
 from remap.store.atomic import DamagedError
 
 CARD = "# tiny\n\nTwo folds for tests.\n"
@@ -30,7 +31,9 @@ def test_a_release_predicts_as_its_working_folder(tiny_predictor, folder):
         tiny_predictor.predict(tiny.spectra((0, 1, 2))),
     )
     assert found.table.colnames == known.table.colnames
-    np.testing.assert_array_equal(found.table["flags"], known.table["flags"])
+    # Nobody says how wide the lines are, and these are not the spectra of the networks' own survey.
+    assert np.all(found.table["flags"] & Flag.RESOLUTION)
+    np.testing.assert_array_equal(found.table["flags"] & ~np.int32(Flag.RESOLUTION), known.table["flags"])
     for name in ("teff", "logg", "feh"):
         width = known.table[f"{name}_p84"] - known.table[f"{name}_p16"]
         assert np.all(np.abs(found.table[name] - known.table[name]) < 0.005 * width)
