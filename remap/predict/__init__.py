@@ -12,8 +12,9 @@ from remap.predict.catalogue import (
 )
 from remap.predict.ensemble import Network
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_held_out, predict_survey
-from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
+from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor
 from remap.predict.references import Neighbors, ReferenceSet
+from remap.predict.release import load, networks
 from remap.predict.scores import evaluate
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "describe",
     "evaluate",
     "load",
+    "networks",
     "predict_held_out",
     "predict_survey",
     "provenance",
