@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_overhead --network=fgk_r1800
 
-Spectra are those that the network measures velocities with, drawn again and again, at S/N 50 on pixels of 1.2 Å. Prints
-Markdown: medians of three, by the clock.
+Spectra are those that the network measures velocities with, drawn again and again, at S/N 50 on pixels of 1.2 Å.
+Prints Markdown: medians of three, by the clock.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ def main() -> None:
         )
         print(f"| {name} | {1000 * taken / COUNT.value:.2f} | {taken / networks:.2f} |")
     print(
-        f"\nNormaliser and networks: {1000 * networks / COUNT.value:.2f} ms; the catalogue of it: {rest / networks:.2f}"
+        f"\nNormaliser and networks: {1000 * networks / COUNT.value:.2f} ms; the catalogue: {rest / networks:.2f} of it"
     )
 
 
