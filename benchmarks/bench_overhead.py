@@ -72,9 +72,8 @@ def main() -> None:
             )
         )
         print(f"| {name} | {1000 * taken / COUNT.value:.2f} | {taken / networks:.2f} |")
-    print(
-        f"\nNormaliser and networks: {1000 * networks / COUNT.value:.2f} ms; the catalogue: {rest / networks:.2f} of it"
-    )
+    own = 1000 * networks / COUNT.value
+    print(f"\nNormaliser and networks: {own:.2f} ms; the catalogue: {rest / networks:.2f} of it")
 
 
 if __name__ == "__main__":
