@@ -1,5 +1,6 @@
 """Shared by scripts that predict in a stream: flags, progress in a terminal or a log, and what came of it."""
 
+import abc
 import logging
 import os
 import signal
@@ -170,16 +171,17 @@ def _shown(*, quiet: bool) -> "_Shown":
     return _InTerminal() if sys.stderr.isatty() and not quiet else _InLog()
 
 
-class _Shown:
+class _Shown(abc.ABC):
     """Hears of the progress of a run."""
 
     def __enter__(self) -> "_Shown":
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        return None
 
-    def __call__(self, now: Progress) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __call__(self, now: Progress) -> None: ...
 
 
 class _InTerminal(_Shown):
