@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,14 @@ RNG = np.random.default_rng(3)
 FLUX = RNG.normal(1, 0.1, N).astype(np.float32)
 WAVE = 5000 + 0.5 * np.arange(N)
 BASE = {"medium": "air", "wave_unit": "Angstrom"}
+ARRAYS = {
+    "wave": WAVE,
+    "flux": np.stack([FLUX] * 3),
+    "ivar": np.ones((3, N), np.float32),
+    "mask": np.zeros((3, N), np.int8),
+    "ids": np.arange(3),
+    "ra": np.linspace(0.0, 90.0, 3),
+}
 AXIS = {"CRVAL1": 5000.0, "CD1_1": 0.5, "CDELT1": 0.5, "CRPIX1": 1}
 TABLE = {
     "format": "table",
@@ -111,6 +121,34 @@ def bundle(path: Path) -> dict[str, Any]:
     spectra = make_spectra(WAVE, np.stack([FLUX, FLUX]), medium="air", labels={"teff": [5e3, 6e3]})
     write_bundle(path, spectra)
     return {"format": "bundle", "medium": "air", "absolute": False, "label_columns": ("teff",)}
+
+
+def arrays_npz(path: Path) -> dict[str, Any]:
+    """Three spectra as arrays."""
+    np.savez(path, **ARRAYS)
+    return {"format": "arrays", "medium": "air"}
+
+
+def arrays_hdf5(path: Path) -> dict[str, Any]:
+    """The same in HDF5, with checksums."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in ARRAYS.items():
+            packed = {"chunks": (2, N), "compression": "gzip", "fletcher32": True} if array.ndim == 2 else {}
+            file.create_dataset(name, data=array, **packed)
+    return {"format": "arrays", "medium": "air"}
+
+
+def arrays_parquet(path: Path) -> dict[str, Any]:
+    """The same in Parquet, with checksums."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {name: list(array) for name, array in ARRAYS.items() if name != "wave"}
+    table = pyarrow.table(columns, metadata={"wave": json.dumps(WAVE.tolist())})
+    pyarrow.parquet.write_table(table, path, row_group_size=2, write_page_checksum=True)
+    return {"format": "arrays", "medium": "air"}
 
 
 def phoenix(path: Path) -> dict[str, Any]:
@@ -236,6 +274,13 @@ def _read(path: Path, source: dict[str, Any]) -> object:
     return io.read_segments(path, source=source)
 
 
+def _read_pieces(path: Path, source: dict[str, Any]) -> object:
+    """All of a file, and all of it in pieces of two spectra."""
+    pieces = [(piece.first, piece.last) for piece in io.split(path, source=source, most=2)]
+    found = [io.read_segments(path, source=source, rows=rows) for rows in (None, *pieces)]
+    return tuple(part for parts in found for part in parts)
+
+
 def _read_wave(path: Path, source: dict[str, Any]) -> object:
     return io.read(path.with_name("flux.fits"), source=source)
 
@@ -270,12 +315,14 @@ SAMPLES = {
     "iraf": Sample("iraf.fits", iraf),
     "text": Sample("x.txt", text),
     "bundle": Sample("x.npz", bundle),
+    "arrays": Sample("arrays.npz", arrays_npz, _read_pieces),
     "phoenix": Sample("lte.fits", phoenix),
     "phoenix_wave": Sample("wave.fits", phoenix_wave, _read_wave),
     "table": Sample("pixels.fits", pixels),
     "table_vectors": Sample("vectors.fits", vectors),
     "table_text": Sample("letters.fits", letters),
     "targets": Sample("targets.fits", targets),
+    "targets_pieces": Sample("pieces.fits", targets, _read_pieces),
     "any": Sample("several.fits", several),
     "labels_fits": _Other("labels.fits", labels_fits, _read_labels),
     "labels_csv": _Other("labels.csv", labels_csv, _read_labels),
@@ -284,3 +331,7 @@ SAMPLES = {
     "velocities": _Other("velocities.csv", labels_csv, _velocities),
     "identify": _Other("unknown.fits", targets, _identify),
 }
+if importlib.util.find_spec("h5py"):
+    SAMPLES["arrays_hdf5"] = Sample("arrays.h5", arrays_hdf5, _read_pieces)
+if importlib.util.find_spec("pyarrow"):
+    SAMPLES["arrays_parquet"] = Sample("arrays.parquet", arrays_parquet, _read_pieces)

@@ -57,6 +57,7 @@ TRANSFER_GUARD = flags.DEFINE_enum(
 )  # fmt: skip
 PROFILE = flags.DEFINE_string("profile", "", "Folder for a profile of the run, for TensorBoard or Perfetto.")
 
+ARRAYS = ("*.npz", "*.h5", "*.hdf5", "*.parquet")  # files of the format "arrays" in a folder
 # What the operating system says of a place that a user named, and can mend.
 PLACES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
@@ -132,8 +133,12 @@ class SpectraFlags:
         survey = surveys.get(self.survey.value) if self.survey.value else None
         own: Mapping[str, Any] = predictor.config["survey"]
         patterns = survey.patterns if survey else own["patterns"]
+        source = self._read()
+        if not survey and source.get("format", own["source"]["format"]) == own["source"]["format"]:
+            source = dict(own["source"]) | source  # of another format it is a declaration of its own
+        if source.get("format") == "arrays":
+            patterns = ARRAYS
         files = [f for path in self.paths.value for f in io.list_files(path, patterns)]
-        source = ({} if survey else dict(own["source"])) | self._read()
         velocities = self._velocities.value or None
         if velocities not in (None, "rest", "file", "measure"):
             table = io.read_velocities(velocities, column=self._velocity_column.value)

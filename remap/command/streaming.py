@@ -26,7 +26,7 @@ from remap.train.loop import Preempted
 
 MANY = 5000  # spectra beyond which a catalogue is made shard by shard
 EVERY = 30.0  # seconds between lines of a log
-INCOMPLETE = 2  # exit status where shards were set aside
+INCOMPLETE = 2  # exit status where shards, or inputs of many spectra, were set aside
 
 
 class StreamFlags:
@@ -78,7 +78,10 @@ class StreamFlags:
         if self._stream.value is not None or asked or report:
             return asked
         reading = predictor.reading(files, **how)
-        return int(make_inputs(files, dict(reading.source), reading.velocities).sizes.sum()) > MANY
+        inputs = make_inputs(
+            files, dict(reading.source), reading.velocities, predictor.config["data_root"] or None
+        )
+        return int(inputs.sizes.sum()) > MANY
 
     def settings(self) -> StreamSettings:
         """The flags as settings."""
@@ -111,7 +114,7 @@ class StreamFlags:
         *,
         overwrite: bool,
     ) -> None:
-        """Predicts in a stream and merges what it may; leaves with status 2 where shards were set aside."""
+        """Predicts in a stream and merges what it may; leaves with status 2 where shards or inputs were set aside."""
         settings, folder, catalogue = self.settings(), Path(output), self._merge.value
         if settings.process_count > 1 and catalogue:
             raise ConfigError("--merge: give it to a run of its own, without --share_count, after the others")
@@ -135,6 +138,12 @@ class StreamFlags:
             cli.logger.info("%s: %d rows from %d shards", catalogue, rows, done.shards)
             if catalogue == output:
                 _remove(folder)
+        if done.unread:
+            cli.logger.error(
+                "files of many spectra that could not be read, or not wholly (their rows say why): %s",
+                ", ".join(done.unread),
+            )
+            sys.exit(INCOMPLETE)
 
 
 def is_folder(output: str) -> bool:

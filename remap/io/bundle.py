@@ -7,17 +7,14 @@ with `continuum` [S, C], to be interpolated linearly. Nothing in it is pickled.
 
 from __future__ import annotations
 
-import math
 import os
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from remap.config import ConfigError, Section
-from remap.io import files
+from remap.io import containers, files, npz
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 
 WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
@@ -25,12 +22,17 @@ ARRAYS = (
     *WAVE.values(),
     *("flux", "labels", "label_names", "names", "ivar", "cont_wave_air", "continuum"),
 )
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+SHARED = (*WAVE.values(), "label_names", "cont_wave_air")  # by all rows
 RENAMED = {"m_h": "feh"}  # the scaled-solar libraries' [M/H] is what the package calls feh
 
 
-def read_bundle(path: Path, source: Section, within: tuple[float, float] | None = None) -> Spectra:
-    """Reads all spectra of a bundle.
+def read_bundle(
+    path: Path,
+    source: Section,
+    within: tuple[float, float] | None = None,
+    rows: tuple[int, int] | None = None,
+) -> Spectra:
+    """Reads the spectra of a bundle, or some of them.
 
     Args:
       path: the `.npz` file.
@@ -40,6 +42,7 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
         which can only be Angstrom and need not be given.
       within: Å, in the medium of the source: pixels outside are dropped before anything there is checked; where
         there are no others, all are kept.
+      rows: first and last + 1, of which alone there must be room in memory; None = all.
 
     Returns:
       The spectra, named `names` or "file.npz[0]" and so on, in the precision of the file.
@@ -57,17 +60,9 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
     needed = [wave_key, "flux", "labels"]
     if source["absolute"]:
         needed += ["wave_air", "cont_wave_air", "continuum"]
-    # np.load leaves a file that it opened itself open when it fails
-    with files.reading(path, "an .npz bundle"), path.open("rb") as file:
-        _check_archive(file, path)
-        with np.load(file, allow_pickle=False) as loaded:
-            missing = [key for key in needed if key not in loaded]
-            if missing:
-                raise SpectrumError(
-                    f"{path}: expected an array {missing[0]!r}, found {', '.join(sorted(loaded.files))}"
-                )
-            optional = [key for key in ("label_names", "names", "ivar") if key in loaded]
-            arrays = {key: loaded[key] for key in {*needed, *optional}}
+    first = 0 if rows is None else rows[0]
+    with files.reading(path, "an .npz bundle"):
+        arrays = _whole(path, needed) if rows is None else _some(path, needed, rows)
 
     flux = files.native_float(arrays["flux"])
     if flux.ndim != 2 or flux.size == 0:
@@ -110,60 +105,64 @@ def read_bundle(path: Path, source: Section, within: tuple[float, float] | None 
             flux[i] *= continuum.astype(flux.dtype)
             if ivar is not None:
                 ivar[i] /= continuum**2
-    names = arrays["names"] if "names" in arrays else [f"{path.name}[{i}]" for i in range(count)]
+    names = arrays["names"] if "names" in arrays else [f"{path.name}[{first + i}]" for i in range(count)]
     labels = {RENAMED.get(c, c): arrays["labels"][:, i] for i, c in enumerate(columns)}
     return make_spectra(wave, flux, medium=source["medium"], ivar=ivar, names=names, labels=labels)
 
 
-def count_bundle(path: str | os.PathLike) -> int | None:
-    """How many spectra a bundle says that it has, without reading them; None where it cannot be asked."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("flux.npy") as member:
-            shape, _, _ = HEADERS[np.lib.format.read_magic(member)](member)
-        return int(shape[0]) if len(shape) == 2 else None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        return None  # it is told when it is read
+def _whole(path: Path, needed: list[str]) -> dict[str, np.ndarray]:
+    """The arrays that are needed, and of those that need not be there what is."""
+    # np.load leaves a file that it opened itself open when it fails
+    with path.open("rb") as file:
+        npz.check_archive(file, path, ARRAYS)
+        with np.load(file, allow_pickle=False) as loaded:
+            return {key: loaded[key] for key in _wanted(loaded.files, needed, path)}
 
 
-def _check_archive(file: BinaryIO, path: Path) -> None:
-    """SpectrumError where arrays of an open `.npz` file are not as large as they say, or too large to unpack."""
-    if file.read(6) == np.lib.format.MAGIC_PREFIX:
-        raise SpectrumError(f"{path}: expected an .npz bundle, found a single array")
-    file.seek(0)
-    most, size = files.limits().unpacked(path.stat().st_size), 0
-    with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            size += info.file_size
-            if size > most:
-                raise SpectrumError(
-                    f"{path}: expected arrays of up to {most:.3g} bytes, found more: {info.filename} alone has "
-                    f"{info.file_size:.3g}{files.HINT}"
-                )
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise SpectrumError(
-                    f"{path}: expected arrays as numpy packs them, found method {info.compress_type}"
-                )
-        for key in ARRAYS:
-            if f"{key}.npy" in archive.NameToInfo:
-                _check_array(archive, f"{key}.npy", path)
-    file.seek(0)
-
-
-def _check_array(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    """SpectrumError unless an array is as large as its header says, for which numpy makes room before it reads."""
-    with archive.open(name) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in HEADERS:
-            raise SpectrumError(
-                f"{path}: expected an array {name} of numpy's version 1 or 2, found {version}"
+def _some(path: Path, needed: list[str], rows: tuple[int, int]) -> dict[str, np.ndarray]:
+    """As `_whole`, of arrays with a row for each spectrum some rows alone."""
+    with npz.open_npz(path) as found:
+        count = _count(found, path)
+        if not 0 <= rows[0] < rows[1] <= count:
+            raise SpectrumError(f"{path}: expected rows {rows[0]} to {rows[1]}, found {count}")
+        out = {}
+        for key in _wanted(found.names, needed, path):
+            shape = found.shape(key)
+            if key in SHARED:
+                out[key] = found.whole(key)
+                continue
+            if shape[:1] != (count,):
+                raise SpectrumError(f"{path}: expected {count} rows of {key}, found shape {list(shape)}")
+            containers.check_piece(
+                path, 8 * (rows[1] - rows[0]) * int(np.prod(shape[1:])), f"{rows[1] - rows[0]} rows of {key}"
             )
-        shape, _, dtype = HEADERS[version](member)
-        size = member.tell() + math.prod(shape) * dtype.itemsize
-    if size != archive.getinfo(name).file_size or dtype.kind not in "fiubUS":
-        raise SpectrumError(
-            f"{path}: expected {archive.getinfo(name).file_size} bytes of numbers or names in {name}, found {dtype} "
-            f"of shape {list(shape)}"
-        )
+            out[key] = found.rows(key, *rows)
+        return out
+
+
+def _wanted(there: Sequence[str], needed: Sequence[str], path: Path) -> set[str]:
+    """The arrays that are read; SpectrumError where one of those needed is missing."""
+    missing = [key for key in needed if key not in there]
+    if missing:
+        raise SpectrumError(f"{path}: expected an array {missing[0]!r}, found {', '.join(sorted(there))}")
+    return {*needed, *(key for key in ("label_names", "names", "ivar") if key in there)}
+
+
+def _count(found: npz.Npz, path: Path) -> int:
+    shape = found.shape("flux") if "flux" in found.names else ()
+    if len(shape) != 2:
+        raise SpectrumError(f"{path}: expected flux of shape [S, N], found {list(shape)}")
+    return int(shape[0])
+
+
+def count_bundle(path: Path) -> int:
+    """How many spectra a bundle says that it has.
+
+    Raises:
+      SpectrumError: it is damaged.
+    """
+    with files.reading(path, "an .npz bundle"), npz.open_npz(path) as found:
+        return _count(found, path)
 
 
 def write_bundle(

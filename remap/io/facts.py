@@ -15,7 +15,7 @@ absent or broken is "" or NaN: a fact is never a reason not to read a spectrum.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def gather(
     rows: Sequence[int] | None = None,
     number: int = 1,
     count: int = 1,
+    columns: Callable[[str], Sequence | np.ndarray | None] | None = None,
 ) -> dict[str, np.ndarray]:
     """The facts of `count` spectra of one file.
 
@@ -134,6 +135,7 @@ def gather(
       rows: of the tables of targets, one for each spectrum; None = the first row for all.
       number: of the exposure, from 1.
       count: number of spectra.
+      columns: of a file without HDUs that has columns: name -> the values of the spectra, None = there is none.
 
     Returns:
       Every fact declared -> `count` values.
@@ -143,9 +145,9 @@ def gather(
         text = name in TEXT_FACTS
         found: list = ["" if text else np.nan] * count
         for place in options:
-            values = _look(place, path, hdus, hdu, rows, number, count)
+            values = _look(place, path, hdus, hdu, rows, number, count, columns)
             for test in place.get("where") or ():
-                values = _only(values, test, place, path, hdus, hdu, rows)
+                values = _only(values, test, place, path, hdus, hdu, rows, columns)
             for i, value in enumerate(values):
                 if found[i] == "" or (not text and np.isnan(found[i])):
                     found[i] = _as_known_text(value, name, place) if text else _as_number(value, name, place)
@@ -161,6 +163,7 @@ def _look(
     rows: Sequence[int] | None,
     number: int,
     count: int,
+    columns: Callable[[str], Sequence | np.ndarray | None] | None = None,
 ) -> list:
     """`count` values as the file has them, None where it has none."""
     nothing = [None] * count
@@ -169,6 +172,9 @@ def _look(
     if place.get("name") is not None:
         match = re.search(place["name"], path.name)
         return [match.group(1)] * count if match else nothing
+    if columns is not None and place.get("column") is not None:
+        found = columns(place["column"])
+        return nothing if found is None else list(found)
     if hdus is None:
         return nothing
     where = place.get("hdu")
@@ -201,10 +207,11 @@ def _only(
     hdus: fits.HDUList | None,
     hdu: int | str,
     rows: Sequence[int] | None,
+    columns: Callable[[str], Sequence | np.ndarray | None] | None = None,
 ) -> list:
     """The values of a place in rows where another column has one of some values; None elsewhere."""
     where = {"column": test["column"], "hdu": test.get("hdu", place.get("hdu"))}
-    told = [as_text(v) for v in _look(where, path, hdus, hdu, rows, 1, len(values))]
+    told = [as_text(v) for v in _look(where, path, hdus, hdu, rows, 1, len(values), columns)]
     wanted = {as_text(v) for v in test["values"]}
     return [value if text in wanted else None for value, text in zip(values, told, strict=True)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import gzip
 import io
 import logging
@@ -15,7 +16,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy import units
@@ -190,11 +191,12 @@ class Limits:
     largest: int | None = None
     checksums: str = "data"
 
-    def unpacked(self, size: int, *, text: bool = False) -> int:
-        """The most bytes that a file of so many may unpack to."""
+    def unpacked(self, size: int, *, text: bool = False, pieces: bool = False) -> int:
+        """The most bytes that a file of so many may unpack to; with `pieces` it is never in memory as a whole."""
         if self.largest is not None:
             return self.largest
-        return min(LARGEST, max(UNPACKED_TEXT if text else UNPACKED, RATIO * size))
+        most = max(UNPACKED_TEXT if text else UNPACKED, RATIO * size)
+        return most if pieces else min(LARGEST, most)
 
 
 _LIMITS: contextvars.ContextVar[Limits | None] = contextvars.ContextVar("limits", default=None)
@@ -295,21 +297,68 @@ def is_fits(path: Path) -> bool:
     return start == START
 
 
-def open_fits(path: Path) -> fits.HDUList:
+def open_fits(path: Path, *, pieces: bool = False) -> fits.HDUList:
     """Opens a plain or gzipped FITS file, whose sizes are checked against its headers before anything is read.
 
     Archives are decompressed whole, so that damage is noticed. A last block without its padding is padded. An image
     that `fpack` took from the primary HDU is HDU 0 again.
+
+    Args:
+      path: the file.
+      pieces: leave on the disk what can be left there: sections of images are read when they are asked for.
     """
     before = _OPENED.get()
     if before is not None and before[0] == path:
         _OPENED.set(None)
         return before[1]
+    if pieces and not is_packed(path):
+        place = path.stat()
+        if limits().largest is not None and place.st_size > limits().largest:
+            raise SpectrumError(
+                f"{path}: expected up to {limits().largest:.3g} bytes, found {place.st_size:.3g}{HINT}"
+            )
+        end, packed = _follow_file(path, place.st_size, place.st_mtime_ns, limits())
+        if end == place.st_size and not packed:
+            return fits.open(path, memmap=False)
     content, packed = check_fits(read_bytes(path), path)
     hdus = fits.open(io.BytesIO(content), memmap=False)
     if packed:
         hdus = fits.HDUList(list(hdus)[1:])
     return hdus
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is gzipped."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+@functools.lru_cache(maxsize=16)
+def _follow_file(path: Path, size: int, changed: int, limits: Limits) -> tuple[int, bool]:
+    """`_follow` of a file on the disk; once for all its pieces, since checksums are of the whole.
+
+    Args:
+      path: the file.
+      size, changed: of it, so that another one of its name is looked at again.
+      limits: those that hold.
+    """
+    with path.open("rb") as file:
+        return _follow(_OnDisk(file, size), path)
+
+
+class _OnDisk:
+    """A file as if it were its bytes, as far as `_follow` looks at them."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        self._file.seek(start)
+        return self._file.read(max(0, stop - start))
 
 
 def read_bytes(path: Path, *, text: bool = False) -> bytes:
@@ -374,8 +423,14 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
       SpectrumError: a header without end, sizes that are no sizes or go beyond the file, or that leave a
         part of it over.
     """
+    end, packed = _follow(content, path)
+    return (content[:end] if end < len(content) else content + b"\0" * (end - len(content))), packed
+
+
+def _follow(content: bytes | _OnDisk, path: Path) -> tuple[int, bool]:
+    """Where the last HDU of a file ends, with its padding, there or not; and whether its first image was packed."""
     expected = f"{path}: expected a FITS file"
-    if not content.startswith(START):
+    if not content[: len(START)] == START:
         raise SpectrumError(f"{expected}, found an unreadable file (it begins with {content[:6]!r})")
     at, number, packed = 0, 0, False
     while at < len(content):
@@ -418,16 +473,15 @@ def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
             )
         at += short
         if at >= len(content):
-            return content + b"\0" * (at - len(content)), packed
+            return at, packed
         if not content[at : at + 8].startswith(b"XTENSION"):
-            rest = content[at:]
-            if rest.strip(b"\0 \r\n\x1a"):
+            if any(content[i : i + CHUNK].strip(b"\0 \r\n\x1a") for i in range(at, len(content), CHUNK)):
                 raise SpectrumError(
-                    f"{expected}, found {len(rest)} bytes that belong to nothing after HDU {number - 1}: a size in "
-                    "its header is wrong"
+                    f"{expected}, found {len(content) - at} bytes that belong to nothing after HDU {number - 1}: a "
+                    "size in its header is wrong"
                 )
-            return content[:at], packed
-    return content, packed
+            return at, packed
+    return at, packed
 
 
 def _add_cards(cards: dict[str, str], block: bytes, found: str, number: int) -> None:
@@ -446,7 +500,7 @@ def _add_cards(cards: dict[str, str], block: bytes, found: str, number: int) -> 
 
 def _check_sums(
     cards: Mapping[str, str],
-    content: bytes,
+    content: bytes | _OnDisk,
     places: tuple[int, int, int],
     found: str,
     number: int,
@@ -516,11 +570,15 @@ def _check_sizes(sizes: dict[str, int], found: str, number: int, there: int) -> 
             )
 
 
-def _sum(content: bytes, start: int, end: int) -> int:
+def _sum(content: bytes | _OnDisk, start: int, end: int) -> int:
     """The sum in ones' complement of the 32-bit words of some bytes (FITS standard 4.0, appendix J)."""
-    words = np.frombuffer(content, ">u4", (end - start) // 4, start)
-    last = content[start + 4 * words.size : end]
-    return _fold(int(words.sum(dtype=np.uint64)) + int.from_bytes(last.ljust(4, b"\0"), "big"))
+    total = 0
+    for at in range(start, end, CHUNK):
+        piece = content[at : min(at + CHUNK, end)]
+        words = np.frombuffer(piece, ">u4", len(piece) // 4)
+        last = piece[4 * words.size :]
+        total += int(words.sum(dtype=np.uint64)) + int.from_bytes(last.ljust(4, b"\0"), "big")
+    return _fold(total)
 
 
 def _fold(total: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,19 @@ OPTIONAL = {
     **segments.COMMON,
 }
 MATRIX = {"place": {}, "kind": "fwhm_pixels"}  # what `_segment` hands over
+SAMPLE = 1024  # rows whose resolution matrices are looked at; in longer files they are spread over all rows
+BLOCK = 64  # of them that are in memory
 
 
 def read_target_spectra(
-    path: Path, source: Section, *, within: tuple[float, float] | None = None
+    path: Path,
+    source: Section,
+    *,
+    within: tuple[float, float] | None = None,
+    rows: tuple[int, int] | None = None,
+    together: bool = True,
 ) -> tuple[Spectra, ...]:
-    """Reads all targets of a FITS file that has, for each arm, HDUs of wavelengths [N], flux [S, N] and so on.
+    """Reads the targets of a FITS file that has, for each arm, HDUs of wavelengths [N], flux [S, N] and so on.
 
     A row without a good pixel (no target, or blanked by the pipeline) is a row of invalid pixels.
 
@@ -47,8 +54,10 @@ def read_target_spectra(
         no_target, {"column": ..., "values": (...)}: rows that are marked so have no target, and no good pixel;
         line_spread, as elsewhere, which goes before resolution_hdu. That HDU holds the resolution matrix of every
         spectrum [S, D, N]: element k of pixel j is the response of the pixel D//2 - k further (see `matrix_fwhm`);
-        the median over the spectra is taken.
+        the median over the spectra is taken (over 1,024 of them, evenly spread, where there are more).
       within: Å; pixels outside are dropped before any check.
+      rows: which targets, the first and the last + 1 in the order in which the file has them first, each with all its
+        rows; pixels of others are not read. None = all.
 
     Returns:
       One `Spectra` of S rows for each arm, in the order of the file, named "file[star_id]", or
@@ -58,6 +67,138 @@ def read_target_spectra(
       SpectrumError: the file is broken, an HDU is missing or has the wrong shape, or the tables disagree.
       ValueError: the declaration is wrong.
     """
+    source, pattern = _check(source)
+    with (
+        files.reading(path, "a FITS file with many targets"),
+        files.open_fits(path, pieces=rows is not None) as hdus,
+    ):
+        table, found, stars = _open(hdus, source, pattern, path)
+        index = None if rows is None else _chosen(_numbered(stars, together=together), rows, path)
+        count = table.rows if index is None else len(index)
+        marked = _marked(table, source["no_target"])
+        names = _names(path, stars, _exposures(hdus, found[0][1], source, table.rows, path))
+        names = names if index is None else tuple(names[i] for i in index)
+        out = []
+        for number, segment in found:
+            unit = hdus[number].header.get("BUNIT")
+            wave_units.check(
+                str(unit or ""),
+                path,
+                axis=source["axis"],
+                wave_unit=source["wave_unit"],
+                what=hdus[number].name,
+            )
+            places_of = _places(hdus, number, segment, source, table.rows, path)
+            told = _gather(source["facts"], segment, source, hdus, table.rows, path, index)
+            arrays = {key: _rows(hdu, index) for key, hdu in places_of.items() if key != "resolution_hdu"}
+            valid, good = _good(arrays, marked if index is None else marked[index], segment, source, path)
+            part = segments.Segment(
+                coordinate=_wave(hdus[number], path).astype(np.float64),
+                flux=files.native_float(arrays["flux_hdu"]),
+                ivar=None if "ivar_hdu" not in arrays else files.native_float(arrays["ivar_hdu"]),
+                error=None if "error_hdu" not in arrays else files.native_float(arrays["error_hdu"]),
+                valid=valid,
+                spread=_spread(places_of, marked, segment, source, path, good if index is None else None),
+                names=names,
+                facts=told | {"segment": np.full(count, segment, dtype=object)},
+            )
+            spread = source["line_spread"] or MATRIX  # which means None where there is no matrix
+            out.append((part, {**source, "line_spread": spread}))
+    return segments.build_all(out, path, within)
+
+
+def split_targets(
+    path: Path, source: Section, most: int, *, together: bool = True
+) -> list[tuple[int, int, int]]:
+    """A file of targets in pieces, for `rows` of `read_target_spectra`: first and last + 1 target, and their rows.
+
+    An archive is one piece, since none of it can be unpacked without what is before.
+
+    Args:
+      path, source, together: as there.
+      most: rows of a piece, if a single target does not have more.
+    """
+    source, pattern = _check(source)
+    with (
+        files.reading(path, "a FITS file with many targets"),
+        files.open_fits(path, pieces=True) as hdus,
+    ):
+        _, _, stars = _open(hdus, source, pattern, path)
+    counts = np.bincount(_numbered(stars, together=together))
+    if files.is_packed(path):
+        return [(0, len(counts), int(counts.sum()))]
+    out, first = [], 0
+    for i in range(len(counts)):
+        total = int(counts[first : i + 1].sum())
+        if i > first and total > most:
+            out.append((first, i, total - int(counts[i])))
+            first = i
+    return [*out, (first, len(counts), int(counts[first:].sum()))]
+
+
+def target_stars(
+    path: Path, source: Section, rows: tuple[int, int] | None = None, *, together: bool = True
+) -> list[str]:
+    """The identifiers of the rows that `read_target_spectra` would read, "" = none; reads no pixels."""
+    source, pattern = _check(source)
+    with (
+        files.reading(path, "a FITS file with many targets"),
+        files.open_fits(path, pieces=True) as hdus,
+    ):
+        _, _, stars = _open(hdus, source, pattern, path)
+        if rows is None:
+            return stars
+        return [stars[i] for i in _chosen(_numbered(stars, together=together), rows, path)]
+
+
+def _open(
+    hdus: fits.HDUList, source: Mapping[str, Any], pattern: re.Pattern, path: Path
+) -> tuple[bintable.BinTable, list[tuple[int, str]], list[str]]:
+    """The table of targets, number and name of the arms' HDUs of wavelengths, and whose the rows are."""
+    found = [(i, m.group("segment")) for i, hdu in enumerate(hdus) if (m := pattern.fullmatch(hdu.name))]
+    if not found:
+        raise SpectrumError(
+            f"{path}: expected HDUs like {pattern.pattern!r}, found {segments.describe(hdus)}"
+        )
+    table = files.pick_hdu(hdus, source["targets_hdu"], path)
+    if table.is_image:
+        raise SpectrumError(f"{path}: expected a table in HDU {source['targets_hdu']!r}, found an image")
+    table = bintable.open_table(table, path)
+    if table.rows == 0:
+        raise SpectrumError(f"{path}: expected targets in HDU {source['targets_hdu']!r}, found no rows")
+    only = {name: source["facts"][name] for name in ("star_id",) if name in source["facts"]}
+    told = _gather(only, found[0][1], source, hdus, table.rows, path, None)
+    return table, found, [str(star) for star in told.get("star_id", [""] * table.rows)]
+
+
+def _exposures(
+    hdus: fits.HDUList, segment: str, source: Mapping[str, Any], count: int, path: Path
+) -> list[str]:
+    """The names of the exposures of all rows, "" = none."""
+    only = {name: source["facts"][name] for name in ("exposure",) if name in source["facts"]}
+    told = _gather(only, segment, source, hdus, count, path, None)
+    return [str(exposure) for exposure in told.get("exposure", [""] * count)]
+
+
+def _numbered(stars: Sequence[str], *, together: bool) -> np.ndarray:
+    """int[S]: the targets in the order in which rows have them first; a row without identifier is one of its own.
+
+    The number of the row where targets are not kept together.
+    """
+    known: dict[object, int] = {}
+    wanted = [(star if together else "") or i for i, star in enumerate(stars)]
+    return np.array([known.setdefault(star, len(known)) for star in wanted])
+
+
+def _chosen(numbers: np.ndarray, rows: tuple[int, int], path: Path) -> np.ndarray:
+    """int[K]: the rows of some targets."""
+    if not 0 <= rows[0] < rows[1] <= numbers.max() + 1:
+        raise SpectrumError(f"{path}: expected targets {rows[0]} to {rows[1]}, found {numbers.max() + 1}")
+    return np.flatnonzero((numbers >= rows[0]) & (numbers < rows[1]))
+
+
+def _check(source: Section) -> tuple[dict[str, Any], re.Pattern]:
+    """The declaration, and what the names of the HDUs of wavelengths match."""
     source = files.check_source(source, kind="targets", required=REQUIRED, optional=OPTIONAL)
     source = {key: files.plain(value) for key, value in source.items()}
     if source["ivar_hdu"] and source["error_hdu"]:
@@ -77,48 +218,11 @@ def read_target_spectra(
             f"source of targets: wave_hdu needs a group (?P<segment>...), found {pattern.pattern!r}"
         )
     _check_no_target(source["no_target"])
-    declared = facts.check_facts(source["facts"], "targets")
+    source["facts"] = facts.check_facts(source["facts"], "targets")
     source["line_spread"] = facts.check_spread(source["line_spread"], "targets")
     if source["line_spread"] and "place" in source["line_spread"]:
         raise ConfigError("source of targets: a line_spread of the file is that of resolution_hdu")
-
-    with files.reading(path, "a FITS file with many targets"), files.open_fits(path) as hdus:
-        found = [(i, m.group("segment")) for i, hdu in enumerate(hdus) if (m := pattern.fullmatch(hdu.name))]
-        if not found:
-            raise SpectrumError(
-                f"{path}: expected HDUs like {pattern.pattern!r}, found {segments.describe(hdus)}"
-            )
-        table = files.pick_hdu(hdus, source["targets_hdu"], path)
-        if table.is_image:
-            raise SpectrumError(f"{path}: expected a table in HDU {source['targets_hdu']!r}, found an image")
-        table = bintable.open_table(table, path)
-        count = table.rows
-        if count == 0:
-            raise SpectrumError(f"{path}: expected targets in HDU {source['targets_hdu']!r}, found no rows")
-        marked = _marked(table, source["no_target"])
-        names = None
-        out = []
-        for index, segment in found:
-            unit = hdus[index].header.get("BUNIT")
-            wave_units.check(
-                str(unit or ""),
-                path,
-                axis=source["axis"],
-                wave_unit=source["wave_unit"],
-                what=hdus[index].name,
-            )
-            arrays = _arrays(hdus, index, segment, source, count, path)
-            told = _gather(declared, segment, source, hdus, count, path)
-            if names is None:
-                names = _names(path, told, count)
-            spread = source["line_spread"] or MATRIX  # which means None where there is no matrix
-            out.append(
-                (
-                    _segment(arrays, marked, names, told, segment, source, path),
-                    {**source, "line_spread": spread},
-                )
-            )
-    return segments.build_all(out, path, within)
+    return source, pattern
 
 
 def _check_no_target(mark: Any) -> None:
@@ -139,14 +243,12 @@ def _marked(table: bintable.BinTable, mark: Mapping[str, Any] | None) -> np.ndar
     return np.isin(values, [facts.as_text(value) for value in mark["values"]])
 
 
-def _arrays(
-    hdus: fits.HDUList, index: int, segment: str, source: Mapping[str, Any], count: int, path: Path
-) -> dict[str, np.ndarray]:
-    """Wavelengths `[N]`, and each quantity that is declared `[S, N]` (the resolution matrix `[S, D, N]`)."""
-    wave = places.native(
-        places.image_row(_image(hdus[index], path), None, path, where=f"HDU {hdus[index].name!r}")
-    )
-    out = {"wave_hdu": wave}
+def _places(
+    hdus: fits.HDUList, number: int, segment: str, source: Mapping[str, Any], count: int, path: Path
+) -> dict[str, Any]:
+    """The HDU of each quantity that is declared: an image `[S, N]` (the resolution matrix `[S, D, N]`)."""
+    pixels = _wave(hdus[number], path).size
+    out = {}
     for key in QUANTITIES:
         if not source[key] or (key == "resolution_hdu" and source["line_spread"]):
             continue
@@ -155,22 +257,36 @@ def _arrays(
             key == "resolution_hdu" and name not in hdus
         ):  # as in files of one target; the line spread is unknown then
             continue
-        data = _image(files.pick_hdu(hdus, name, path), path)
-        shape = data.shape[::2] if key == "resolution_hdu" and data.ndim == 3 else data.shape
-        if shape != (count, wave.size) or (key == "resolution_hdu" and data.ndim != 3):
-            wanted = f"[{count}, {'D, ' if key == 'resolution_hdu' else ''}{wave.size}]"
+        hdu = _image(files.pick_hdu(hdus, name, path), path)
+        shape = hdu.shape[::2] if key == "resolution_hdu" and len(hdu.shape) == 3 else hdu.shape
+        if shape != (count, pixels) or (key == "resolution_hdu" and len(hdu.shape) != 3):
+            wanted = f"[{count}, {'D, ' if key == 'resolution_hdu' else ''}{pixels}]"
             raise SpectrumError(
                 f"{path}: expected an image {wanted} in HDU {name!r}, as many as targets and wavelengths, found "
-                f"{list(data.shape)}"
+                f"{list(hdu.shape)}"
             )
-        out[key] = data
+        out[key] = hdu
     return out
 
 
-def _image(hdu: Any, path: Path) -> np.ndarray:
-    if not hdu.is_image or hdu.data is None or hdu.data.size == 0:
+def _wave(hdu: Any, path: Path) -> np.ndarray:
+    """The wavelengths `[N]` of an arm."""
+    return places.native(places.image_row(_image(hdu, path).data, None, path, where=f"HDU {hdu.name!r}"))
+
+
+def _image(hdu: Any, path: Path) -> Any:
+    """An HDU that has an image."""
+    if not hdu.is_image or not hdu.shape or 0 in hdu.shape:
         raise SpectrumError(f"{path}: expected an image in HDU {hdu.name!r}, found a table or nothing")
-    return hdu.data
+    return hdu
+
+
+def _rows(hdu: Any, index: np.ndarray | None) -> np.ndarray:
+    """Rows of an image, read run by run; all with None."""
+    if index is None:
+        return hdu.data
+    ends = np.flatnonzero(np.diff(index) != 1) + 1
+    return np.concatenate([hdu.section[int(run[0]) : int(run[-1]) + 1] for run in np.split(index, ends)])
 
 
 def _gather(
@@ -180,8 +296,9 @@ def _gather(
     hdus: fits.HDUList,
     count: int,
     path: Path,
+    index: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
-    """The facts of the rows; `{segment}` in the name of a column or HDU stands for the arm.
+    """The facts of some rows (None = all); `{segment}` in the name of a column or HDU stands for the arm.
 
     A table beside that of the targets counts only if it has as many rows, of the same targets.
     """
@@ -192,19 +309,18 @@ def _gather(
                 for k, v in p.items()
             }
             for p in options
-            if "column" not in p or _agrees(hdus, p.get("hdu"), source, declared, count, path)
+            if "column" not in p or _agrees(hdus, p.get("hdu"), source, count, path)
         )
         for fact, options in declared.items()
     }
-    told = facts.gather(filled, path, hdus=hdus, hdu=source["targets_hdu"], rows=range(count), count=count)
-    return told | {"segment": np.full(count, segment, dtype=object)}
+    rows = range(count) if index is None else index.tolist()
+    return facts.gather(filled, path, hdus=hdus, hdu=source["targets_hdu"], rows=rows, count=len(rows))
 
 
 def _agrees(
     hdus: fits.HDUList,
     hdu: int | str | None,
     source: Mapping[str, Any],
-    declared: Mapping[str, Any],
     count: int,
     path: Path,
 ) -> bool:
@@ -216,18 +332,16 @@ def _agrees(
     except (KeyError, IndexError, SpectrumError):
         return False
     targets = bintable.open_table(hdus[source["targets_hdu"]], path)
-    for place in declared.get("star_id", ()):
+    for place in source["facts"].get("star_id", ()):
         column = (place.get("column") or "").lower()
         if place.get("hdu") is None and column in table.fields and column in targets.fields:
             return np.array_equal(table.cells(column), targets.cells(column))
     return table.rows == count
 
 
-def _names(path: Path, told: Mapping[str, np.ndarray], count: int) -> tuple[str, ...]:
+def _names(path: Path, targets: Sequence[str], exposures: Sequence[str]) -> tuple[str, ...]:
     """S names that differ: of the target, and the exposure or the row where a target has several."""
-    targets = [str(t) for t in told.get("star_id", [""] * count)]
     if Counter(targets).most_common(1)[0][1] > 1:
-        exposures = [str(e) for e in told.get("exposure", [""] * count)]
         targets = [f"{t},{e}" if e else t for t, e in zip(targets, exposures, strict=True)]
     often = Counter(targets)
     return tuple(
@@ -235,17 +349,15 @@ def _names(path: Path, told: Mapping[str, np.ndarray], count: int) -> tuple[str,
     )
 
 
-def _segment(
+def _good(
     arrays: Mapping[str, np.ndarray],
     marked: np.ndarray,
-    names: tuple[str, ...],
-    told: Mapping[str, np.ndarray],
     segment: str,
     source: Mapping[str, Any],
     path: Path,
-) -> segments.Segment:
-    flux = files.native_float(arrays["flux_hdu"])
-    ivar, error = (files.native_float(arrays[k]) if k in arrays else None for k in ("ivar_hdu", "error_hdu"))
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool[S, N] twice: the pixels that the mask calls good, of targets; those that have a flux and an error, too."""
+    flux = arrays["flux_hdu"]
     valid = np.ones(flux.shape, bool)
     if "mask_hdu" in arrays:
         valid = places.good_pixels(
@@ -257,24 +369,43 @@ def _segment(
         )
     valid &= ~marked[:, None]
     good = valid & np.isfinite(flux)
-    for sizes in (ivar, error):
-        if sizes is not None:
-            good &= np.isfinite(sizes) & (sizes > 0)
-    spread = None
-    if "resolution_hdu" in arrays and good.any():
-        rows = np.flatnonzero(good.any(1))
-        spread = np.stack([matrix_fwhm(arrays["resolution_hdu"][row]) for row in rows])
-        spread = np.where(good[rows], spread, np.nan)
-    return segments.Segment(
-        coordinate=np.asarray(arrays["wave_hdu"], np.float64),
-        flux=flux,
-        ivar=ivar,
-        error=error,
-        valid=valid,
-        spread=spread,
-        names=names,
-        facts=told,
-    )
+    for key in ("ivar_hdu", "error_hdu"):
+        if key in arrays:
+            good &= np.isfinite(arrays[key]) & (arrays[key] > 0)
+    return valid, good
+
+
+def _spread(
+    hdus: Mapping[str, Any],
+    marked: np.ndarray,
+    segment: str,
+    source: Mapping[str, Any],
+    path: Path,
+    good: np.ndarray | None,
+) -> np.ndarray | None:
+    """Line spreads float64[K, N] of rows of the file, the same whichever of them are read; None = not known.
+
+    Args:
+      hdus: of the arm's quantities.
+      marked: bool[S], rows without a target.
+      good: bool[S, N] of `_good`, where it is known of all rows.
+    """
+    if "resolution_hdu" not in hdus:
+        return None
+    rows = np.unique(np.linspace(0, len(marked) - 1, min(SAMPLE, len(marked))).astype(int))
+    out = []
+    for some in np.split(rows, range(BLOCK, len(rows), BLOCK)):
+        if good is None:
+            arrays = {key: _rows(hdu, some) for key, hdu in hdus.items() if key != "resolution_hdu"}
+            usable = _good(arrays, marked[some], segment, source, path)[1]
+        else:
+            usable = good[some]
+        hdu = hdus["resolution_hdu"]
+        matrices = hdu.data[some] if good is not None else _rows(hdu, some)
+        for matrix, pixels in zip(matrices, usable, strict=True):
+            if pixels.any():
+                out.append(np.where(pixels, matrix_fwhm(matrix), np.nan))
+    return np.stack(out) if out else None
 
 
 def matrix_fwhm(diagonals: np.ndarray) -> np.ndarray:

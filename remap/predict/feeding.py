@@ -50,8 +50,9 @@ class Item(NamedTuple):
 
     path: str
     name: str  # tells it from all other files
-    rows: tuple[int, int] | None = None  # first and last + 1; None = all
+    rows: tuple[int, int] | None = None  # a piece of `remap.io.split`; None = all
     velocity: float | None = None  # km/s, None = as the settings say
+    many: bool = False  # the file holds many spectra, so that more than a row is lost where it cannot be read
 
 
 @runtime_checkable
@@ -95,7 +96,6 @@ class FileReader:
     settings: ObserveSettings
     templates: Templates | None = None
     stationary: StationaryMask | None = None
-    _kept: tuple[object, tuple[Spectra, ...]] | None = None
 
     def __call__(self, items: Sequence[Item], watch: Watch) -> list[Observed]:
         def read(i: int, within: tuple[float, float] | None) -> Sequence[Spectra]:
@@ -115,15 +115,15 @@ class FileReader:
         )
 
     def segments(self, item: Item, within: tuple[float, float] | None) -> tuple[Spectra, ...]:
-        """The segments of an item; a file of which rows are asked for is kept until another one is read."""
-        key = item.path, within
-        if item.rows is None or self._kept is None or self._kept[0] != key:
-            self._kept = None  # before the next one is in memory, too
-            found = io.read_segments(item.path, source=self.source, data_root=self.root, within=within)
-            if item.rows is None:
-                return found
-            self._kept = key, found
-        return tuple(part.rows(slice(*item.rows)) for part in self._kept[1])
+        """The segments of an item."""
+        return io.read_segments(
+            item.path,
+            source=self.source,
+            data_root=self.root,
+            within=within,
+            rows=item.rows,
+            together=self.settings.join,
+        )
 
 
 @dataclasses.dataclass
@@ -138,10 +138,15 @@ class StarReader:
     def _stars(self, i: int, item: Item, watch: Watch) -> tuple[str, ...]:
         try:
             with watch.reading(i):
-                found = self.files.segments(item, None)
+                return io.star_ids(
+                    item.path,
+                    source=self.files.source,
+                    data_root=self.files.root,
+                    rows=item.rows,
+                    together=self.files.settings.join,
+                )
         except SpectrumError:
             return ()
-        return tuple(sorted({str(star) for part in found for star in part.fact("star_id") if star}))
 
 
 class _Task(NamedTuple):

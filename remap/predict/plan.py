@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,26 +15,32 @@ import numpy as np
 from remap import io
 from remap.predict.feeding import Item
 from remap.predict.observing import FILES_AT_A_TIME
+from remap.spectra import SpectrumError
 
 SPLIT = 1024  # spectra of a file beyond which it is read in parts
-UNKNOWN = 512  # spectra that are expected in a file with many, which does not say how many
+UNKNOWN = 512  # spectra that are expected in a file of which it is not known whether it has many
 
 
 class Inputs(NamedTuple):
-    """What is read, part by part: files, and ranges of rows of those with very many."""
+    """What is read, part by part: files, and pieces of those with very many spectra."""
 
     paths: Sequence[str]  # of every file
     names: Sequence[str]  # that tell files apart
     velocities: Sequence[float] | None  # km/s, of every file
     files: Sequence[int]  # of every part, the number of its file
-    rows: Mapping[int, tuple[int, int]]  # part -> the rows that it is; other parts are whole files
+    rows: Mapping[int, tuple[int, int]]  # part -> the piece of `remap.io.split`; other parts are whole files
     sizes: np.ndarray  # int64[P], spectra of every part, as far as it is known
+    many: bool = False  # files hold many spectra each
 
     def item(self, part: int) -> Item:
         """A part for the workers."""
         i = self.files[part]
         velocity = None if self.velocities is None else self.velocities[i]
-        return Item(self.paths[i], self.names[i], self.rows.get(part), velocity)
+        if velocity is not None and part in self.rows:
+            velocity = (
+                math.nan
+            )  # one for a file with several stars says nothing of them, also of the last piece
+        return Item(self.paths[i], self.names[i], self.rows.get(part), velocity, self.many)
 
 
 class Plan(NamedTuple):
@@ -47,34 +54,53 @@ class Plan(NamedTuple):
 
 
 def make_inputs(
-    files: Sequence[str | Path], source: Mapping[str, Any], velocities: Sequence[float] | None
+    files: Sequence[str | Path],
+    source: Mapping[str, Any],
+    velocities: Sequence[float] | None,
+    root: str | None = None,
+    *,
+    join: bool = True,
 ) -> Inputs:
-    """The parts of some files, in their order. Bundles are asked how many spectra they have; others are read whole.
+    """The parts of some files, in their order. Files of many spectra are asked how many; others are read whole.
 
     Args:
       source: how they are read.
       velocities: km/s, of every file; None = as the settings say.
+      root: folder of the data, None = $REMAP_DATA.
+      join: rows of one star become one, so that those of one file belong into one part.
+
+    Raises:
+      ConfigError: a declaration that cannot be right, or a package is missing that reads the files.
     """
     paths = [os.fspath(file) for file in files]
     names = io.distinct_names([Path(path) for path in paths])
-    many = formats_of(source) & {"targets", "bundle"}
-    if not many:
+    if not formats_of(source) & set(io.MANY):
         return Inputs(paths, names, velocities, range(len(paths)), {}, np.ones(len(paths), np.int64))
     owners: list[int] = []
     sizes: list[int] = []
     rows: dict[int, tuple[int, int]] = {}
     for i, path in enumerate(paths):
-        count = io.count_bundle(path) if many == {"bundle"} else None
-        ranges = [(k, min(k + SPLIT, count)) for k in range(0, count, SPLIT)] if count else []
-        if len(ranges) < 2:
+        pieces = _pieces(path, source, root, join=join)
+        if len(pieces) < 2:
             owners.append(i)
-            sizes.append(count or (1 if many == {"bundle"} else UNKNOWN))
+            sizes.append(sum(piece.spectra for piece in pieces) if pieces else 1)
             continue
-        for first, last in ranges:
-            rows[len(owners)] = first, last
+        for piece in pieces:
+            rows[len(owners)] = piece.first, piece.last
             owners.append(i)
-            sizes.append(last - first)
-    return Inputs(paths, names, velocities, owners, rows, np.array(sizes, np.int64))
+            sizes.append(piece.spectra)
+    many = source["format"] in io.MANY
+    return Inputs(paths, names, velocities, owners, rows, np.array(sizes, np.int64), many)
+
+
+def _pieces(path: str, source: Mapping[str, Any], root: str | None, *, join: bool) -> tuple[io.Piece, ...]:
+    """A file in pieces; () where it cannot be read, which is told when it is."""
+    if source["format"] == "any":
+        return (io.Piece(0, UNKNOWN, UNKNOWN),)
+    try:
+        return io.split(path, source=source, data_root=root, most=SPLIT, together=join)
+    except SpectrumError:
+        return ()
 
 
 def formats_of(source: Mapping[str, Any]) -> set[str]:
@@ -83,7 +109,9 @@ def formats_of(source: Mapping[str, Any]) -> set[str]:
 
 
 def says_stars(source: Any) -> bool:
-    """Whether a source declares, anywhere, whose the spectra are."""
+    """Whether a source declares, anywhere, whose the spectra are, or its files may say so themselves."""
+    if isinstance(source, Mapping) and source.get("format") == "arrays":
+        return True
     if isinstance(source, Mapping) or hasattr(source, "keys"):
         return any(
             (key == "star_id" and bool(source[key])) or says_stars(source[key])

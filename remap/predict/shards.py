@@ -126,27 +126,32 @@ def remove_leftovers(folder: Path, mine: Mapping[int, Any] | set[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def is_done(folder: Path, shard: int, run: str) -> bool:
-    """Whether a shard has its part, of this run.
+def done_part(folder: Path, shard: int, run: str) -> Part | None:
+    """The part of a shard, of this run, without its rows; None = there is none yet, or a damaged one.
 
     Raises:
       ConfigError: the part belongs to another run.
     """
     path = part_path(folder, shard)
     if not path.exists():
-        return False
+        return None
     try:
         part = open_part(path)
     except ConfigError as error:
         logger.warning("%s: made again: %s", path, error)
-        return False
+        return None
     if part.stream.get("run") != run:
         raise ConfigError(f"{path}: is a part of another run than {folder / MANIFEST} tells of; {_CURE}")
-    return True
+    return part
 
 
 def write_part(
-    folder: Path, shard: int, catalogue: Catalogue, run: str, order: Sequence[tuple[int, int]] | None
+    folder: Path,
+    shard: int,
+    catalogue: Catalogue,
+    run: str,
+    order: Sequence[tuple[int, int]] | None,
+    unread: Sequence[str] = (),
 ) -> None:
     """Writes the part of a shard.
 
@@ -155,8 +160,11 @@ def write_part(
       run: the manifest's `digest`.
       order: of every row, the number of its first input and which of that one's rows it is; None = rows are in the
         order of the inputs, and so are shards.
+      unread: files of many spectra among its inputs that could not be read, or not wholly.
     """
     stream: dict[str, Any] = {"run": run, "shard": shard}
+    if unread:
+        stream["unread"] = list(unread)
     if order is not None:
         stream["order"] = [[int(a), int(b)] for a, b in order]
     meta = {**catalogue.meta, STREAM: stream}
@@ -188,12 +196,12 @@ def merge(folder: str | Path, path: str | Path, *, overwrite: bool = False) -> i
     manifest = read_json(folder / MANIFEST, _CURE)
     check_output(path, overwrite=overwrite)
     run, shards = digest(manifest), range(len(manifest["shards"]))
-    missing = [k for k in shards if not is_done(folder, k, run)]
+    parts = [done_part(folder, k, run) for k in shards]
+    missing = [k for k in shards if parts[k] is None]
     if missing:
         raise ConfigError(
             f"{folder}: {_missing(folder, missing)}; the command that made the others makes them"
         )
-    parts = [open_part(part_path(folder, k)) for k in shards]
     places = _places(parts)
     if path.suffix == ".fits":
         write_files({path: lambda file: write_merged(file, parts, places, manifest["created"])})

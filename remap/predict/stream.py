@@ -43,7 +43,7 @@ from remap.predict.predictor import ArmPrediction, Predictor, Reading
 from remap.predict.shards import (
     FORMAT,
     digest,
-    is_done,
+    done_part,
     open_folder,
     part_path,
     remove_leftovers,
@@ -118,6 +118,7 @@ class Streamed(NamedTuple):
     bad: int  # of these, that could not be used
     shards: int  # of all processes together
     seconds: Mapping[str, float]  # reading and observing in the workers; waiting, predicting, writing
+    unread: tuple[str, ...] = ()  # files of many spectra that could not be read, or not wholly; of all runs
 
 
 def predict_stream(
@@ -166,7 +167,7 @@ def predict_stream(
         predictor.templates,
         how.stationary,
     )
-    inputs = make_inputs(files, read.source, how.velocities)
+    inputs = make_inputs(files, read.source, how.velocities, read.root, join=how.settings.join)
     lines = list(input_lines(inputs))
     with hold(output / f"process-{stream.process_index:05d}"):
         groups: list[list[int]] = []
@@ -294,7 +295,9 @@ def run_stream(
     run = digest(manifest)
     mine = [k for k in range(len(plan.shards)) if k % stream.process_count == stream.process_index]
     remove_leftovers(folder, set(mine))
-    todo = [k for k in mine if not is_done(folder, k, run)]
+    there = {k: done_part(folder, k, run) for k in mine}
+    todo = [k for k in mine if there[k] is None]
+    unread = [path for part in there.values() if part for path in part.stream.get("unread", ())]
     limits = predictor.config["predict"]
     few = int(sizes.sum()) <= limits["small_batch_size"]
     if predictor.batch_size is None:  # one shape for all shards, that of a prediction at once
@@ -323,6 +326,7 @@ def run_stream(
         work.bad,
         len(plan.shards),
         dict(work.seconds),
+        tuple(dict.fromkeys(unread + work.unread)),
     )
 
 
@@ -343,6 +347,7 @@ class _Run:
         self._how, self._counts, self._progress = how, counts, progress
         self.made = self.rows = self.bad = self._done = self._read = 0
         self._failed: dict[int, str] = {}
+        self.unread: list[str] = []
         self.seconds: collections.Counter[str] = collections.Counter()
 
     def make(
@@ -377,11 +382,12 @@ class _Run:
                 future = None
                 try:
                     observed, order = self._observed(chunks, plan.shards[k])
+                    unread = _unread(chunks, plan.shards[k], item)
                     del chunks
                     begin = time.perf_counter()
                     arms = self._predictor.predict_arms(observed)
                     self.seconds["predicting"] += time.perf_counter() - begin
-                    future = writer.submit(self._write, k, arms, observed, order)
+                    future = writer.submit(self._write, k, arms, observed, order, unread)
                 except (ConfigError, MemoryError):
                     raise
                 except Exception as error:
@@ -432,10 +438,12 @@ class _Run:
         arms: Mapping[str, ArmPrediction],
         observed: Observed,
         order: list[tuple[int, int]] | None,
+        unread: list[str],
     ) -> None:
         begin = time.perf_counter()
         found = self._predictor.combine_observed(arms, observed, date=self._date)
-        write_part(self._folder, k, found, self._run, order)
+        write_part(self._folder, k, found, self._run, order, unread)
+        self.unread += unread
         self.seconds["writing"] += time.perf_counter() - begin
         self.rows += len(found.table)
         self.bad += int(sum(message != "" for message in found.table["message"]))
@@ -462,6 +470,19 @@ class _Run:
         if self._progress is not None:
             total = sum(self._counts.values())
             self._progress(Progress(self._done, total, self.made, len(self._failed), self._read))
+
+
+def _unread(
+    chunks: Sequence[Fed | FeedError], parts: Sequence[Sequence[int]], item: Callable[[int], Item]
+) -> list[str]:
+    """The files of many spectra in a shard of which a row says that they could not be read."""
+    out = []
+    for one, numbers in zip(chunks, parts, strict=True):
+        for found, number in zip(one.found, numbers, strict=True):
+            its = item(number)
+            if its.many and tuple(found.names) == (its.name,) and found.messages[0]:
+                out.append(its.path)
+    return list(dict.fromkeys(out))
 
 
 def default_process() -> tuple[int, int]:

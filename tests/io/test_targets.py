@@ -1,5 +1,7 @@
 """Files with many targets: rows, names, what tables say, blanked rows and the line spread of resolution matrices."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -115,6 +117,90 @@ def test_all_rows_blanked_and_nothing_known_of_the_line_spread(tmp_path):
     constant = SOURCE | {"line_spread": {"resolution": 4000}}
     (blue,) = io.read_segments(tmp_path / "c.fits", source=constant)
     np.testing.assert_allclose(blue.fwhm, blue.wave / 4000)
+
+
+def assert_rows(found, whole, rows):
+    """Pieces of both arms are those of the whole, with its line spread."""
+    for part, all_of_it in zip(found, whole, strict=True):
+        expected = all_of_it.rows(np.array(rows))
+        assert part.names == expected.names
+        for field in ("wave", "flux", "ivar", "valid", "fwhm"):
+            np.testing.assert_array_equal(getattr(part, field), getattr(expected, field))
+        for fact in ("star_id", "exposure", "ra", "snr", "segment"):
+            np.testing.assert_array_equal(part.fact(fact), expected.fact(fact))
+
+
+@pytest.mark.parametrize("name", ["c.fits", "c.fits.gz"])
+def test_pieces_are_those_of_the_whole_with_all_rows_of_a_target(tmp_path, name):
+    x, width = np.arange(-5, 6)[:, None], np.array([0.7, 0.8, 0.9, 1.0])
+    matrix = np.broadcast_to(np.exp(-0.5 * (x / width[:, None, None]) ** 2), (S, 11, N)).astype(np.float32)
+    same = {"TARGETID": [7, 8, 7, 9], "EXPID": [101, 101, 102, 101], "OBJTYPE": ["TGT"] * 4}
+    path = write(tmp_path / name, FIBERMAP=same, scores=same["TARGETID"], RESOLUTION=matrix)
+    whole = io.read_segments(path, source=SOURCE)
+    for together, rows in ((True, ([0, 2], [1], [3])), (False, ([0], [1], [2], [3]))):
+        pieces = io.split(path, source=SOURCE, most=1, together=together)
+        if name.endswith("gz"):  # nothing of it can be unpacked alone
+            assert [piece.spectra for piece in pieces] == [S]
+        for i, own in enumerate(rows):
+            more = {"rows": (i, i + 1), "together": together}
+            assert_rows(io.read_segments(path, source=SOURCE, **more), whole, own)
+            assert io.star_ids(path, source=SOURCE, **more) == (str(same["TARGETID"][own[0]]),)
+    assert io.star_ids(path, source=SOURCE) == ("7", "8", "9")
+    if name == "c.fits":
+        assert [tuple(piece) for piece in io.split(path, source=SOURCE, most=3)] == [(0, 2, 3), (2, 3, 1)]
+    with pytest.raises(SpectrumError, match="expected targets 1 to 4, found 3"):
+        io.read_segments(path, source=SOURCE, rows=(1, 4))
+
+
+def test_of_many_matrices_a_sample_is_looked_at_whatever_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("remap.io.targets.SAMPLE", 2)
+    x, width = np.arange(-5, 6)[:, None], np.array([0.7, 2.0, 2.0, 0.9])
+    matrix = np.broadcast_to(np.exp(-0.5 * (x / width[:, None, None]) ** 2), (S, 11, N)).astype(np.float32)
+    path = write(tmp_path / "c.fits", FIBERMAP={"OBJTYPE": ["TGT"] * 4}, RESOLUTION=matrix)
+    whole = io.read_segments(path, source=SOURCE)
+    np.testing.assert_allclose(whole[0].fwhm, 2.3548 * 0.8 * 0.8, rtol=1e-3)  # rows 0 and 3, pixels of 0.8 Å
+    assert_rows(io.read_segments(path, source=SOURCE, rows=(1, 3)), whole, [1, 2])
+
+
+def test_a_piece_is_not_read_with_the_rest(tmp_path, monkeypatch):
+    """A thousand targets of 8 MB and their matrices of 20 MB, of which ten are read in less."""
+    monkeypatch.setattr("remap.io.targets.SAMPLE", 20)
+    count, pixels = 1000, 1000
+    table = Table({"TARGETID": np.arange(count)})
+    images = {
+        "WAVELENGTH": 5000 + np.arange(pixels, dtype=float),
+        "FLUX": np.ones((count, pixels), np.float32),
+        "IVAR": np.ones((count, pixels), np.float32),
+        "RESOLUTION": np.ones((count, 5, pixels), np.float32),
+    }
+    hdus = [fits.ImageHDU(data, name=f"B_{name}") for name, data in images.items()]
+    path = tmp_path / "c.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table, name="FIBERMAP"), *hdus]).writeto(path)
+    source = SOURCE | {"mask_hdu": None, "mask_good": None, "no_target": None}
+    del hdus, images
+    io.read_segments(path, source=source, rows=(0, 2))
+    tracemalloc.start()
+    try:
+        (found,) = io.read_segments(path, source=source, rows=(500, 510))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.flux.shape == (10, pixels)
+    assert peak < 6e6
+    assert path.stat().st_size > 27e6
+
+
+def test_damage_anywhere_is_damage_to_every_piece(tmp_path):
+    path = write(tmp_path / "c.fits")
+    with fits.open(path) as hdus:
+        hdus.writeto(path, overwrite=True, checksum=True)
+    assert len(io.read_segments(path, source=SOURCE, rows=(0, 1))) == 2
+    content = bytearray(path.read_bytes())
+    at = content.find(flux(100)[3].astype(">f4").tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SpectrumError, match=r"c\.fits: .*not those of its DATASUM"):
+        io.read_segments(path, source=SOURCE, rows=(0, 1))
 
 
 def test_a_range(tmp_path):

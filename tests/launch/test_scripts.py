@@ -10,6 +10,7 @@ from absl import flags
 from astropy.io import fits
 from helpers import tiny
 
+from remap.command import flags as cli
 from remap.command.streaming import StreamFlags
 from remap.config import ConfigError
 from remap.io import list_files
@@ -158,6 +159,29 @@ def test_flags_of_a_stream_that_contradict_each_other_are_told(
 
     with pytest.raises(ConfigError, match=message):
         predict(given["output"], report="report" in given)
+
+
+def test_arrays_are_declared_on_the_command_line_and_what_cannot_be_read_is_status_2(
+    tiny_predictor, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    spectra = tiny.spectra((0, 1))
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    np.savez(folder / "a.npz", wave=spectra.wave, flux=spectra.flux, ivar=spectra.ivar)
+    (folder / "b.npz").write_bytes((folder / "a.npz").read_bytes()[:-100])
+    values = flags.FlagValues()
+    given, stream = cli.define_spectra(values=values), StreamFlags(values)
+    source = '{"format": "arrays", "medium": "air"}'
+    values(["test", f"--spectra={folder}", f"--source={source}", "--stream", "--workers=0"])
+    files, how = given.files(tiny_predictor)
+    assert [path.name for path in files] == ["a.npz", "b.npz"]
+    output = tmp_path / "catalogue.fits"
+    with pytest.raises(SystemExit) as stop:
+        stream.run(tiny_predictor, files, how, str(output), overwrite=False)
+    assert stop.value.code == 2
+    assert str(folder / "b.npz") in caplog.records[-1].message
+    assert list(read_catalogue(output).table["file"]) == ["a.npz[0]", "a.npz[1]", "b.npz"]
 
 
 def test_many_spectra_are_a_stream_by_default(tiny_predictor):

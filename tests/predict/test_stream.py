@@ -10,9 +10,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.table import Table
 from helpers import tiny
+from helpers.containers import KINDS, write_arrays
 
-from remap import io, load
+from remap import io, load, surveys
 from remap.config import ConfigError
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.predict.predictor import Predictor
@@ -257,6 +260,51 @@ def test_long_bundles_are_read_in_parts(tiny_predictor, tmp_path, monkeypatch):
     done = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=HERE, source=source)
     assert done.shards == 2
     assert assert_whole(tiny_predictor, files, tmp_path / "parts", source=source) == 13
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_are_read_in_pieces_and_a_damaged_file_is_named(tiny_predictor, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("remap.predict.plan.SPLIT", 4)
+    spectra = tiny.spectra(tuple(range(10)))
+    arrays = {"wave": spectra.wave, "flux": spectra.flux, "ivar": spectra.ivar, "ids": np.arange(10)}
+    files = [write_arrays(tmp_path / f"{name}.arrays", kind, arrays) for name in ("all", "bad")]
+    files[1].write_bytes(files[1].read_bytes()[:-300])
+    source = {"format": "arrays", "medium": "air"}
+    for _ in range(2):  # the second run finds all there, and tells the same
+        done = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=HERE, source=source)
+        assert done.shards == 2
+        assert done.unread == (str(files[1]),)
+    assert assert_whole(tiny_predictor, files, tmp_path / "parts", source=source) == 11
+    found = read_catalogue(tmp_path / "merged.fits").table
+    assert found["file"].tolist() == [*(f"all.arrays[{i}]" for i in range(10)), "bad.arrays"]
+    assert found["flags"][-1] == Flag.UNREADABLE
+    assert "bad.arrays" in found["message"][-1]
+
+
+@pytest.mark.parametrize("join", [True, False])
+def test_targets_are_read_in_pieces_with_all_rows_of_a_star(tiny_predictor, tmp_path, monkeypatch, join):
+    """Stars 0 to 5 were seen in one exposure, then three of them in another; rows of a star lie apart."""
+    monkeypatch.setattr("remap.predict.plan.SPLIT", 3)
+    rows, stars = [*range(6), 6, 7, 8], [0, 1, 2, 3, 4, 5, 1, 3, 5]
+    spectra = tiny.spectra(tuple(rows))
+    table = Table({"TARGETID": np.array(stars) + 100, "EXPID": [1] * 6 + [2] * 3})
+    hdus = [fits.PrimaryHDU(), fits.BinTableHDU(table, name="FIBERMAP")]
+    images = {"WAVELENGTH": spectra.wave, "FLUX": spectra.flux, "IVAR": spectra.ivar}
+    hdus += [fits.ImageHDU(data, name=f"B_{name}") for name, data in images.items()]
+    fits.HDUList(hdus).writeto(tmp_path / "coadd.fits")
+    source = {
+        **surveys.get("desi").source,
+        "medium": "air", "mask_hdu": None, "mask_good": None, "resolution_hdu": None,
+        "facts": {"star_id": {"column": "TARGETID"}, "exposure": {"column": "EXPID"}},
+    }  # fmt: skip
+    how = {"source": source, "settings": dataclasses.replace(tiny_predictor.observe_settings, join=join)}
+    stream = StreamSettings(shard=4, workers=0)
+    files = [tmp_path / "coadd.fits"]
+    done = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=stream, **how)
+    assert done.shards > 1
+    assert assert_whole(tiny_predictor, files, tmp_path / "parts", **how) == (6 if join else 9)
+    if join:
+        assert read_catalogue(tmp_path / "merged.fits").table["exposures"].tolist() == [1, 2, 1, 2, 1, 2]
 
 
 @pytest.mark.parametrize(
