@@ -20,7 +20,7 @@ from remap.config import ConfigError
 from remap.predict.catalogue import check_output
 from remap.predict.plan import make_inputs
 from remap.predict.predictor import Predictor
-from remap.predict.shards import merge
+from remap.predict.shards import SHARD_FORMATS, merge
 from remap.predict.stream import Progress, Streamed, StreamSettings, default_process, predict_stream
 from remap.train.loop import Preempted
 
@@ -44,6 +44,9 @@ class StreamFlags:
             "workers", None, "Processes that read files ahead; default: one less than there are cores.", **own
         )
         self._shard = flags.DEFINE_integer("shard", 2048, "Spectra of a shard.", **own)
+        self._format = flags.DEFINE_enum(
+            "shard_format", "fits", SHARD_FORMATS, "Format of the shards.", **own
+        )
         self._seconds = flags.DEFINE_float(
             "file_seconds", 120.0, "Seconds after which a file that is still being read is flagged.", **own
         )
@@ -98,6 +101,7 @@ class StreamFlags:
             timeout=self._seconds.value,
             process_index=index,
             process_count=count,
+            shard_format=self._format.value,
         )
 
     def set_level(self) -> None:
@@ -169,7 +173,8 @@ def _tell(done: Streamed) -> None:
 
 def _remove(folder: Path) -> None:
     """Deletes shards that are in a catalogue now; only what a stream writes."""
-    for path in [*folder.glob("part-*.fits"), *(folder / n for n in ("inputs.jsonl", "stars.json"))]:
+    parts = [path for kind in SHARD_FORMATS for path in folder.glob(f"part-*.{kind}")]
+    for path in [*parts, *(folder / n for n in ("inputs.jsonl", "stars.json"))]:
         path.unlink(missing_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
     if not any(folder.iterdir()):

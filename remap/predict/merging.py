@@ -17,6 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from remap.config import ConfigError
 from remap.predict.fits_format import bintable, from_bintable, provenance_image
+from remap.predict.parquet_format import look_at_parquet
 
 STREAM = "stream"  # the provenance's key that a part has and a catalogue does not
 BLOCK = 2880  # bytes
@@ -38,6 +39,9 @@ def open_part(path: Path) -> Part:
     Raises:
       ConfigError: it is no catalogue, or was cut short.
     """
+    if path.suffix == ".parquet":
+        rows, told = look_at_parquet(path)
+        return Part(path, rows, told.get(STREAM, {}))
     with _opened(path) as hdus:
         try:
             rows = int(hdus["CATALOG"].header["NAXIS2"])

@@ -110,6 +110,26 @@ def read_parquet(path: Path) -> Parts:
     return from_vectors(table, arrays, said["about"], told["provenance"], second(path))
 
 
+def look_at_parquet(path: Path) -> tuple[int, dict[str, Any]]:
+    """Number of rows and provenance of what `write_parquet` wrote; reads the ends of both files alone.
+
+    Raises:
+      ConfigError: pyarrow is missing; one of the files is no catalogue, or was cut short or is gone.
+    """
+    pa = _pyarrow()
+    counts, told = [], {}
+    for each in (path, second(path)):
+        try:
+            found = pa.parquet.read_metadata(each)
+            told |= json.loads(found.metadata[b"remap"])
+        except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"{each}: expected a part of a catalogue ({error})") from error
+        counts.append(found.num_rows)
+    if counts[0] != counts[1] or "provenance" not in told:
+        raise ConfigError(f"{path}: expected as many rows as in {second(path).name}, found {counts}")
+    return counts[0], told["provenance"]
+
+
 def _read(path: Path) -> tuple[Table, dict[str, Any]]:
     pa = _pyarrow()
     if not path.is_file():

@@ -4,7 +4,7 @@
                        inputs of every shard: ranges of files, or of pieces of them where files have very many rows
     inputs.jsonl       path, bytes and time of change of every file, a line each
     part-00000.fits    a catalogue (`remap.predict.catalogue`) of the shard's inputs; in its provenance, `stream`
-                       says to which manifest it belongs
+                       says to which manifest it belongs. Or part-00000.parquet and part-00000_pmf.parquet
     part-00000.failed  why there is no such part; gone once there is one
 
 Every file is written whole or not at all, so that a part that exists is done.
@@ -19,7 +19,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,22 @@ MANIFEST, INPUTS = "manifest.json", "inputs.jsonl"
 COMPARED = ("format", "inputs", "networks", "settings", "shards")
 FORMAT = 1
 _CURE = "give another --output, or delete the folder to start afresh"
-_LEFTOVER = re.compile(r"\.part-(\d{5,})\..*\.tmp")
+_LEFTOVER = re.compile(r"\.part-(\d{5,})(?:_pmf)?\..*\.tmp")
+SHARD_FORMATS = ("fits", "parquet")
 
 
-def part_path(folder: Path, shard: int) -> Path:
-    """Where the part of a shard belongs."""
-    return folder / f"part-{shard:05d}.fits"
+def part_path(folder: Path, shard: int, kind: str = "fits") -> Path:
+    """Where the part of a shard belongs; of Parquet the first of its two files.
+
+    Args:
+      kind: one of `SHARD_FORMATS`.
+    """
+    return folder / f"part-{shard:05d}.{kind}"
+
+
+def part_kind(manifest: Mapping[str, Any]) -> str:
+    """The format of the parts of a folder."""
+    return Path(next(iter(manifest["shards"]), "part.fits")).suffix[1:]
 
 
 def failed_path(folder: Path, shard: int) -> Path:
@@ -126,13 +137,17 @@ def remove_leftovers(folder: Path, mine: Mapping[int, Any] | set[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-def done_part(folder: Path, shard: int, run: str) -> Part | None:
+def done_part(folder: Path, shard: int, run: str, kind: str = "fits") -> Part | None:
     """The part of a shard, of this run, without its rows; None = there is none yet, or a damaged one.
+
+    Args:
+      run: the manifest's `digest`.
+      kind: of the parts.
 
     Raises:
       ConfigError: the part belongs to another run.
     """
-    path = part_path(folder, shard)
+    path = part_path(folder, shard, kind)
     if not path.exists():
         return None
     try:
@@ -152,6 +167,7 @@ def write_part(
     run: str,
     order: Sequence[tuple[int, int]] | None,
     unread: Sequence[str] = (),
+    kind: str = "fits",
 ) -> None:
     """Writes the part of a shard.
 
@@ -161,6 +177,7 @@ def write_part(
       order: of every row, the number of its first input and which of that one's rows it is; None = rows are in the
         order of the inputs, and so are shards.
       unread: files of many spectra among its inputs that could not be read, or not wholly.
+      kind: of the parts.
     """
     stream: dict[str, Any] = {"run": run, "shard": shard}
     if unread:
@@ -168,7 +185,7 @@ def write_part(
     if order is not None:
         stream["order"] = [[int(a), int(b)] for a, b in order]
     meta = {**catalogue.meta, STREAM: stream}
-    path = part_path(folder, shard)
+    path = part_path(folder, shard, kind)
     write_catalogue(path, catalogue.table, catalogue.pmfs, catalogue.edges, meta, overwrite=True)
     failed_path(folder, shard).unlink(missing_ok=True)
 
@@ -181,8 +198,8 @@ def write_failed(folder: Path, shard: int, reason: str) -> None:
 def merge(folder: str | Path, path: str | Path, *, overwrite: bool = False) -> int:
     """The parts of a stream as one catalogue: what `Predictor.predict_files` would have written.
 
-    As FITS the parts are copied one by one, so that memory does not grow with their number; other formats are made in
-    memory.
+    As FITS the parts are copied one by one, so that memory does not grow with their number (parts in Parquet become
+    FITS files beside the catalogue for that while); other formats are made in memory.
 
     Returns:
       The number of rows.
@@ -195,24 +212,43 @@ def merge(folder: str | Path, path: str | Path, *, overwrite: bool = False) -> i
     folder, path = Path(folder), Path(path)
     manifest = read_json(folder / MANIFEST, _CURE)
     check_output(path, overwrite=overwrite)
-    run, shards = digest(manifest), range(len(manifest["shards"]))
-    parts = [done_part(folder, k, run) for k in shards]
+    run, shards, kind = digest(manifest), range(len(manifest["shards"])), part_kind(manifest)
+    parts = [done_part(folder, k, run, kind) for k in shards]
     missing = [k for k in shards if parts[k] is None]
     if missing:
         raise ConfigError(
-            f"{folder}: {_missing(folder, missing)}; the command that made the others makes them"
+            f"{folder}: {_missing(folder, missing, kind)}; the command that made the others makes them"
         )
     places = _places(parts)
     if path.suffix == ".fits":
-        write_files({path: lambda file: write_merged(file, parts, places, manifest["created"])})
+        with _in_fits(parts, path.parent) as written:
+            write_files({path: lambda file: write_merged(file, written, places, manifest["created"])})
     else:
         whole = _in_memory(parts, places, manifest["created"])
         write_catalogue(path, whole.table, whole.pmfs, whole.edges, whole.meta, overwrite=overwrite)
     return sum(part.rows for part in parts)
 
 
-def _missing(folder: Path, shards: Sequence[int]) -> str:
-    names = ", ".join(part_path(folder, k).name for k in shards[:5]) + (", …" if len(shards) > 5 else "")
+@contextlib.contextmanager
+def _in_fits(parts: Sequence[Part], folder: Path) -> Iterator[Sequence[Part]]:
+    """Parts as FITS files, those of another format rewritten into a folder that is gone afterwards."""
+    if all(part.path.suffix == ".fits" for part in parts):
+        yield parts
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".merging-") as name:
+        out = []
+        for part in parts:
+            path = Path(name) / f"{part.path.stem}.fits"
+            write_catalogue(path, *read_catalogue(part.path))
+            out.append(part._replace(path=path))
+        yield out
+
+
+def _missing(folder: Path, shards: Sequence[int], kind: str) -> str:
+    names = ", ".join(part_path(folder, k, kind).name for k in shards[:5]) + (
+        ", …" if len(shards) > 5 else ""
+    )
     reasons = []
     for k in shards:
         with contextlib.suppress(FileNotFoundError):

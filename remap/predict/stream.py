@@ -29,6 +29,7 @@ import numpy as np
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.predict.feeding import Fed, Feeder, FeedError, FileReader, Item, Reads, StarReader
+from remap.predict.parquet_format import check_parquet
 from remap.predict.plan import (
     Inputs,
     Plan,
@@ -42,6 +43,7 @@ from remap.predict.plan import (
 from remap.predict.predictor import ArmPrediction, Predictor, Reading
 from remap.predict.shards import (
     FORMAT,
+    SHARD_FORMATS,
     digest,
     done_part,
     open_folder,
@@ -74,6 +76,7 @@ class StreamSettings:
       process_index: of this process among those that share the shards of one folder: it makes those whose number
         leaves this remainder.
       process_count: how many share them.
+      shard_format: of the shards, "fits" or "parquet" (pyarrow, the extra `parquet`).
 
     Raises:
       ConfigError: a value out of its range.
@@ -84,6 +87,7 @@ class StreamSettings:
     timeout: float = 120.0
     process_index: int = 0
     process_count: int = 1
+    shard_format: str = "fits"
 
     def __post_init__(self) -> None:
         if self.shard < 1 or self.workers < 0 or not self.timeout > 0:
@@ -91,6 +95,10 @@ class StreamSettings:
                 "a stream needs a shard of 1 spectrum or more, 0 workers or more and a positive timeout, found "
                 f"{self.shard}, {self.workers} and {self.timeout}"
             )
+        if self.shard_format not in SHARD_FORMATS:
+            raise ConfigError(f"shard_format must be one of {SHARD_FORMATS}, found {self.shard_format!r}")
+        if self.shard_format == "parquet":
+            check_parquet()
         if not 0 <= self.process_index < self.process_count:
             raise ConfigError(
                 f"process_index: expected 0 to {self.process_count - 1}, found {self.process_index}"
@@ -190,6 +198,8 @@ def make_manifest(
     stream: StreamSettings,
 ) -> dict[str, Any]:
     """What the parts of a stream share, JSON values (`remap.predict.shards`)."""
+    # Folders of before there was a choice say nothing of it.
+    kind = {} if stream.shard_format == "fits" else {"shard_format": stream.shard_format}
     velocities = hashlib.sha256(np.asarray(how.velocities or (), np.float64).tobytes()).hexdigest()
     return {
         "format": FORMAT,
@@ -197,8 +207,11 @@ def make_manifest(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "inputs": {"files": len(inputs.paths), "parts": len(inputs.sizes), "sha256": lines_hash(lines)},
         "networks": describe_networks(predictor),
-        "settings": {**how.told, "velocities": velocities, "shard": stream.shard},
-        "shards": {part_path(Path(), k).name: _ranges(chunks) for k, chunks in enumerate(plan.shards)},
+        "settings": {**how.told, "velocities": velocities, "shard": stream.shard, **kind},
+        "shards": {
+            part_path(Path(), k, stream.shard_format).name: _ranges(chunks)
+            for k, chunks in enumerate(plan.shards)
+        },
     }
 
 
@@ -295,7 +308,7 @@ def run_stream(
     run = digest(manifest)
     mine = [k for k in range(len(plan.shards)) if k % stream.process_count == stream.process_index]
     remove_leftovers(folder, set(mine))
-    there = {k: done_part(folder, k, run) for k in mine}
+    there = {k: done_part(folder, k, run, stream.shard_format) for k in mine}
     todo = [k for k in mine if there[k] is None]
     unread = [path for part in there.values() if part for path in part.stream.get("unread", ())]
     limits = predictor.config["predict"]
@@ -304,16 +317,14 @@ def run_stream(
         size = limits["small_batch_size"] if few else limits["batch_size"]
         predictor = dataclasses.replace(predictor, batch_size=size)
     counts = {k: plan.spectra(k, sizes) for k in todo}
-    work = _Run(predictor, folder, run, manifest["created"], how, counts, progress)
+    work = _Run(predictor, folder, run, manifest["created"], how, counts, progress, stream.shard_format)
     if len(todo) < len(mine):
         logger.info("%s: %d of %d shards are there already", folder, len(mine) - len(todo), len(mine))
     for attempt in (1, 2):
         failed = work.make(todo, plan, read, item, stream)
         for k, reason in failed.items():
             again = "once more" if attempt == 1 else "set aside"
-            logger.warning(
-                "%s failed, %s: %s", part_path(folder, k).name, again, reason.strip().rpartition("\n")[2]
-            )
+            logger.warning("%s failed, %s: %s", work.path(k).name, again, reason.strip().rpartition("\n")[2])
         todo = list(failed)
     for k, reason in failed.items():
         write_failed(folder, k, reason)
@@ -321,7 +332,7 @@ def run_stream(
         folder,
         work.made,
         len(mine) - len(counts),
-        tuple(part_path(folder, k).name for k in failed),
+        tuple(work.path(k).name for k in failed),
         work.rows,
         work.bad,
         len(plan.shards),
@@ -342,13 +353,19 @@ class _Run:
         how: Reading,
         counts: Mapping[int, int],
         progress: Callable[[Progress], object] | None,
+        kind: str,
     ) -> None:
+        self._kind = kind
         self._predictor, self._folder, self._run, self._date = predictor, folder, run, date
         self._how, self._counts, self._progress = how, counts, progress
         self.made = self.rows = self.bad = self._done = self._read = 0
         self._failed: dict[int, str] = {}
         self.unread: list[str] = []
         self.seconds: collections.Counter[str] = collections.Counter()
+
+    def path(self, k: int) -> Path:
+        """Where a shard belongs."""
+        return part_path(self._folder, k, self._kind)
 
     def make(
         self,
@@ -442,7 +459,7 @@ class _Run:
     ) -> None:
         begin = time.perf_counter()
         found = self._predictor.combine_observed(arms, observed, date=self._date)
-        write_part(self._folder, k, found, self._run, order, unread)
+        write_part(self._folder, k, found, self._run, order, unread, self._kind)
         self.unread += unread
         self.seconds["writing"] += time.perf_counter() - begin
         self.rows += len(found.table)
@@ -458,7 +475,7 @@ class _Run:
             return
         self.made += 1
         self._done += self._counts[k]
-        logger.debug("%s", part_path(self._folder, k))
+        logger.debug("%s", self.path(k))
         self._tell()
 
     def _fail(self, k: int, error: Exception) -> None:

@@ -72,6 +72,38 @@ def test_a_stream_gives_the_bytes_of_a_prediction_at_once(tiny_predictor, files,
     assert (again.made, again.kept, again.rows) == (0, 2, 0)
 
 
+def test_shards_in_parquet_are_merged_to_the_same_bytes(tiny_predictor, files, tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow (extra `parquet`)")
+    folder, how = tmp_path / "parts", dataclasses.replace(HERE, shard_format="parquet")
+    done = predict_stream(tiny_predictor, files, folder, stream=how)
+    assert (done.made, done.failed, done.rows) == (2, (), COUNT + 2)
+    names = [f"part-0000{k}{end}.parquet" for k in range(2) for end in ("", "_pmf")]
+    assert sorted(path.name for path in folder.glob("part*")) == names
+    assert assert_whole(tiny_predictor, files, folder) == COUNT + 2
+    assert not list(tmp_path.glob(".merging*"))
+    whole = read_catalogue(tmp_path / "once.fits")
+    dataset = pytest.importorskip("pyarrow.dataset")
+    table = dataset.dataset([str(folder / names[0]), str(folder / names[2])]).to_table(
+        columns=["file", "teff"]
+    )
+    np.testing.assert_array_equal(table["teff"].to_numpy(), whole.table["teff"])
+    found = read_catalogue(folder / names[0])
+    assert found.table["file"].tolist() == whole.table["file"].tolist()[: len(found.table)]
+    np.testing.assert_array_equal(found.pmfs["teff"], whole.pmfs["teff"][: len(found.table)])
+
+    with pytest.raises(
+        ConfigError, match=r"other settings.*shard_format: expected 'nothing', found 'parquet'"
+    ):
+        predict_stream(tiny_predictor, files, folder, stream=HERE)
+    (folder / names[1]).write_bytes((folder / names[1]).read_bytes()[:-10])
+    (folder / names[2]).unlink()
+    (folder / ".part-00001_pmf.parquet.1.0123abcd.tmp").write_bytes(b"half")
+    done = predict_stream(tiny_predictor, files, folder, stream=how)
+    assert (done.made, done.kept) == (2, 0)
+    assert sorted(path.name for path in folder.glob("*part*")) == names
+    assert_whole(tiny_predictor, files, folder)
+
+
 KILLED = """
 import os, signal, sys
 from remap import load
@@ -313,6 +345,7 @@ def test_targets_are_read_in_pieces_with_all_rows_of_a_star(tiny_predictor, tmp_
         ({"shard": 0}, "found 0, 1 and 120"),
         ({"workers": -1}, "found 2048, -1 and 120"),
         ({"timeout": 0.0}, "found 2048, 1 and 0"),
+        ({"shard_format": "ecsv"}, r"shard_format must be one of \('fits', 'parquet'\), found 'ecsv'"),
         ({"process_index": 2, "process_count": 2}, "process_index: expected 0 to 1, found 2"),
     ],
 )
