@@ -151,23 +151,29 @@ def repeats(predictor: Predictor, root: Path) -> Iterator[str]:
     settings = dataclasses.replace(predictor.observe_settings, velocity="measure", join=False)
     # Not by the survey's preset as it is, which would make one row of a star's visits.
     found = predictor.predict_files(files, source=survey.source, settings=settings)
-    group = np.asarray(table["group"])
-    good = _clean(found, Flag.UNREADABLE | Flag.EDGE | Flag.RESOLUTION | Flag.VELOCITY)
+    first, second = visit_pairs(found.table, np.asarray(table["group"])).T
     yield "| label | pairs | robust scatter of a difference / √2 | the same in predicted errors |"
     yield "|---|---|---|---|"
     for label in LABELS:
         value, width = found.table[label], (found.table[f"{label}_p84"] - found.table[f"{label}_p16"]) / 2
-        pairs = []
-        for g in np.unique(group):
-            rows = np.flatnonzero((group == g) & good)
-            pairs += [(i, j) for k, i in enumerate(rows) for j in rows[k + 1 :]]
-        first, second = (np.array(x) for x in zip(*pairs, strict=True))
         difference = np.asarray(value[first] - value[second])
         pull = difference / np.hypot(width[first], width[second])
         scatter = 1.4826 * np.median(np.abs(difference)) / np.sqrt(2)
         yield (
-            f"| {label} | {len(pairs)} | {scatter:.{UNITS[label]}f} | {1.4826 * np.median(np.abs(pull)):.2f} |"
+            f"| {label} | {len(first)} | {scatter:.{UNITS[label]}f} | {1.4826 * np.median(np.abs(pull)):.2f} |"
         )
+
+
+def visit_pairs(table: Table, group: np.ndarray) -> np.ndarray:
+    """int[P, 2]: rows of a catalogue that are two visits of one star, without flags that speak against either."""
+    bad = Flag.UNREADABLE | Flag.EDGE | Flag.RESOLUTION | Flag.VELOCITY
+    good = (np.asarray(table["flags"]) & int(bad)) == 0
+    pairs = [
+        pair
+        for g in np.unique(group)
+        for pair in itertools.combinations(np.flatnonzero((group == g) & good), 2)
+    ]
+    return np.array(pairs, int).reshape(-1, 2)
 
 
 def singles(predictor: Predictor, root: Path) -> Iterator[str]:

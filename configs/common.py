@@ -291,6 +291,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "embedding": 32,
         "activation": "mish",
         "pooling": "avg_max",
+        "place_filters": 0,
         "validity_channel": True,
         "masked": "bridged",  # or "told", for networks that see masks in training (`augment.gaps`)
         "temperature": True,  # learned, per label (§4.5)

@@ -38,6 +38,8 @@ class ModelSettings:
       embedding: size of each label's embedding.
       activation: "mish" (paper §2 i) or "relu".
       pooling: "avg_max" (paper §2 ii), "avg" or "max".
+      place_filters: filters of a 1×1 convolution whose map the heads see place by place, beside the pools, which do not
+        tell one line from another like it elsewhere; 0 = none (paper).
       validity_channel: True adds the validity mask as a second input channel.
       temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
       batch_norm_momentum: weight of the past in the running batch statistics.
@@ -55,6 +57,7 @@ class ModelSettings:
     embedding: int = 32
     activation: str = "mish"
     pooling: str = "avg_max"
+    place_filters: int = 0
     validity_channel: bool = True
     temperature: bool = True
     batch_norm_momentum: float = 0.9
@@ -209,6 +212,9 @@ class ResNet1D(nn.Module):
                 name=f"module_{i}",
             )(x, train=train, running=running)
         features = jnp.concatenate([pool(x, axis=1) for pool in POOLS[s.pooling]], axis=-1)
+        if s.place_filters:
+            places = nn.Conv(s.place_filters, (1,), name="places")(x)
+            features = jnp.concatenate([features, places.reshape(places.shape[0], -1)], axis=-1)
         if not self.is_initializing():  # or `init` would return them with the variables
             self.sow("intermediates", "features", features)  # kept where `apply` is asked for them
         mask = jnp.asarray(np.array(self.bin_mask))
