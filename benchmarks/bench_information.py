@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_information --workdir=workdirs/fgk_r1800 --network=fgk_r1800
 
-The Cramér-Rao bound of the labels for every visit of LAMOST's repeated stars: the derivatives of a library's spectrum
-at the labels that the network gives, on the pixels and with the errors of the file, less whatever a polynomial for the
-continuum of each arm, velocity, and line spread explain of them. An unbiased estimate from the same pixels cannot
-scatter by less, if the library's lines are the star's. `--workdir` is a folder in which
+The Cramér-Rao bound of the labels for every visit of LAMOST's repeated stars: the derivatives of a library's
+spectrum at the labels that the network gives, on the pixels and with the errors of the file, less whatever a
+polynomial for the continuum of each arm, velocity, and line spread explain of them. An unbiased estimate from the
+same pixels cannot scatter by less, if the library's lines are the star's. `--workdir` is a folder in which
 `launch.preprocess` of the network's config has run, for its library.
 """
 

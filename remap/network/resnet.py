@@ -38,8 +38,8 @@ class ModelSettings:
       embedding: size of each label's embedding.
       activation: "mish" (paper §2 i) or "relu".
       pooling: "avg_max" (paper §2 ii), "avg" or "max".
-      place_filters: filters of a 1×1 convolution whose map the heads see place by place, beside the pools, which do not
-        tell one line from another like it elsewhere; 0 = none (paper).
+      place_filters: filters of a 1×1 convolution whose map the heads see place by place, beside the pools, which do
+        not tell a line from one like it elsewhere; 0 = none (paper).
       validity_channel: True adds the validity mask as a second input channel.
       temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
       batch_norm_momentum: weight of the past in the running batch statistics.

@@ -9,8 +9,8 @@ templates.safetensors   spectra of the library that velocities are measured with
 references.safetensors  spectra to compare with, for neighbours and the flag FAR (`remap.predict.packing`)
 CARD.md                 what it was trained on, its range, results on stars that it never saw, what to cite
 
-Weights are float16, which halves the files; `release` refuses where that moves a median by more than a hundredth of
-the width.
+Weights are float16, which halves the files, unless that moves a median by more than a hundredth of the width: then
+they are float32.
 """
 
 from __future__ import annotations
@@ -103,25 +103,26 @@ def release(
       folder: made if it is not there; the files of an older release in it are replaced.
       name: of the network.
       card: Markdown; the first line that is no heading says what it is in one sentence.
-      precision: by how many predicted widths medians of the velocity templates' spectra may move by the rounding.
+      precision: by how many predicted widths medians of the velocity templates' spectra may move by rounding weights
+        to float16; where they move by more, weights stay float32.
 
     Returns:
       File -> bytes.
 
     Raises:
-      ConfigError: an expert, no template spectra, or weights that cannot be rounded; says by how much a median moves.
+      ConfigError: an expert, or no template spectra.
     """
     if predictor.expert is not None:
         raise ConfigError(f"{name}: expected networks without an expert, which knows only their own survey")
     if predictor.templates is None:
         raise ConfigError(f"{name}: expected spectra of the library to measure velocities with, found none")
-    arrays, members = _weights(predictor)
-    moved = _moved(predictor, _rounded(predictor, arrays, members))
+    arrays, members = _weights(predictor, np.float16)
+    finite = all(np.isfinite(leaf).all() for leaf in arrays.values())
+    moved = _moved(predictor, _rounded(predictor, arrays, members)) if finite else np.inf
     if not moved <= precision:
-        raise ConfigError(
-            f"{name}: in float16 a median moves by {moved:.3g} widths, more than {precision:g}; it cannot be released"
-        )
-    logger.info("%s: medians move by up to %.2g widths in float16", name, moved)
+        arrays, members = _weights(predictor, np.float32)
+    kept = "float16" if moved <= precision else "float32"
+    logger.info("%s: medians move by up to %.2g widths in float16; weights are %s", name, moved, kept)
     templates, about = _template_arrays(predictor.templates)
     contents = {
         WEIGHTS: safetensors.numpy.save(arrays),
@@ -212,7 +213,9 @@ def _shipped() -> Any:
     return importlib.resources.files("remap") / "networks"
 
 
-def _weights(predictor: Predictor) -> tuple[dict[str, np.ndarray], dict[str, list[dict[str, Any]]]]:
+def _weights(
+    predictor: Predictor, kind: type[np.floating]
+) -> tuple[dict[str, np.ndarray], dict[str, list[dict[str, Any]]]]:
     """All arrays by name, rounded, and arm -> fold, step and hash of each member."""
     arrays: dict[str, np.ndarray] = {}
     members: dict[str, list[dict[str, Any]]] = {}
@@ -220,9 +223,9 @@ def _weights(predictor: Predictor) -> tuple[dict[str, np.ndarray], dict[str, lis
         steps = dict(zip(dict.fromkeys(network.folds), network.steps, strict=True))
         members[arm] = []
         for number, (variables, fold) in enumerate(zip(network.members, network.folds, strict=True)):
-            with np.errstate(over="ignore"):  # told below
+            with np.errstate(over="ignore"):  # infinite ones are not written
                 own = {
-                    "/".join(map(str, key)): np.asarray(leaf).astype(np.float16)
+                    "/".join(map(str, key)): np.asarray(leaf).astype(kind)
                     for key, leaf in traverse_util.flatten_dict(dict(variables)).items()
                 }
             arrays |= {f"{arm}/{number}/{key}": leaf for key, leaf in own.items()}
@@ -231,9 +234,6 @@ def _weights(predictor: Predictor) -> tuple[dict[str, np.ndarray], dict[str, lis
             )
         if network.prior is not None:
             arrays[f"{arm}/prior"] = np.asarray(network.prior, np.float32)
-    for key, leaf in arrays.items():
-        if not np.isfinite(leaf).all():
-            raise ConfigError(f"{key}: expected weights within the range of float16, found larger ones")
     return arrays, members
 
 

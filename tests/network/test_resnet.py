@@ -280,6 +280,30 @@ def test_stem_stride_and_pooling_set_the_sizes_of_the_features():
     assert shapes == {"avg_max": (2, 12, 7), "avg": (2, 6, 7), "max": (2, 6, 7)}
 
 
+def test_places_tell_a_line_from_the_same_line_elsewhere():
+    """Pools do not: a line moved by the network's whole stride gives the same features away from the ends."""
+    settings = ModelSettings(stem_filters=4, filters=(4, 8), temperature=False, place_filters=2)
+    flux = np.ones((2, 96), np.float32)
+    flux[0, 40:43], flux[1, 48:51] = 0.5, 0.5
+    seen = []
+    for each in (settings, dataclasses.replace(settings, place_filters=0)):
+        model = make_model(each, np.ones((1, 5), bool))
+        variables = init_variables(model, jax.random.key(0), 96)
+        valid = jnp.ones(flux.shape, bool)
+        _, kept = model.apply(
+            variables, jnp.asarray(flux), valid, train=False, running=True, mutable=["intermediates"]
+        )
+        seen.append(np.asarray(kept["intermediates"]["features"][0]))
+    places, pools = seen
+    assert pools.shape == (2, 16)
+    assert places.shape == (2, 16 + 2 * 48)
+    np.testing.assert_allclose(pools[0], pools[1], atol=1e-6)
+    np.testing.assert_allclose(places[0, :16], places[1, :16], atol=1e-6)
+    moved = places[:, 16:].reshape(2, 48, 2)
+    np.testing.assert_allclose(moved[0, 12:32], moved[1, 16:36], atol=1e-6)
+    assert np.abs(moved[0] - moved[1]).max() > 1e-3
+
+
 def test_dropout_and_batch_statistics_follow_their_own_switches():
     model = make_model(dataclasses.replace(TINY, filters=(4,)), MASK)
     variables = random_variables(model)

@@ -134,3 +134,26 @@ def test_config_is_compared_in_the_fields_that_both_know():
         check(model={"depth": 3})
     with pytest.raises(ConfigError, match=r"split: expected 'nothing', found"):
         check(split="nothing")
+
+
+def test_the_average_of_networks_is_one_whose_weights_are_their_mean(tiny_predictor):
+    network = tiny_predictor.networks["A"]
+    one = ensemble.averaged(network)
+    assert len(one.members) == 1
+    assert (one.folds, one.steps) == ((-1,), (max(network.steps),))
+    assert set(one.weights) == {-1}
+    assert one.weights[-1] not in network.weights.values()
+    stem = [np.asarray(m["params"]["stem"]["kernel"]) for m in (*one.members, *network.members)]
+    np.testing.assert_allclose(stem[0], np.mean(stem[1:], axis=0), rtol=1e-6)
+    assert np.abs(stem[1] - stem[2]).max() > 1e-4  # or the mean would be anything
+    np.testing.assert_array_equal(one.prior, network.prior)
+
+
+def test_networks_with_statistics_of_their_own_are_not_averaged(tiny_predictor):
+    network = tiny_predictor.networks["A"]
+    first, second = network.members
+    other = {**second, "batch_stats": {**second["batch_stats"]}}
+    norm = other["batch_stats"]["stem_norm"]
+    other["batch_stats"]["stem_norm"] = {**norm, "mean": norm["mean"] + 1e-3}
+    with pytest.raises(ConfigError, match=r"same batch statistics .* finetune\.freeze_stats"):
+        ensemble.averaged(network._replace(members=(first, other)))

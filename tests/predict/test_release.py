@@ -77,18 +77,23 @@ def test_options_of_working_folders_are_refused(folder):
     assert remap.load(folder, calibrated=False, folds=None).calibration is None
 
 
-def test_weights_that_float16_would_change_are_refused(tiny_predictor, tmp_path):
-    with pytest.raises(ConfigError, match=r"a median moves by .* widths"):
-        release.release(tiny_predictor, tmp_path / "x", name="x", card=CARD, precision=1e-9)
-    large = {
-        arm: n._replace(members=({**n.members[0], "params": {"x": np.array([1e6])}}, *n.members[1:]))
-        for arm, n in tiny_predictor.networks.items()
-    }
-    with pytest.raises(ConfigError, match="within the range of float16"):
-        release.release(
-            dataclasses.replace(tiny_predictor, networks=large), tmp_path / "x", name="x", card=CARD
-        )
-    assert not (tmp_path / "x").exists()
+@pytest.mark.parametrize("large", [False, True])
+def test_weights_that_float16_would_change_stay_as_they_are(tiny_predictor, tmp_path, large):
+    networks = dict(tiny_predictor.networks)
+    if (
+        large
+    ):  # beyond the largest float16; without effect on the PMFs, which the bias of every bin moves alike
+        first = networks["A"].members[0]
+        heads = first["params"]["heads"]
+        bias = {**heads["logits"], "bias": heads["logits"]["bias"] + 1e5}
+        changed = {**first, "params": {**first["params"], "heads": {**heads, "logits": bias}}}
+        networks["A"] = networks["A"]._replace(members=(changed, *networks["A"].members[1:]))
+    predictor = dataclasses.replace(tiny_predictor, networks=networks)
+    precision = {} if large else {"precision": 1e-9}
+    release.release(predictor, tmp_path / "x", name="x", card=CARD, **precision)
+    one, other = (p.predict(tiny.spectra((0, 1))) for p in (predictor, remap.load(tmp_path / "x")))
+    for label in ("teff", "logg", "feh"):
+        np.testing.assert_array_equal(other.pmfs[label], one.pmfs[label])
 
 
 def test_networks_are_found_by_name(folder, tmp_path, monkeypatch):

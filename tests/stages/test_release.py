@@ -1,13 +1,16 @@
 """A working folder becomes a network to hand on, whose card says what it is; one without a report does not."""
 
+import re
 import shutil
 
 import pytest
+import safetensors.numpy
 from astropy.table import Table
 from helpers import tiny
 
 import remap
 from remap.config import ConfigError
+from remap.stages import release as stage
 from remap.stages.calibrate import calibrate
 from remap.stages.release import COLUMNS, release
 
@@ -21,7 +24,7 @@ def calibrated(tiny_data, tiny_workdir, tmp_path_factory):
     return work
 
 
-def test_the_card_says_what_was_trained_and_what_came_of_it(calibrated, tmp_path):
+def test_the_card_says_what_was_trained_and_what_came_of_it(calibrated, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"run launch\.evaluate"):
         release(calibrated, tmp_path / "out", name="tiny", about=ABOUT)
     (calibrated / "evaluate").mkdir()
@@ -40,6 +43,25 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(calibrated, tmp_path
     assert "Fine-tuned on stars with " in card
     assert "Networks: 2 of arm A, 2 of arm B, one per fold of the stars." in card
     assert remap.load(tmp_path / "out").calibration is not None
+    # One network per arm.
+    monkeypatch.setattr(stage, "ALIKE", 0.0)
+    with pytest.raises(
+        ConfigError, match=r"moves teff of one spectrum in twenty by more than 0\.\d\d widths"
+    ):
+        release(calibrated, tmp_path / "one", name="tiny", about=ABOUT, average=True)
+    monkeypatch.setattr(stage, "ALIKE", 5.0)
+    release(calibrated, tmp_path / "one", name="tiny", about=ABOUT, average=True)
+    whole, mean = (safetensors.numpy.load_file(tmp_path / x / "weights.safetensors") for x in ("out", "one"))
+    assert {key.split("/")[1] for key in whole} == {"0", "1", "prior"}
+    assert {key.split("/")[1] for key in mean} == {"0", "prior"}
+    card = (tmp_path / "one" / "CARD.md").read_text()
+    assert re.search(
+        r"Networks: 1 of arm A, 1 of arm B, the average of the weights .* teff \d\.\d\d \(\d\.\d\d\), logg ",
+        card,
+    )
+    one = remap.load(tmp_path / "one")
+    found = one.predict(tiny.spectra((0, 1))).meta
+    assert set(found["weights"]["A"]) == {"-1"}
 
 
 def test_networks_without_a_calibration_are_not_released(tiny_workdir, tmp_path):
