@@ -114,22 +114,20 @@ def derivatives(
 
     None where the library does not reach from below to above the labels by `STEPS`.
     """
-    middle = library.log_flux.shape[0] // 2
+    spreads = library.log_flux.shape[0]
     centre = np.asarray(labels, float)
     steps = np.diag([STEPS[label] for label in LABELS])
     at = np.concatenate([centre[None], centre + steps, centre - steps]).astype(np.float32)
     cell, place = locate(library, at)
     if (cell < 0).any():
         return None
-    spreads = np.full(len(cell), middle, np.int32)
-    flux = np.asarray(draw_library(library, spreads, cell.astype(np.int32), place).flux, float)
-    wide = np.array([0, library.log_flux.shape[0] - 1], np.int32)
-    two = np.asarray(
-        draw_library(
-            library, wide, np.repeat(cell[:1], 2).astype(np.int32), np.repeat(place[:1], 2, axis=0)
-        ).flux,
-        float,
-    )
+
+    def draw(spread: list[int], rows: list[int]) -> np.ndarray:
+        where = (jnp.asarray(spread), jnp.asarray(cell[rows]), jnp.asarray(place[rows]))
+        return np.asarray(draw_library(library, *where).flux, float)
+
+    flux = draw([spreads // 2] * len(cell), list(range(len(cell))))
+    two = draw([0, spreads - 1], [0, 0])
     count = len(LABELS)
     of_labels = (flux[1 : 1 + count] - flux[1 + count :]) / (2.0 * np.diag(steps))[:, None]
     of_velocity = np.gradient(flux[0], wave) * wave / LIGHT
