@@ -24,10 +24,10 @@ from astropy.table import Table
 from jaxtyping import Float, Int
 from scipy import linalg
 
-import remap
 from benchmarks.bench_surveys import LABELS, UNITS, visit_pairs
 from launch import cli
 from remap import io, surveys
+from remap.predict.release import load
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import at_rest
 from remap.sampling.sources import Library, draw_library, locate
@@ -43,7 +43,7 @@ ENOUGH = 50  # good pixels of an arm
 
 def main() -> None:
     workdir, root = Path(cli.WORKDIR.value), io.find_data("surveys")
-    predictor, preprocessing = remap.load(NETWORK.value), read_preprocessing(workdir)
+    predictor, preprocessing = load(NETWORK.value), read_preprocessing(workdir)
     logging.getLogger("remap").setLevel(logging.ERROR)
     libraries = {
         arm: jax.tree.map(jnp.asarray, load_library(workdir, preprocessing, arm, interpolate=True))
