@@ -64,3 +64,16 @@ def test_half_of_a_cell():
 def test_pmfs_of_different_stars_are_refused():
     with pytest.raises(ValueError, match=r"expected PMFs \[S, K\] and \[S, M\], found \(2, 1\) and \(1, 1\)"):
         dwarf_probability([[1.0], [1.0]], [4000.0, 5000.0], [[1.0]], [1.0, 5.0])
+
+
+def test_a_star_has_the_same_probability_to_the_last_bit_whoever_is_beside_it():
+    rng = np.random.default_rng(0)
+    teff, logg = (rng.dirichlet(np.ones(n), 60).astype(np.float32) for n in (62, 50))
+    edges = np.linspace(3800.0, 7600.0, 63), np.linspace(0.0, 5.5, 51)
+    whole = dwarf_probability(teff, edges[0], logg, edges[1])
+    for size in (1, 3, 8):
+        parts = [
+            dwarf_probability(teff[i : i + size], edges[0], logg[i : i + size], edges[1])
+            for i in range(0, 60, size)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
