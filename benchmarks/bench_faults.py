@@ -198,10 +198,11 @@ def flip_checkpoint(root: Path, rng: np.random.Generator, count: int) -> dict[st
     """What becomes of a run, of the newer of whose two checkpoints one bit is turned."""
     state = jax.tree.map(jnp.asarray, checkpoint.load_final(root / "whole" / "final")[0])
     folder, spoilt = root / "steps", root / "spoilt"
+    states = {1: state, 2: jax.tree.map(lambda x: x + 1, state)}
     with checkpoint.open_manager(folder, keep=2) as manager:
-        checkpoint.save_state(manager, 1, state, META, 1)
-        checkpoint.save_state(manager, 2, jax.tree.map(lambda x: x + 1, state), META, 2)
-    expected = {i: checkpoint.array_hash(jax.tree.map(lambda x, i=i: x + i - 1, state)) for i in (1, 2)}
+        for step, each in states.items():
+            checkpoint.save_state(manager, step, each, META, step)
+    expected = {step: checkpoint.array_hash(each) for step, each in states.items()}
     out = {"fell back": 0, "unchanged": 0, "changed": 0, "ended": 0}
     for _ in range(count):
         shutil.copytree(folder, spoilt)

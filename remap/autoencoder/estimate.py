@@ -163,12 +163,20 @@ def make_catalogue(
         width = kernel_width(values, residual, kernel=settings.estimate.kernel)
         pmf = np.where(sky.usable[:, None], mixture_pmf(values, width, fine.edges), np.nan)
         pmfs[label.name], edges[label.name], units[label.name] = pmf, fine.edges, fine.unit
+    # Of all labels or of none.
+    lost = sky.usable & ~np.all([np.isfinite(pmf).all(axis=1) for pmf in pmfs.values()], axis=0)
+    used = sky.usable & ~lost
+    for label in labels:
+        pmf = pmfs[label.name] = np.where(used[:, None], pmfs[label.name], np.nan)
         flags[is_edge(pmf, bins=2 * refine, mass=limits["edge_mass"])] |= Flag.EDGE
         flags[count_modes(pmf, prominence=limits["mode_prominence"]) > 1] |= Flag.MULTIMODAL
     with np.errstate(invalid="ignore"):
         flags[np.mean(sky.snr, axis=0) < limits["min_snr"]] |= Flag.LOW_SNR
     flags[np.any(sky.coverage < limits["full_coverage"], axis=0)] |= Flag.BAD_PIXELS
-    flags[~sky.usable] = Flag.UNREADABLE
+    flags[~used] = Flag.UNREADABLE
+    flags[lost] |= Flag.NOT_FINITE
+    reasons = np.where(sky.usable, "", "the autoencoder needs every arm; one is not covered").astype(object)
+    reasons[lost] = "the networks give no finite PMF"
     table = build_catalogue(
         files,
         pmfs,
@@ -176,10 +184,8 @@ def make_catalogue(
         units=units,
         flags=flags,
         snr=np.mean(sky.snr, axis=0),
-        arms={arm: sky.usable for arm in arms},
-        messages=[
-            "" if good else "the autoencoder needs every arm; one is not covered" for good in sky.usable
-        ],
+        arms={arm: used for arm in arms},
+        messages=list(reasons),
         star_ids=star_ids,
     )
     meta = provenance(

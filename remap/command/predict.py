@@ -15,13 +15,14 @@ read ahead; a run that was stopped goes on where it was. With a folder as `--out
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from remap import sharding
 from remap.command import flags as cli
 from remap.command.streaming import StreamFlags, is_folder
 from remap.config import ConfigError
-from remap.predict.catalogue import check_output
+from remap.predict.catalogue import Flag, check_output
 from remap.report.html import check_report
 from remap.stages import report
 
@@ -75,7 +76,7 @@ def main() -> None:
     observed = predictor.observe_files(files, **how)
     found = predictor.predict_observed(observed, embeddings=EMBEDDINGS.value)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
-    bad = sum(m != "" for m in found.table["message"])
+    bad = np.count_nonzero(found.table["flags"] & Flag.UNREADABLE)
     cli.logger.info(
         "%s: %d rows from %d files, %d of them could not be used",
         OUTPUT.value,

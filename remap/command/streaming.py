@@ -1,12 +1,13 @@
 """Shared by scripts that predict in a stream: flags, progress in a terminal or a log, and what came of it."""
 
 import abc
+import contextlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +131,15 @@ class StreamFlags:
             folder, catalogue = Path(f"{output}.parts"), catalogue or output
         if catalogue:
             check_output(catalogue, overwrite=overwrite)
-        signal.signal(signal.SIGTERM, _stop)
-        with _shown(quiet=self._quiet.value) as show:
-            done = predict_stream(predictor, files, folder, **how, stream=settings, progress=show)
-        _tell(done)
-        if done.failed:
-            cli.logger.error("set aside, each with the reason beside it: %s", ", ".join(done.failed))
-            sys.exit(INCOMPLETE)
+        with _stoppable():
+            with _shown(quiet=self._quiet.value) as show:
+                done = predict_stream(predictor, files, folder, **how, stream=settings, progress=show)
+            _tell(done)
+            if done.failed:
+                cli.logger.error("set aside, each with the reason beside it: %s", ", ".join(done.failed))
+                sys.exit(INCOMPLETE)
+            rows = merge(folder, catalogue, overwrite=overwrite) if catalogue else 0
         if catalogue:
-            rows = merge(folder, catalogue, overwrite=overwrite)
             cli.logger.info("%s: %d rows from %d shards", catalogue, rows, done.shards)
             if catalogue == output:
                 _remove(folder)
@@ -159,8 +160,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stop(*_: object) -> None:
-    raise Preempted("stopped by SIGTERM; the same command makes the shards that are missing")
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM is Ctrl-C, and both end in `Preempted`; shards that are there stay.
+
+    Within it is a KeyboardInterrupt: readers and shards take any `Exception` for a fault of a file or of their own.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Preempted("stopped by a signal; the same command makes the shards that are missing") from stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(done: Streamed) -> None:

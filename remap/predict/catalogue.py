@@ -72,7 +72,7 @@ _MEANING = {
     Flag.UNREADABLE: "the spectrum could not be used; the row holds NaN and `message` says why",
     Flag.RESOLUTION: "the lines are wider than the networks know them, or very finely sampled and of unknown width",
     Flag.VELOCITY: "the radial velocity is poor, or the one used contradicts the one measured",
-    Flag.NOT_FINITE: "the networks give no finite PMF; the row holds NaN and `message` says of which arm",
+    Flag.NOT_FINITE: "the networks of an arm give no finite PMF, so that it was not used; `message` says which",
     Flag.UNCALIBRATED: "no labelled star of this kind told how wide the intervals must be; they may be too narrow",
 }
 
@@ -203,10 +203,11 @@ def build_catalogue(
         that of the columns. Of single arms (keys (label, arm)) there are the medians alone.
       edges: label -> float[K + 1].
       units: label -> unit as astropy spells it ("K", "dex", "km/s"; "" for none).
-      flags: int[S], bits of `remap.predict.catalogue.Flag`.
+      flags: int[S], bits of `remap.predict.catalogue.Flag`; a row without a finite PMF that does not say so gets
+        UNREADABLE and NOT_FINITE.
       snr: float[S], per pixel; NaN = unknown.
       arms: arm -> bool[S], whether the row used it.
-      messages: S reasons why rows are NaN, "" elsewhere; None = none.
+      messages: S reasons why rows, or arms of them, are NaN, "" elsewhere; None = none.
       star_ids: S identifiers, if known.
       more: name -> S values, unit and description of further columns.
 
@@ -249,8 +250,12 @@ def build_catalogue(
             values = _summary(pmfs[label, arm], edges[label], count, where)["median"]
             text = f"{label}: median of the PMF of arm {arm} alone, before any calibration"
             _add(table, f"{label}_{arm}", values, units[label], text, label_ucd(label), where)
+    flags = _numbers(flags, np.int32, count, "flags")
+    finite = [np.isfinite(np.asarray(pmfs[label])).all(axis=1) for label in labels]
+    bare = ~np.all(finite, axis=0) & (flags & Flag.UNREADABLE == 0)
+    flags[bare] |= Flag.UNREADABLE | Flag.NOT_FINITE
     rest = {
-        "flags": (_numbers(flags, np.int32, count, "flags"), "", f"bit mask: {names}"),
+        "flags": (flags, "", f"bit mask: {names}"),
         "snr": (_numbers(snr, np.float64, count, "snr"), "", "signal-to-noise ratio per pixel"),
         **{
             name: (_numbers(values, values.dtype.type, count, name), unit, description)
@@ -266,7 +271,9 @@ def build_catalogue(
         told = "dwarf or giant by Ciardi et al. (2011), from the medians"
         rest["luminosity_class"] = (luminosity, "", told)
     messages = [""] * count if messages is None else [" ".join(str(m).split()) for m in messages]
-    rest["message"] = (_strings(messages, count, "messages"), "", "why the row has no values")
+    messages = _strings(messages, count, "messages").astype(object)
+    messages[bare & (messages == "")] = "the PMF is not finite"
+    rest["message"] = (messages.astype(str), "", "why the row, or an arm of it, has no values")
     for name, (values, unit, description) in rest.items():
         _add(table, name, values, unit, description, ucd(name))
     return table

@@ -400,7 +400,8 @@ def explain_by(
             usable=has[:, pattern].all(axis=1),
         ).index[0]
         chunk = 1 << max(0, int(np.log2(max(1, NUMBERS // (settings.mixed * pixels)))))
-        chunk = min(chunk, 16 if len(mine) <= 16 else 256)
+        # One shape for any number of spectra, because another one rounds otherwise: a CPU gains nothing by more.
+        chunk = min(chunk, 16 if jax.default_backend() == "cpu" else 256)
         for i in range(0, len(mine), chunk):
             some = mine[i : i + chunk]
             padding = ((0, chunk - len(some)), (0, 0))

@@ -118,22 +118,21 @@ def describe_source(
     }
 
 
-def lost_rows(pmfs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra of which an arm that can be used has a PMF that is not finite.
+def broken_arms(pmfs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Where an arm that could be used has a PMF that is not finite: of any label and, by its mean, of any network.
 
     Args:
       pmfs: arm -> float[L, S, K] and bool[S], whether the arm is used.
 
     Returns:
-      bool[S], and object[S] of the reasons ("" elsewhere).
+      bool[A, S], and object[S] of what is to be said of it ("" elsewhere).
     """
-    broken = {arm: used & ~np.isfinite(pmf).all(axis=(0, 2)) for arm, (pmf, used) in pmfs.items()}
-    lost = np.any(list(broken.values()), axis=0)
-    why = np.array([""] * len(lost), dtype=object)
-    for i in np.flatnonzero(lost):
-        arms = ", ".join(arm for arm, rows in broken.items() if rows[i])
+    broken = np.stack([used & ~np.isfinite(pmf).all(axis=(0, 2)) for pmf, used in pmfs.values()])
+    why = np.array([""] * broken.shape[1], dtype=object)
+    for i in np.flatnonzero(broken.any(axis=0)):
+        arms = ", ".join(arm for arm, rows in zip(pmfs, broken, strict=True) if rows[i])
         why[i] = f"the networks of arm {arms} give no finite PMF"
-    return lost, why
+    return broken, why
 
 
 def _plain(value: Any) -> Any:

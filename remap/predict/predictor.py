@@ -39,7 +39,7 @@ from remap.predict.ensemble import (
 from remap.predict.expert import GivesOpinions, References
 from remap.predict.expert_store import read_expert
 from remap.predict.given import spectra_of
-from remap.predict.identity import OwnCalibration, describe_source, lost_rows, read_own_calibration
+from remap.predict.identity import OwnCalibration, broken_arms, describe_source, read_own_calibration
 from remap.predict.observing import read_and_observe
 from remap.predict.references import Look, Neighbors, ReferenceSet, join_looks, look_at, read_references
 from remap.preprocess.description import Preprocessing
@@ -326,8 +326,8 @@ class Predictor:
         limits = self.config["predict"]
         used = np.stack([a.used for a in arms.values()])
         reasons = np.array([""] * len(names) if messages is None else list(messages), dtype=object)
-        lost, why = lost_rows({arm: (a.pmf, a.used) for arm, a in arms.items()})
-        used = used & ~lost
+        broken, why = broken_arms({arm: (a.pmf, a.used) for arm, a in arms.items()})
+        used, lost = used & ~broken, broken.any(axis=0)
         snr = mean_over_arms(np.stack([a.snr for a in arms.values()]), used)
         flags = self._arm_flags(arms, used, snr)
         pmfs: dict[Any, np.ndarray] = {}
@@ -336,7 +336,7 @@ class Predictor:
         joint = {}
         for j, b in enumerate(self.preprocessing.labels):
             single = np.stack([a.pmf[j][:, : b.bins] for a in arms.values()])
-            single = np.where(lost[:, None], np.nan, single)
+            single = np.where(broken[..., None], np.nan, single)
             joint[b.name] = combine_arms(
                 np.where(used[..., None], single, np.nan),
                 used,
@@ -366,6 +366,11 @@ class Predictor:
         unusable = ~used.any(axis=0)
         flags[unusable] = Flag.UNREADABLE
         flags[lost] |= Flag.NOT_FINITE
+        if lost.any():
+            some = ", ".join(names[i] for i in np.flatnonzero(lost)[:3])
+            logger.warning(
+                "%d spectra of which networks give no finite PMF are flagged: %s", lost.sum(), some
+            )
         reasons[lost & (reasons == "")] = why[lost & (reasons == "")]
         reasons[unusable & (reasons == "")] = "no arm has enough valid pixels"
         more = {} if observed is None else _observed_columns(observed)

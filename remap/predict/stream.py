@@ -28,6 +28,7 @@ import numpy as np
 
 from remap._version import __version__
 from remap.config import ConfigError
+from remap.predict.catalogue import Flag
 from remap.predict.feeding import Fed, Feeder, FeedError, FileReader, Item, Reads, StarReader
 from remap.predict.parquet_format import check_parquet
 from remap.predict.plan import (
@@ -463,7 +464,7 @@ class _Run:
         self.unread += unread
         self.seconds["writing"] += time.perf_counter() - begin
         self.rows += len(found.table)
-        self.bad += int(sum(message != "" for message in found.table["message"]))
+        self.bad += int(np.count_nonzero(found.table["flags"] & Flag.UNREADABLE))
 
     def _finish(self, k: int, future: concurrent.futures.Future[None]) -> None:
         try:

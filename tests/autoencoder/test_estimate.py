@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from remap.autoencoder.estimate import EstimateSettings, fine_bins, kernel_width, mixture_pmf
+from remap.autoencoder.estimate import (
+    CatalogueSettings,
+    Estimates,
+    EstimateSettings,
+    fine_bins,
+    kernel_width,
+    make_catalogue,
+    mixture_pmf,
+)
+from remap.autoencoder.sources import Sky
 from remap.config import ConfigError
 from remap.labels import LabelBins
 from remap.pmf.distributions import pmf_summary
+from remap.predict.catalogue import Flag
 
 EDGES = np.linspace(4000.0, 6000.0, 201)
 
@@ -71,3 +81,32 @@ def test_bins_are_divided_and_keep_their_range():
 def test_settings_that_cannot_be_are_refused_by_name(change, message):
     with pytest.raises(ConfigError, match=message):
         EstimateSettings(**change)
+
+
+def test_a_star_without_finite_estimates_is_flagged_and_harms_no_other():
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(5000, 50, (2, 2, 4)), rng.normal(4, 0.1, (2, 2, 4))], axis=2)
+    limits = {"edge_mass": 0.5, "mode_prominence": 0.5, "min_snr": 20.0, "full_coverage": 0.95}
+    labels = (LabelBins("teff", 4000.0, 6000.0, 25, "K"), LabelBins("logg", 3.0, 5.0, 20, "dex"))
+    sky = Sky(
+        None, np.array([True, True, False, True]), np.zeros(4, bool), np.ones((1, 4)), np.full((1, 4), 50.0)
+    )
+
+    def make(values):
+        estimates = Estimates(values, np.ones((2, 2, 2)))
+        settings = CatalogueSettings(EstimateSettings(), limits, {})
+        names = ["a", "b", "c", "d"]
+        return make_catalogue(
+            settings, labels, ("A",), estimates, sky, files=names, star_ids=names, steps=[1], date=None
+        )
+
+    whole = make(values)
+    spoilt = values.copy()
+    spoilt[1, 0, 1, 1] = np.nan  # log g of one member, of the second star
+    found = make(spoilt)
+    assert list(found.table["flags"]) == [0, Flag.UNREADABLE | Flag.NOT_FINITE, Flag.UNREADABLE, 0]
+    assert found.table["message"][1] == "the networks give no finite PMF"
+    assert np.isnan(found.table["teff"][1])
+    assert list(found.table["arms"]) == ["A", "", "", "A"]
+    for name, pmf in whole.pmfs.items():
+        np.testing.assert_array_equal(found.pmfs[name][[0, 3]], pmf[[0, 3]])

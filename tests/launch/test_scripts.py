@@ -1,5 +1,6 @@
 """The launch scripts as a user runs them: a catalogue from a moved folder, and errors in one line."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -114,25 +115,64 @@ def test_predict_in_a_stream_from_worker_processes_with_a_shard_set_aside(
     assert merged.read_bytes() == once.read_bytes()
 
 
-def test_shards_are_gone_once_the_catalogue_is_there(tiny_predictor, tmp_path, monkeypatch):
-    handlers = []
-    monkeypatch.setattr("signal.signal", lambda *args: handlers.append(args))
-    for i in range(3):
+def streaming(tmp_path, stars, *arguments):
+    """The flags of a stream, and the files of some stars."""
+    for i in range(stars):
         tiny.write_table(tmp_path / "night" / tiny.DWARFS[i][0], *tiny.star(i))
     values = flags.FlagValues()
     stream = StreamFlags(values)
-    values(["test", "--stream", "--workers=0", "--shard=2"])
-    files, output = list_files(tmp_path / "night", "*.fits"), tmp_path / "one.fits"
+    values(["test", "--stream", "--workers=0", "--shard=2", *arguments])
+    return stream, list_files(tmp_path / "night", "*.fits")
+
+
+def test_shards_are_gone_once_the_catalogue_is_there(tiny_predictor, tmp_path):
+    stream, files = streaming(tmp_path, 3)
+    output = tmp_path / "one.fits"
     assert stream.wanted(tiny_predictor, files, {}, str(output), report=False)
     stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
     assert list(read_catalogue(output).table["file"]) == [file.name for file in files]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["night", "one.fits"]
     with pytest.raises(FileExistsError, match=r"one\.fits"):
         stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
-    number, stop = handlers[0]
-    assert number == signal.SIGTERM
-    with pytest.raises(Preempted, match="the same command makes the shards that are missing"):
-        stop(number, None)
+
+
+PREDICTS = "remap.predict.predictor.Predictor.predict_arms"
+
+
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        (signal.SIGTERM, "astropy.io.fits.open"),
+        (signal.SIGTERM, PREDICTS),
+        (signal.SIGINT, PREDICTS),
+        (signal.SIGTERM, "remap.command.streaming.merge"),
+    ],
+)
+def test_a_signal_stops_a_stream_and_is_no_fault_of_a_file_or_a_shard(
+    tiny_predictor, tmp_path, monkeypatch, number, where
+):
+    """Wherever it arrives: neither is a file flagged for it, nor a shard tried again."""
+    stream, files = streaming(tmp_path, 3)
+    output, before, calls = tmp_path / "one.fits", signal.getsignal(signal.SIGTERM), []
+    with monkeypatch.context() as patch:
+
+        def kill(*args, **kwargs):
+            calls.append(args)
+            os.kill(os.getpid(), number)
+
+        patch.setattr(where, kill)
+        with pytest.raises(Preempted, match="the same command makes the shards that are missing"):
+            stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
+    assert len(calls) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+    there = sorted(path.name for path in tmp_path.glob("one.fits.parts/part*"))
+    assert there == (["part-00000.fits", "part-00001.fits"] if "merge" in where else [])
+    stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
+    found = read_catalogue(output)
+    assert not np.any(found.table["flags"] & Flag.UNREADABLE)
+    once = tmp_path / "once.fits"
+    tiny_predictor.predict_files(files, date=found.meta["date"]).write(once)
+    assert output.read_bytes() == once.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,20 @@ def test_certain_stars_and_missing_ones():
     assert dwarf_probability(one[:0], TEFF, other[:0], LOGG).shape == (0,)
 
 
+def test_a_star_has_the_same_bits_among_any_others():
+    """As the shards of a stream have other numbers of stars than a prediction at once."""
+    rng = np.random.default_rng(1)
+    teff, logg = np.linspace(4000, 7000, 41), np.linspace(1, 5, 24)
+    pmfs = rng.dirichlet(np.ones(40), 40), rng.dirichlet(np.ones(23), 40)
+    whole = dwarf_probability(pmfs[0], teff, pmfs[1], logg)
+    for count in (1, 2, 3, 7):
+        parts = [
+            dwarf_probability(pmfs[0][i : i + count], teff, pmfs[1][i : i + count], logg)
+            for i in range(0, 40, count)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
 def test_half_of_a_cell():
     """A square of which the line is a diagonal."""
     low = 5000.0

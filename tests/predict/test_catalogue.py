@@ -231,6 +231,24 @@ def test_arrays_that_do_not_agree_are_refused(changes, message):
         build(**changes)
 
 
+def test_a_row_without_a_pmf_is_never_without_a_flag():
+    pmf = np.full((3, 4), 0.25)
+    pmf[1, 2] = np.nan
+    pmf[2] = np.nan
+    table = catalogue.build_catalogue(
+        ["a", "b", "c"],
+        {"teff": pmf},
+        {"teff": np.linspace(4000, 6000, 5)},
+        units={"teff": "K"},
+        flags=np.array([0, 0, Flag.UNREADABLE]),
+        snr=np.ones(3),
+        arms={"A": np.ones(3, bool)},
+        messages=["", "", "no file"],
+    )
+    assert list(table["flags"]) == [0, Flag.UNREADABLE | Flag.NOT_FINITE, Flag.UNREADABLE]
+    assert list(table["message"]) == ["", "the PMF is not finite", "no file"]
+
+
 def test_reserved_names_are_refused():
     for name in ("file", "snr"):
         with pytest.raises(ValueError, match=f"label {name}: there is a column {name} already"):

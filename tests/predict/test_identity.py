@@ -13,6 +13,7 @@ from remap import load
 from remap.config import ConfigError
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.predict.held_out import predict_survey
+from remap.predict.stream import StreamSettings, predict_stream
 from remap.preprocess.description import PREPROCESSING_VERSION
 from remap.stages.calibrate import calibrate
 from remap.stages.finetune import finetune
@@ -257,21 +258,49 @@ def broken(tiny_predictor, monkeypatch):
     return tiny_predictor
 
 
-def test_a_pmf_that_is_not_finite_is_a_flagged_row_and_harms_no_other(broken, monkeypatch):
+def test_an_arm_whose_pmf_is_not_finite_is_left_out_flagged_and_harms_no_other(broken, monkeypatch, caplog):
     found = broken.predict(tiny.spectra((0, 1, 2, 3)))
-    assert found.table["flags"][1] == Flag.UNREADABLE | Flag.NOT_FINITE
-    assert found.table["message"][1] == "the networks of arm A give no finite PMF"
-    assert found.table["arms"][1] == ""
-    for label in ("teff", "logg", "feh"):
-        assert np.isnan([found.table[label][1], found.table[f"{label}_mean"][1]]).all()
-    assert all(np.isnan(pmf[1]).all() for pmf in found.pmfs.values())
+    table = found.table
+    assert table["flags"][1] & (Flag.NOT_FINITE | Flag.MISSING_ARM | Flag.UNREADABLE) == (
+        Flag.NOT_FINITE | Flag.MISSING_ARM
+    )
+    assert table["message"][1] == "the networks of arm A give no finite PMF"
+    assert "1 spectra of which networks give no finite PMF are flagged: dwarf_01.fits" in caplog.text
+    assert table["arms"][1] == "B"
     monkeypatch.undo()
     expected = broken.predict(tiny.spectra((0, 1, 2, 3)))
     keep = [0, 2, 3]
     for key, pmf in expected.pmfs.items():
         np.testing.assert_array_equal(found.pmfs[key][keep], pmf[keep])
+        if not isinstance(key, str):
+            alone = pmf[1] if key[1] == "B" else np.full_like(pmf[1], np.nan)
+            np.testing.assert_array_equal(found.pmfs[key][1], alone)
+            if key[1] == "B":
+                np.testing.assert_allclose(found.pmfs[key[0]][1], pmf[1], rtol=1e-5)
     for name in ("flags", "message", "teff", "arms"):
-        np.testing.assert_array_equal(found.table[name][keep], expected.table[name][keep])
+        np.testing.assert_array_equal(table[name][keep], expected.table[name][keep])
+
+
+def test_a_row_none_of_whose_arms_is_finite_is_not_used_and_counted(tiny_predictor, monkeypatch, tmp_path):
+    whole = type(tiny_predictor)._pmfs
+
+    def fail(self, arm, flux, valid):
+        found = np.array(whole(self, arm, flux, valid))
+        found[0, 1 if arm == "A" else 2, 1] = np.inf
+        return found
+
+    monkeypatch.setattr(type(tiny_predictor), "_pmfs", fail)
+    found = tiny_predictor.predict(tiny.spectra((0, 1, 2, 3)))
+    assert found.table["flags"][1] == Flag.UNREADABLE | Flag.NOT_FINITE
+    assert found.table["message"][1] == "the networks of arm A, B give no finite PMF"
+    assert found.table["arms"][1] == ""
+    for label in ("teff", "logg", "feh"):
+        assert np.isnan([found.table[label][1], found.table[f"{label}_mean"][1]]).all()
+    assert all(np.isnan(pmf[1]).all() for pmf in found.pmfs.values())
+    assert not np.any(found.table["flags"][[0, 2, 3]] & Flag.NOT_FINITE)
+    files = [tiny.write_table(tmp_path / tiny.DWARFS[i][0], *tiny.star(i)) for i in range(4)]
+    stream = StreamSettings(workers=0)
+    assert predict_stream(tiny_predictor, files, tmp_path / "parts", stream=stream).bad == 1
 
 
 def test_a_combined_pmf_that_is_not_finite_is_a_flagged_row(tiny_predictor):
