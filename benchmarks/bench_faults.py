@@ -1,10 +1,13 @@
-"""Kills, flipped bits and lost files: does a training come back bit for bit, and is damage noticed?
+"""Kills, flipped bits and lost files: do training and streaming come back bit for bit, and is damage noticed?
 
     python -m benchmarks.bench_faults --output=workdirs/bench_faults [--kills=50] [--flips=200]
 
 Kills: a small training in a process of its own gets SIGKILL at a random time and is started again, until so many
 kills have been seen; every run that ends so must have the network and the records of one that was left alone, byte
 for byte, though records are deleted after some of the kills.
+Streams: the same of a prediction of a few hundred spectra in FITS files in a stream, with its merging; one in five
+children has a worker process, and of some a part is cut short after the kill. The merged catalogue must be that of a
+prediction at once, byte for byte (all of one date), and nothing of a killed run may stay.
 Flips: one random bit of a finished network, or of the newest of two checkpoints, is turned, each time on a fresh
 copy. It must be refused with the name of its folder (a run then goes on from the older checkpoint) or change nothing.
 Cost: what the hashes take for a network of ten million parameters.
@@ -13,6 +16,7 @@ Exit status 1 if anything came out otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,6 +24,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +32,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from astropy.io import fits
 
+from benchmarks import bench_stream
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
+from remap.predict import stream
+from remap.predict.predictor import Predictor
+from remap.predict.shards import merge
+from remap.preprocess.observe import ObserveSettings
 from remap.sampling.augment import Batch
 from remap.sampling.batches import source_tree
 from remap.store import checkpoint
@@ -42,10 +53,12 @@ logger = logging.getLogger("remap")
 OUTPUT = flags.DEFINE_string(
     "output", "workdirs/bench_faults", "Folder of the table, and of the runs meanwhile."
 )
-KILLS = flags.DEFINE_integer("kills", 50, "SIGKILLs to see.")
+KILLS = flags.DEFINE_integer("kills", 50, "SIGKILLs to see, of trainings and of streams each.")
+SPECTRA = flags.DEFINE_integer("spectra", 320, "Of a stream.")
 FLIPS = flags.DEFINE_integer("flips", 200, "Flipped bits, of a network and of a checkpoint each.")
 SEED = flags.DEFINE_integer("seed", 0, "Of times and places.")
 
+DATE, CATALOGUE = "2026-01-01T00:00:00+00:00", "catalogue.fits"
 PIXELS, STARS, BINS = 64, 8, 5
 STEPS = 20  # per epoch
 META = {"arm": "A", "stage": "pretrain", "config": {"seed": 0}}
@@ -82,8 +95,45 @@ def train(folder: Path) -> None:
     checkpoint.save_final(folder / "final", network, META | {"step": run.total})
 
 
-def start(folder: Path) -> int:
-    """The process number of a child that trains: a fork, so that only compiling is paid for again.
+def write_spectra(folder: Path, count: int) -> None:
+    """Small spectra in FITS files, one of them broken; and their catalogue, predicted at once."""
+    own = bench_stream.predictor(small=True)
+    wave, flux = bench_stream.template(own.preprocessing)
+    (folder / "spectra").mkdir(parents=True)
+    for i in range(count):
+        name = f"made-{i:05d}.fits"
+        one = bench_stream.spectrum(wave, flux, name)
+        columns = [
+            fits.Column("wavelength", "D", unit="Angstrom", array=wave),
+            fits.Column("flux", "D", array=one.flux[0]),
+            fits.Column("ivar", "D", array=one.ivar[0]),
+        ]
+        fits.BinTableHDU.from_columns(columns).writeto(folder / "spectra" / name)
+    (folder / "spectra" / f"made-{count // 2:05d}.fits").write_text("no FITS")
+    found = own.predict_files(_spectra(folder), settings=_at_rest(own), date=DATE)
+    found.write(folder / CATALOGUE)
+
+
+def _spectra(root: Path) -> list[Path]:
+    return sorted((root / "spectra").iterdir())
+
+
+def _at_rest(own: Predictor) -> ObserveSettings:
+    return dataclasses.replace(own.observe_settings, velocity="rest", check=False)
+
+
+def predict(folder: Path, workers: int) -> None:
+    """The stream, begun or gone on with, and its merged catalogue."""
+    own = bench_stream.predictor(small=True)
+    make, stream.make_manifest = stream.make_manifest, lambda *args: make(*args) | {"created": DATE}
+    settings = stream.StreamSettings(shard=16, workers=workers)
+    files = _spectra(folder.parent)
+    stream.predict_stream(own, files, folder / "parts", settings=_at_rest(own), stream=settings)
+    merge(folder / "parts", folder / CATALOGUE, overwrite=True)
+
+
+def start(job: Callable[[Path], None], folder: Path) -> int:
+    """The process number of a child that does a job: a fork, so that only compiling is paid for again.
 
     Nothing has been computed here when the first child is made, and the children that follow are made before
     anything is.
@@ -94,10 +144,10 @@ def start(folder: Path) -> int:
         return pid
     status = 1
     try:
-        train(folder)
+        job(folder)
         status = 0
     except BaseException:
-        logger.exception("%s: the training failed", folder)
+        logger.exception("%s: failed", folder)
     finally:
         os._exit(status)
 
@@ -109,19 +159,16 @@ def finish(pid: int) -> int:
 
 def kill_often(root: Path, rng: np.random.Generator, kills: int) -> dict[str, Any]:
     """Runs that are killed again and again, with the records of some lost in between."""
+    assert_done(finish(start(train, root / "whole")))
     began = time.monotonic()
-    assert_done(finish(start(root / "whole")))
-    assert_done(finish(start(root / "again")))  # with the programs that the first has compiled
-    duration = (time.monotonic() - began) / 2
+    assert_done(finish(start(train, root / "again")))  # with the programs that the first has compiled
+    duration = time.monotonic() - began
     seen, lost, runs, failed = 0, 0, [], []
     while seen < kills:
         folder = root / f"run_{len(runs)}"
         runs.append(folder)
         while True:
-            pid = start(folder)
-            time.sleep(rng.uniform(0, duration))
-            os.kill(pid, signal.SIGKILL)
-            status = finish(pid)
+            status = killed(start(train, folder), rng.uniform(0, duration))
             if status == 0:
                 break
             if status != -signal.SIGKILL:
@@ -129,7 +176,7 @@ def kill_often(root: Path, rng: np.random.Generator, kills: int) -> dict[str, An
                 break
             seen += 1
             if seen >= kills:
-                assert_done(finish(start(folder)))
+                assert_done(finish(start(train, folder)))
                 break
             if rng.random() < 0.1:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -138,10 +185,64 @@ def kill_often(root: Path, rng: np.random.Generator, kills: int) -> dict[str, An
     return {"kills": seen, "runs": len(runs), "records lost": lost, "failed": failed, "seconds": duration}
 
 
+def killed(pid: int, seconds: float) -> int:
+    """How a child ended that gets SIGKILL after so long, unless it is done before."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(min(left, 0.02))
+    os.kill(pid, signal.SIGKILL)
+    return finish(pid)
+
+
+def kill_streams(root: Path, rng: np.random.Generator, kills: int) -> dict[str, Any]:
+    """Streams that are killed again and again, with a part of some cut short in between, until each is done."""
+    assert_done(finish(start(lambda folder: write_spectra(folder, SPECTRA.value), root)))
+    durations = []
+    for name in ("whole", "again"):
+        began = time.monotonic()
+        assert_done(finish(start(lambda folder: predict(folder, 0), root / name)))
+        durations.append(time.monotonic() - began)
+    seen, cut, failed, folders = 0, 0, [], [root / "whole", root / "again"]
+    while seen < kills:
+        folder = root / f"run_{len(folders)}"
+        folders.append(folder)
+        while True:
+            workers = int(rng.random() < 0.2)
+            seconds = rng.uniform(0, durations[1]) if seen < kills else 1e9
+            pid = start(lambda folder, workers=workers: predict(folder, workers), folder)
+            status = killed(pid, seconds) if seen < kills else finish(pid)
+            if status == 0:
+                break
+            if status != -signal.SIGKILL:
+                failed.append(f"{folder.name}: exit status {status} after {seen} kills")
+                break
+            seen += 1
+            parts = sorted(folder.glob("parts/part-*.fits"))
+            if parts and rng.random() < 0.1:
+                part = parts[rng.integers(len(parts))]
+                part.write_bytes(part.read_bytes()[: -int(rng.integers(1, 5000))])
+                cut += 1
+        logger.info("%d kills, %d streams", seen, len(folders) - 2)
+    expected = (root / CATALOGUE).read_bytes()
+    different = [f.name for f in folders if (f / CATALOGUE).read_bytes() != expected]
+    left = [str(p) for f in folders for p in f.rglob("*") if p.suffix == ".tmp" or p.name == "run.lock"]
+    return {
+        "kills": seen,
+        "runs": len(folders) - 2,
+        "parts cut": cut,
+        "failed": failed,
+        "differences": different + left,
+        "seconds": durations[1],
+    }
+
+
 def assert_done(status: int) -> None:
     """Ends the benchmark where a run that must end does not."""
     if status:
-        raise SystemExit(f"a training that nobody killed ended with {status}")
+        raise SystemExit(f"a run that nobody killed ended with {status}")
 
 
 def differences(root: Path, count: int) -> list[str]:
@@ -240,12 +341,16 @@ def main(_: list[str]) -> None:
     logger.setLevel(logging.ERROR)
     root, rng = Path(OUTPUT.value).absolute(), np.random.default_rng(SEED.value)
     runs = root / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
+    for old in (runs, root / "streams"):
+        shutil.rmtree(old, ignore_errors=True)
     runs.mkdir(parents=True)
     jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     found = kill_often(runs, rng, KILLS.value)
+    # Before anything is computed here, since the children are forks.
+    streams = kill_streams(root / "streams", np.random.default_rng([SEED.value, 1]), KILLS.value)
     results: dict[str, Any] = {"kills": found | {"differences": differences(runs, found["runs"])}}
+    results["kills of streams"] = streams
     results["flipped bits, network"] = flip_network(runs, rng, FLIPS.value)
     results["flipped bits, checkpoint"] = flip_checkpoint(runs, rng, FLIPS.value)
     results["processor seconds, 10 million parameters"] = cost()
@@ -258,7 +363,13 @@ def main(_: list[str]) -> None:
     write_text(root / "faults.md", "\n".join(lines) + "\n")
     write_json(root / "faults.json", json.loads(json.dumps(results)))
     shutil.rmtree(runs)
-    bad = results["kills"]["failed"] + results["kills"]["differences"]
+    shutil.rmtree(root / "streams")
+    bad = [
+        what
+        for k in ("kills", "kills of streams")
+        for n in ("failed", "differences")
+        for what in results[k][n]
+    ]
     wrong = ("changed", "unnamed", "ended")
     if bad or any(results[k].get(w) for k in results if k.startswith("flipped") for w in wrong):
         sys.exit(1)

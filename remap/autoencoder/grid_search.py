@@ -28,8 +28,9 @@ from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, auto
 from remap.autoencoder.sources import cell_chance, read_source
 from remap.autoencoder.train import fit_autoencoder
 from remap.config import ConfigError, record
+from remap.predict.formats import ecsv_writer
 from remap.store import checkpoint
-from remap.store.atomic import read_json, write_json
+from remap.store.atomic import check_writable, read_json, write_files, write_json
 from remap.store.records import open_records, read_records
 from remap.train.keys import root_key
 from remap.train.loop import DivergedError, Run
@@ -77,6 +78,7 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     grid = record(GridSettings, config.search, "search")
     route = open_route(config, Path(workdir))
     folder = route.workdir / "search"
+    check_writable(folder / "summary.ecsv")
     free = ("widths", "l1", "rates", "best")  # may grow without making what is done worthless
     meta = stage_meta(config, route.preprocessing, "search", ("search",))
     meta["config"]["search"] = {k: v for k, v in meta["config"]["search"].items() if k not in free}
@@ -111,7 +113,7 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         errors = [done[_name(c | {"fold": k})] for k in range(grid.folds)]
         rows.append(c | {"error": float(np.mean(errors)), "scatter": float(np.std(errors, ddof=1))})
     table = Table(sorted(rows, key=lambda row: row["error"]))
-    table.write(folder / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+    write_files({folder / "summary.ecsv": ecsv_writer(table)})
     return table
 
 

@@ -44,6 +44,7 @@ from remap.autoencoder.sources import Sky, Source, held_pool, read_sky, read_sou
 from remap.config import Section, record
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue
+from remap.predict.formats import ecsv_writer
 from remap.report.maps import latent_maps
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
@@ -51,6 +52,7 @@ from remap.sampling.sources import locate
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
 from remap.train.keys import root_key
+from remap.writing import check_writable, write_files
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     groups_of_stars = config.evaluate.groups
     route = open_route(config, Path(workdir))
     out = route.workdir / "bridge"
+    check_writable(out / "estimates.fits")
     stars = readable_stars(route.workdir)
     source, sky = read_source(route), read_sky(route)
     members = {name: read_members(route, name) for name in ("library", "adapted")}
@@ -111,7 +114,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
         for column in table.itercols():
             if column.dtype.kind == "f":
                 column.info.format = ".4g"
-        table.write(out / f"{name}.ecsv", format="ascii.ecsv", overwrite=True)
+        write_files({out / f"{name}.ecsv": ecsv_writer(table)})
     try:
         _plot_labels(out, groups_of_stars, stars, catalogues["after"])
         _plot_curves(out, route.workdir)

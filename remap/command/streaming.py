@@ -189,6 +189,9 @@ def _remove(folder: Path) -> None:
     for path in [*parts, *(folder / n for n in ("inputs.jsonl", "stars.json"))]:
         path.unlink(missing_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
+    for lock in [*folder.glob("process-*"), folder / "merge"]:  # empty, where a run was killed
+        with contextlib.suppress(OSError):
+            lock.rmdir()
     if not any(folder.iterdir()):
         folder.rmdir()
 

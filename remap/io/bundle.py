@@ -16,6 +16,7 @@ import numpy as np
 from remap.config import ConfigError, Section
 from remap.io import containers, files, npz
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
+from remap.writing import write_files
 
 WAVE = {"air": "wave_air", "vacuum": "wave_vac"}
 ARRAYS = (
@@ -201,11 +202,4 @@ def write_bundle(
         expected = (len(spectra), arrays["cont_wave_air"].size)
         if arrays["continuum"].shape != expected:
             raise ConfigError(f"continuum must have shape {expected}, found {arrays['continuum'].shape}")
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_files({Path(path): lambda file: np.savez_compressed(file, **arrays)})

@@ -391,11 +391,17 @@ def read_catalogue(path: str | Path) -> Catalogue:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ConfigError: the file is not a catalogue, or was cut short; the second file of one is that of another; or
-        pyarrow is missing for Parquet.
+      ConfigError: the file is not a catalogue, was cut short or is damaged; the second file of one is that of
+        another; or pyarrow is missing for Parquet.
     """
     path = Path(path)
-    found = _FORMATS.get(path.suffix, _FORMATS[".fits"]).read(path)
+    try:
+        found = _FORMATS.get(path.suffix, _FORMATS[".fits"]).read(path)
+    except (ConfigError, FileNotFoundError):
+        raise
+    except Exception as error:  # there is no end to what damaged files raise
+        told = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise ConfigError(f"{path}: cannot be read as a catalogue ({told})") from error
     return Catalogue(
         found.table, dict(found.pmfs), dict(found.edges), dict(found.meta), dict(found.embeddings)
     )

@@ -33,7 +33,7 @@ from remap.pmf import jitted
 from remap.pmf.calibration import Calibration
 from remap.predict.ensemble import Network
 from remap.predict.predictor import Predictor
-from remap.store.atomic import write_files
+from remap.store.atomic import check_writable, write_files
 from remap.store.checkpoint import plain
 
 FORMAT = 1  # raised when scripts for older files could not run what is written
@@ -72,6 +72,7 @@ def export(
         raise ConfigError(f"{path}: expected a name that ends with {SUFFIX}, found {path.name!r}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists already; choose another name, or overwrite it")
+    check_writable(path)
     if unknown := sorted(set(platforms) - {*PLATFORMS, "rocm"}) or not platforms:
         raise ConfigError(f"platforms: expected some of {(*PLATFORMS, 'rocm')}, found {unknown or 'none'}")
     predictor = predictor.without_expert()

@@ -8,6 +8,7 @@
     FEATURES_ARM             images float32[S, F]: embeddings, where they were asked for
     PROVENANCE               the bytes of a JSON object: what made the catalogue
 
+Every HDU has CHECKSUM and DATASUM, which `read_fits` compares.
 There is one table alone, because astropy's `Table.read` warns of every file that has several. FITS strings are
 ASCII, so other characters stand as Python escapes there ("\\xc5" for Å, and "\\\\" for a backslash); `read_fits`
 undoes this. FITS has no word for `dex`: such columns have no TUNITn, which readers would warn of.
@@ -16,10 +17,11 @@ undoes this. FITS has no word for `dex`: such columns have no TUNITn, which read
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy import units as u
@@ -28,6 +30,7 @@ from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from remap.config import ConfigError
+from remap.predict import fits_sums
 from remap.predict.formats import (
     Parts,
     PmfKey,
@@ -40,6 +43,8 @@ from remap.predict.formats import (
     unescape,
 )
 
+logger = logging.getLogger(__name__)
+
 _FORMATS = {"f8": "D", "f4": "E", "i4": "J", "i8": "K", "b1": "L"}
 _CARDS = {"version": "VERSION", "date": "DATE", "inputs": "NINPUT", "config_sha256": "CONFHASH"}
 _BEFORE = ["CATALOG", "PMF", "EDGES", "PROVENANCE"]  # all of them tables, as they once were
@@ -49,6 +54,7 @@ def write_fits(parts: Parts) -> list[Writer]:
     """The writer of the file."""
     primary = fits.PrimaryHDU()
     primary.header.update({card: parts.meta[key] for key, card in _CARDS.items() if key in parts.meta})
+    fits_sums.reserve(primary.header)
     hdus = [primary, bintable(parts.table, "CATALOG")]
     for key, pmf in parts.pmfs.items():
         label, arm = (key, "") if isinstance(key, str) else key
@@ -60,7 +66,12 @@ def write_fits(parts: Parts) -> list[Writer]:
     for arm, features in parts.embeddings.items():
         hdus.append(_image(features, f"FEATURES_{arm}", describe_features(arm), ARM=arm))
     hdus.append(provenance_image(parts.meta))
-    return [fits.HDUList(hdus).writeto]
+
+    def write(file: BinaryIO) -> None:
+        fits.HDUList(hdus).writeto(file)
+        fits_sums.sign(file)
+
+    return [write]
 
 
 def provenance_image(meta: Mapping[str, Any]) -> fits.ImageHDU:
@@ -75,6 +86,7 @@ def _image(array: np.ndarray, name: str, comment: str, **cards: str) -> fits.Ima
     for key, value in cards.items():
         hdu.header[key] = _ascii(value)
     hdu.header["COMMENT"] = _ascii(comment)
+    fits_sums.reserve(hdu.header)
     return hdu
 
 
@@ -137,6 +149,7 @@ def bintable(table: Table, name: str) -> fits.BinTableHDU:
             hdu.header[f"TCOMM{n}"] = _ascii(description)
         if ucd := column.meta.get("ucd"):
             hdu.header[f"TUCD{n}"] = ucd
+    fits_sums.reserve(hdu.header)
     return hdu
 
 
@@ -167,7 +180,8 @@ def read_fits(path: Path) -> Parts:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ConfigError: the file is no catalogue, or was cut short.
+      ConfigError: the file is no catalogue, was cut short, or its data are not what was written, by their sums. A
+        header that was changed is told of in a warning.
     """
     try:
         # Opened here: where astropy stops in the middle of opening, it leaves the file open.
@@ -176,6 +190,10 @@ def read_fits(path: Path) -> Parts:
             found = [hdu.name for hdu in hdus[1:]]
             if found == _BEFORE:
                 return _read_before(hdus, path)
+            if wrong := fits_sums.fault(path, headers=False):
+                raise ConfigError(f"{path}: damaged: {wrong}; bring back a copy, or predict again")
+            if told := fits_sums.fault(path):
+                logger.warning("%s: %s: it was edited, or is damaged", path, told)
             if found[:1] != ["CATALOG"] or found[-1] != "PROVENANCE":
                 raise ConfigError(
                     f"{path}: expected the table CATALOG and, last, PROVENANCE of a catalogue, found {found}"

@@ -178,7 +178,7 @@ def read_ecsv_parts(path: Path) -> Parts:
 
 
 def ecsv_writer(table: Table) -> Writer:
-    """Writes a table as ECSV into an open file; for `store.atomic.write_files`."""
+    """Writes a table as ECSV into an open file; for `remap.writing.write_files`."""
 
     def write(file: BinaryIO) -> None:
         text = io.StringIO()

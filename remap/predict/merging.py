@@ -16,6 +16,7 @@ from astropy.table import Column, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from remap.config import ConfigError
+from remap.predict import fits_sums
 from remap.predict.fits_format import bintable, from_bintable, provenance_image
 from remap.predict.parquet_format import look_at_parquet
 
@@ -37,11 +38,13 @@ def open_part(path: Path) -> Part:
     """A part without its rows.
 
     Raises:
-      ConfigError: it is no catalogue, or was cut short.
+      ConfigError: it is no catalogue, was cut short, or is not what was written, by its sums.
     """
     if path.suffix == ".parquet":
         rows, told = look_at_parquet(path)
         return Part(path, rows, told.get(STREAM, {}))
+    if wrong := fits_sums.fault(path):
+        raise ConfigError(f"{path}: damaged: {wrong}")
     with _opened(path) as hdus:
         try:
             rows = int(hdus["CATALOG"].header["NAXIS2"])
@@ -62,13 +65,13 @@ def _opened(path: Path) -> Iterator[fits.HDUList]:
                 warnings.simplefilter("error", AstropyUserWarning)  # that it is truncated
                 hdus = stack.enter_context(fits.open(file, memmap=False))
                 len(hdus)  # all headers are read, and the last one's end is looked at
-        except (OSError, AstropyUserWarning) as error:
+        except Exception as error:  # there is no end to what damaged headers raise
             raise ConfigError(f"{path}: expected a part of a catalogue ({error})") from error
         yield hdus
 
 
 def write_merged(file: BinaryIO, parts: Sequence[Part], places: Sequence[np.ndarray], date: str) -> None:
-    """Writes the whole into an open file; for `store.atomic.write_files`.
+    """Writes the whole into an open file; for `remap.writing.write_files`.
 
     Args:
       places: int64[S] of every part: in which rows of the whole its rows belong.
@@ -93,6 +96,7 @@ def write_merged(file: BinaryIO, parts: Sequence[Part], places: Sequence[np.ndar
             _small(file, provenance_image(meta))
         else:
             _image(file, name, parts, places, total)
+    fits_sums.sign(file)
 
 
 def _small(file: BinaryIO, hdu: fits.ImageHDU) -> None:

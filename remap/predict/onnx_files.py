@@ -19,7 +19,7 @@ from remap.config import ConfigError
 from remap.network.resnet import ResNet1D
 from remap.predict.ensemble import Network
 from remap.predict.predictor import Predictor
-from remap.store.atomic import write_files
+from remap.store.atomic import check_writable, write_files
 
 SUFFIX = ".onnx"
 
@@ -48,6 +48,8 @@ def export_onnx(predictor: Predictor, path: str | Path, *, overwrite: bool = Fal
     files = {arm: path.with_name(f"{path.stem}_{arm}{SUFFIX}") for arm in predictor.networks}
     if there := [str(file) for file in files.values() if file.exists() and not overwrite]:
         raise FileExistsError(f"{', '.join(there)}: exists already; choose another name, or overwrite it")
+    for file in files.values():
+        check_writable(file)
     try:
         import jax2onnx
     except ImportError as error:

@@ -7,6 +7,8 @@
                        says to which manifest it belongs. Or part-00000.parquet and part-00000_pmf.parquet
     part-00000.failed  why there is no such part; gone once there is one
 
+    process-00000/     whose run.lock says that the process of this number writes its parts; and so merge/
+
 Every file is written whole or not at all, so that a part that exists is done.
 """
 
@@ -32,6 +34,8 @@ from remap.predict.catalogue import Catalogue, check_output, read_catalogue, wri
 from remap.predict.merging import STREAM, Part, merged_names, missing, open_part, write_merged
 from remap.store.atomic import read_json, write_files, write_text
 from remap.store.checkpoint import check_equal, plain
+from remap.store.lock import hold
+from remap.writing import remove_leftovers_of
 
 logger = logging.getLogger(__name__)
 
@@ -206,12 +210,21 @@ def merge(folder: str | Path, path: str | Path, *, overwrite: bool = False) -> i
 
     Raises:
       FileNotFoundError: the folder has no manifest.
-      ConfigError: a part is missing (and why, if it failed), or belongs to another run.
+      ConfigError: a part is missing (and why, if it failed), or belongs to another run; or another process merges.
       FileExistsError: the catalogue exists, and overwrite is False.
     """
     folder, path = Path(folder), Path(path)
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"{folder}: expected a catalogue in parts, found no {MANIFEST}")
+    # One at a time, where something can be written there at all.
+    with hold(folder / "merge") if os.access(folder, os.W_OK) else contextlib.nullcontext():
+        return _merge(folder, path, overwrite=overwrite)
+
+
+def _merge(folder: Path, path: Path, *, overwrite: bool) -> int:
     manifest = read_json(folder / MANIFEST, _CURE)
-    check_output(path, overwrite=overwrite)
+    for file in check_output(path, overwrite=overwrite):
+        remove_leftovers_of(file)
     run, shards, kind = digest(manifest), range(len(manifest["shards"])), part_kind(manifest)
     parts = [done_part(folder, k, run, kind) for k in shards]
     missing = [k for k in shards if parts[k] is None]

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remap.writing import write_files
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -50,8 +52,8 @@ def page(path: str | Path | None, width: float, height: float) -> Iterator[Figur
         if path is None:
             return
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        kind = path.suffix.removeprefix(".") or matplotlib.rcParams["savefig.format"]
+        write_files({path: lambda file: figure.savefig(file, format=kind)})
 
 
 def axis_name(label: str, unit: str) -> str:

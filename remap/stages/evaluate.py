@@ -16,11 +16,12 @@ from remap.config import Section, record
 from remap.pmf.bootstrap import star_scatter
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue
+from remap.predict.formats import ecsv_writer
 from remap.predict.held_out import SurveyPrediction, predict_survey
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
-from remap.store.atomic import check_writable, write_text
+from remap.store.atomic import check_writable, write_files, write_text
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
 
@@ -121,8 +122,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     for each in (table, snr_table):
         for column in each.colnames[each.colnames.index("n") + 1 :]:
             each[column].info.format = ".3f"
-    table.write(out / "summary.ecsv", format="ascii.ecsv", overwrite=True)
-    snr_table.write(out / "by_snr.ecsv", format="ascii.ecsv", overwrite=True)
+    write_files({out / "summary.ecsv": ecsv_writer(table)})
+    write_files({out / "by_snr.ecsv": ecsv_writer(snr_table)})
     text = table1(
         [r for r in rows if r["stage"] in STAGES],
         units={name: config.labels[name].unit for name in config.label_names},

@@ -42,6 +42,7 @@ from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.stages.common import start_stage
 from remap.store.stars import readable_stars
 from remap.store.workdir import write_config
+from remap.writing import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def expert(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         raise ConfigError(
             f"expert compares stars by the pre-trained networks, found finetune.init {config.finetune.init!r}"
         )
+    check_writable(workdir / "expert" / "references.npz")
     stars = readable_stars(workdir)
     survey = predict_survey(config, workdir, stars, "finetune", calibrated=False, expert=False)
     mine = np.any([split != "other" for split in survey.splits.values()], axis=0)

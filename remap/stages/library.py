@@ -14,6 +14,7 @@ from astropy.table import Table
 from remap import io
 from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, in_range
+from remap.predict.formats import ecsv_writer
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import crop, library_on_grid, needed_range
 from remap.preprocess.nodes import Finding, broken_pixels, check_nodes
@@ -21,7 +22,7 @@ from remap.preprocess.resample import LineSpread
 from remap.preprocess.rotation import rotate
 from remap.sampling.mixture import further_libraries
 from remap.spectra import Spectra, SpectrumError, make_spectra
-from remap.store.atomic import save_arrays
+from remap.store.atomic import save_arrays, write_files
 from remap.store.workdir import library_path
 
 logger = logging.getLogger(__name__)
@@ -404,8 +405,7 @@ def _write_check(data: Path, rows: Sequence[Mapping[str, Any]], preprocessing: P
     table = Table({n: np.array([r[n] for r in rows], dtype=str if n in texts else float) for n in names})
     for b in preprocessing.labels:
         table[b.name].unit = b.unit
-    data.mkdir(parents=True, exist_ok=True)
-    table.write(data / "library_check.ecsv", format="ascii.ecsv", overwrite=True)
+    write_files({data / "library_check.ecsv": ecsv_writer(table)})
 
 
 def _tell(rows: Sequence[Mapping[str, Any]], data: Path) -> None:

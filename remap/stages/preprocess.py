@@ -31,7 +31,7 @@ from remap.preprocess.velocity import Templates, make_templates
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
 from remap.store.atomic import read_arrays, save_arrays, write_files, write_json
-from remap.store.lock import hold
+from remap.store.lock import NAME, hold, unfinished
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
 from remap.store.workdir import library_path, save_stationary, save_templates, write_config
 
@@ -67,8 +67,21 @@ def preprocess(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """
     workdir = Path(workdir)
     preprocessing = make_preprocessing(config)
-    with hold(workdir / "data"):
-        _preprocess(config, workdir, preprocessing)
+    data = workdir / "data"
+    before, spoilt = _contents(data), unfinished(data)
+    with hold(data) as held:
+        try:
+            _preprocess(config, workdir, preprocessing)
+        except BaseException:
+            # A full disk or Ctrl-C between two files: they may be of two preparations, as after a kill.
+            held.spoilt = spoilt or _contents(data) != before
+            raise
+
+
+def _contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """What tells each file of a folder from one that takes its place."""
+    found = {path: path.stat() for path in folder.rglob("*") if path.is_file() and path.name != NAME}
+    return {path: (each.st_ino, each.st_mtime_ns) for path, each in found.items()}
 
 
 def _preprocess(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> None:

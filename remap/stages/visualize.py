@@ -14,9 +14,11 @@ from scipy.spatial import cKDTree
 from remap.config import record
 from remap.labels import LabelBins
 from remap.pmf.metrics import decimals
+from remap.predict.formats import ecsv_writer
 from remap.report.maps import embedding_maps
 from remap.store.workdir import read_preprocessing, stage_folder
 from remap.train.embeddings import Embedded, EmbeddingSettings, EpochEmbeddings, read_embeddings
+from remap.writing import check_writable, write_files
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def visualize(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             "pre-train in a fresh folder"
         )
     out = workdir / "visualize"
+    check_writable(out / "neighbours.ecsv")
     rows = [
         {"arm": arm, "label": b.name, "epoch": each.epoch, "part": part}
         | neighbour_difference(each.parts["train"], found, j, same=part == "train")
@@ -62,8 +65,7 @@ def visualize(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     table = Table(rows=rows)
     for name in ("neighbour", "chance"):
         table[name].info.format = ".3f"
-    out.mkdir(parents=True, exist_ok=True)
-    table.write(out / "neighbours.ecsv", format="ascii.ecsv", overwrite=True)
+    write_files({out / "neighbours.ecsv": ecsv_writer(table)})
     try:
         for arm, epochs in saved.items():
             for j, b in enumerate(labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -22,15 +23,30 @@ logger = logging.getLogger(__name__)
 
 NAME = "run.lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_held: dict[Path, int] = {}  # by this process: how often it has been asked for
 
 
 class LockedError(ConfigError):
     """Another run writes into the folder."""
 
 
+@dataclasses.dataclass
+class Held:
+    """A folder that this process holds.
+
+    Attributes:
+      spoilt: what is there may not belong together; set it before an error leaves the folder, and `unfinished` says
+        so until another run has held it to its end.
+    """
+
+    spoilt: bool = False
+    _count: int = 1
+
+
+_held: dict[Path, Held] = {}  # by this process
+
+
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[Held]:
     """Keeps a folder, which is made, for this process; within it may be asked for again.
 
     `run.lock` says which host, process and start of it hold the folder. On one machine the kernel's lock on that file
@@ -45,22 +61,22 @@ def hold(folder: Path) -> Iterator[None]:
     folder = folder.resolve()
     path = folder / NAME
     if folder in _held:
-        _held[folder] += 1
+        _held[folder]._count += 1
         try:
-            yield
+            yield _held[folder]
         finally:
-            _held[folder] -= 1
+            _held[folder]._count -= 1
         return
     made, handle = sharding.from_first(lambda: _open(path))
-    _held[folder] = 1
+    held = _held[folder] = Held()
     try:
         if sharding.writes():
             remove_leftovers(folder)
-        yield
+        yield held
     finally:
         del _held[folder]
         if sharding.writes():
-            _give_back(path, made, handle)
+            _give_back(path, made, handle, keep=held.spoilt)
 
 
 def _open(path: Path) -> tuple[list[Path], int]:
@@ -75,10 +91,11 @@ def _open(path: Path) -> tuple[list[Path], int]:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _give_back(path: Path, made: list[Path], handle: int) -> None:
+def _give_back(path: Path, made: list[Path], handle: int, *, keep: bool) -> None:
     # While it is still locked: a run that waits for this file sees that it is gone and makes another.
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+    if not keep:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
     os.close(handle)
     with contextlib.suppress(OSError):  # a run that was refused leaves no trace
         for each in made:
@@ -86,7 +103,7 @@ def _give_back(path: Path, made: list[Path], handle: int) -> None:
 
 
 def unfinished(folder: Path) -> bool:
-    """True while another run holds the folder, and after one that was killed there."""
+    """True while another run holds the folder, and after one that was killed there or has left it spoilt."""
     return (folder / NAME).exists() and folder.resolve() not in _held
 
 

@@ -35,6 +35,7 @@ workdir/bridge/                         the report: tables, catalogues, figures
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -57,12 +58,18 @@ from remap.store.checkpoint import check_equal, has_final
 from remap.store.lock import unfinished
 
 PER_ARM = ("wave", "flux", "valid")  # of the templates of velocities
+HASH = "sha256"  # key of a config's hash in its file
 PREPARE = "run launch.preprocess again"  # what mends the files of `data`
 
 
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Records the settings of the stage that runs."""
-    write_json(workdir / "config.json", config_to_json(config))
+    """Records the settings of the stage that runs, and a hash of them: a digit decides what a catalogue says."""
+    plain = config_to_json(config)
+    write_json(workdir / "config.json", {**plain, HASH: _config_hash(plain)})
+
+
+def _config_hash(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -70,7 +77,8 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: no stage has run in `workdir`.
-      DamagedError: the file holds no config.
+      DamagedError: the file holds no config, or another one than was written. A file without a hash, of before there
+        was any or edited by hand, is believed.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -83,6 +91,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
     with named(path, cure):
         if missing := {"predict", "survey", "data_root"} - set(found):
             raise ValueError(f"expected a config, found none of its fields {sorted(missing)}")
+        known = found.pop(HASH, None)
+        # Of a hash whose name is damaged the value is still there.
+        if known is None and any(re.fullmatch("[0-9a-f]{64}", str(value)) for value in found.values()):
+            raise ValueError(f"expected {HASH!r}, found it under another name")
+        if known is not None and known != _config_hash(found):
+            raise ValueError(f"not what was written, by its hash; if you have edited it, delete its {HASH!r}")
     return found
 
 

@@ -22,13 +22,14 @@ from astropy.table import Table
 
 from remap.config import SECTIONS, ConfigError, Section, apply_overrides, deciding, leaves, record
 from remap.pmf.metrics import crps, nll
+from remap.predict.formats import ecsv_writer
 from remap.predict.held_out import predict_held_out
 from remap.stages.align import align
 from remap.stages.evaluate import EvaluateSettings
 from remap.stages.finetune import finetune
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
-from remap.store.atomic import read_json, write_json, write_text
+from remap.store.atomic import check_writable, read_json, write_files, write_json, write_text
 from remap.store.checkpoint import check_equal
 from remap.store.stars import readable_stars
 from remap.store.workdir import check_prepared, read_config, share
@@ -151,6 +152,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     base = variants[0].parts[0].config
     report = record(EvaluateSettings, base.evaluate, "evaluate")
     seeds = settings.seeds
+    check_writable(workdir / "ablate" / "summary.ecsv")
     if (workdir / "data" / "preprocessing.json").exists():
         check_prepared(base, workdir)
     else:
@@ -177,7 +179,7 @@ def ablate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             level=settings.level,
         )
         table.meta |= {"seeds": list(seeds[: i + 1]), "changes": {v.name: list(v.changes) for v in variants}}
-        table.write(workdir / "ablate" / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+        write_files({workdir / "ablate" / "summary.ecsv": ecsv_writer(table)})
         text = markdown(
             table,
             {v.name: (v.changes, v.same) for v in variants},

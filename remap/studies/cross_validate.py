@@ -32,13 +32,14 @@ from jaxtyping import Int
 
 from remap.config import ConfigError, Section, apply_overrides, config_to_json, deciding, leaves, record
 from remap.network.resnet import count_parameters, init_variables
+from remap.predict.formats import ecsv_writer
 from remap.preprocess.description import Preprocessing
 from remap.sampling.folds import assign_folds
 from remap.stages.common import Training, start_stage, train_network
 from remap.stages.finetune import finetuning
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
-from remap.store.atomic import read_json, write_json
+from remap.store.atomic import check_writable, read_json, write_files, write_json
 from remap.store.stars import SplitSettings, fold_split, readable_stars, split_settings
 from remap.store.workdir import check_prepared, stage_folder
 from remap.studies.comparison import Candidate, FoldLoss, Result, compare
@@ -116,6 +117,7 @@ def cross_validate(config: ml_collections.ConfigDict, workdir: str | Path) -> Ta
     preprocessing = check_prepared(config, workdir)
     base = shortened(config, settings)
     folder = workdir / "cross_validate" / settings.stage
+    check_writable(folder / "summary.json")
     losses = fold_losses(base, workdir, preprocessing, settings, folder)
     if settings.search == "optuna":
         space = record(SearchSettings, settings.optuna, "cross_validate.optuna")
@@ -383,7 +385,7 @@ def _report(results: Sequence[Result], settings: CrossValidationSettings, folder
         "candidates": candidates,
     }
     write_json(folder / "summary.json", summary)
-    table.write(folder / "summary.ecsv", format="ascii.ecsv", overwrite=True)
+    write_files({folder / "summary.ecsv": ecsv_writer(table)})
     write_json(folder / "chosen.json", dict(by_name[name].candidate.overrides))
     for line in table.pformat(max_lines=-1, max_width=-1):
         logger.info("%s", line)

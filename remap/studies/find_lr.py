@@ -15,7 +15,7 @@ import optax
 from remap.config import ConfigError, record
 from remap.report.plots import learning_rates
 from remap.stages.pretrain import Pretraining, pretraining
-from remap.store.atomic import write_json
+from remap.store.atomic import check_writable, write_json
 from remap.store.workdir import check_prepared
 from remap.train.loop import draw_batch, run_keys, train_step
 from remap.train.objectives import NetworkObjective
@@ -112,6 +112,7 @@ def find_lr(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str,
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
     settings = record(RangeSettings, config.find_lr, "find_lr")
+    check_writable(workdir / "find_lr" / f"{next(iter(preprocessing.arms))}.json")
     found = {}
     for arm in preprocessing.arms:
         start = pretraining(config, workdir, preprocessing, arm)

@@ -16,6 +16,7 @@ from remap.synth.atoms import ALPHA_ELEMENTS, ELEMENTS, LABELS
 from remap.synth.blanketing import default_lines
 from remap.synth.lines import LineList
 from remap.synth.model import synthesize_batch
+from remap.writing import check_writable, write_files
 
 _CONTINUUM_STEP = 2.0  # Å: linear interpolation between such points is good to 1e-5
 
@@ -133,6 +134,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise FileExistsError(f"{path}: exists already; a library is never overwritten")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder for {path.name}")
+    check_writable(path)
 
 
 def write_library(path: str | os.PathLike[str], library: Mapping[str, np.ndarray]) -> None:
@@ -142,14 +144,7 @@ def write_library(path: str | os.PathLike[str], library: Mapping[str, np.ndarray
       FileExistsError, FileNotFoundError, ValueError: see `check_output`.
     """
     check_output(path)
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **library)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_files({Path(path): lambda file: np.savez(file, **library)})
 
 
 def pixel_grid(wave_range: tuple[float, float], wave_step: float) -> Float[np.ndarray, " N"]:

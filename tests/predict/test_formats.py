@@ -270,3 +270,63 @@ def test_a_table_of_other_columns_can_be_written(tmp_path, ending):
     path = tmp_path / f"out.{ending}"
     catalogue.write_catalogue(path, table, *rest)
     assert_same_tables(catalogue.read_catalogue(path).table, table)
+
+
+def test_sums_of_a_fits_catalogue_are_those_of_the_standard(tmp_path):
+    catalogue.write_catalogue(tmp_path / "a.fits", *make())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # astropy warns of sums that do not fit
+        with fits.open(tmp_path / "a.fits", checksum=True) as hdus:
+            assert all({"CHECKSUM", "DATASUM"} <= set(hdu.header) for hdu in hdus)
+            [hdu.data for hdu in hdus]
+
+
+def test_a_bit_of_a_fits_catalogue_is_not_turned_unnoticed(tmp_path, caplog):
+    """In the data it is refused; in a header it is told, since somebody may have edited it."""
+    path = tmp_path / "a.fits"
+    catalogue.write_catalogue(path, *make())
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    seen = {"refused": 0, "told": 0}
+    for position in rng.choice(8 * len(whole), 100, replace=False):
+        spoilt = bytearray(whole)
+        spoilt[position // 8] ^= 1 << (position % 8)
+        path.write_bytes(spoilt)
+        caplog.clear()
+        try:
+            catalogue.read_catalogue(path)
+        except ConfigError as error:
+            assert str(path) in str(error)  # noqa: PT017  either outcome is right
+            seen["refused"] += 1
+        else:
+            assert "it was edited, or is damaged" in caplog.text
+            seen["told"] += 1
+    assert seen["refused"] > 30
+    assert seen["told"] > 10
+
+
+def test_damage_of_other_formats_is_told_with_the_file_or_changes_a_value(tmp_path, ending):
+    """They have no sums; but no damage is a fault of the program."""
+    path = tmp_path / f"a.{ending}"
+    catalogue.write_catalogue(path, *make())
+    rng, refused = np.random.default_rng(0), 0
+    for each in files(path):
+        whole = each.read_bytes()
+        for position in rng.choice(8 * len(whole), 12, replace=False):
+            spoilt = bytearray(whole)
+            spoilt[position // 8] ^= 1 << (position % 8)
+            each.write_bytes(spoilt)
+            try:
+                catalogue.read_catalogue(path)
+            except ConfigError as error:
+                assert str(tmp_path) in str(error)  # noqa: PT017  either outcome is right
+                refused += 1
+        each.write_bytes(whole)
+    assert refused
+
+
+def test_a_catalogue_with_a_card_and_an_hdu_of_somebody_else_is_read(tmp_path):
+    path, made = tmp_path / "a.fits", make()
+    catalogue.write_catalogue(path, *made)
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["OBSERVER"] = "nobody"
+    assert_same_tables(catalogue.read_catalogue(path).table, made[0])

@@ -20,7 +20,7 @@ from remap.stages.finetune import finetune
 from remap.store import checkpoint
 from remap.store.atomic import DamagedError, write_json
 from remap.store.stars import readable_stars
-from remap.store.workdir import read_calibration
+from remap.store.workdir import read_calibration, read_config
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +228,30 @@ def test_damaged_files_of_the_folder_are_named(tiny_workdir, tmp_path):
             with pytest.raises(ConfigError, match=str(path)):
                 load(work, stage="pretrain")
             shutil.rmtree(work)
+
+
+def test_every_flipped_bit_of_the_settings_is_noticed(tiny_workdir, tmp_path):
+    """Thresholds of flags, the kind of combination, how spectra are treated: one digit is another catalogue."""
+    path = tmp_path / "config.json"
+    content = (tiny_workdir / "config.json").read_bytes()
+    expected, rng, noticed = read_config(tiny_workdir), np.random.default_rng(0), 0
+    for position in [*rng.choice(8 * len(content), 200), *range(8 * (len(content) - 90), 8 * len(content))]:
+        spoilt = bytearray(content)
+        spoilt[position // 8] ^= 1 << (position % 8)
+        path.write_bytes(spoilt)
+        try:
+            assert read_config(tmp_path) == expected  # a blank that became another one
+        except DamagedError as error:
+            assert str(path) in str(error)  # noqa: PT017  either outcome is right
+            noticed += 1
+    assert noticed > 700
+    told = json.loads(content)
+    write_json(path, told | {"seed": 5})
+    with pytest.raises(DamagedError, match=r"by its hash; if you have edited it, delete its 'sha256'"):
+        read_config(tmp_path)
+    del told["sha256"]  # edited on purpose, or of before
+    write_json(path, told | {"seed": 5})
+    assert read_config(tmp_path)["seed"] == 5
 
 
 def test_damaged_files_of_the_survey_are_named(config, workdir):

@@ -15,6 +15,7 @@ from remap.predict.catalogue import Flag, read_catalogue
 from remap.predict.predictor import ArmInputs
 from remap.preprocess.observe import observe
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
+from remap.store.workdir import read_config
 
 LABELS = ("teff", "logg", "feh")
 GOOD = tuple(range(5))
@@ -142,7 +143,7 @@ def test_stars_differ(good):
 def test_catalogue_says_where_it_comes_from(good, tiny_workdir):
     assert good.meta["checkpoint_step"] == {"A": [4, 4], "B": [4, 4]}  # two folds of four steps
     assert good.meta["inputs"] == 5
-    assert good.meta["config"] == json.loads((tiny_workdir / "config.json").read_text())
+    assert good.meta["config"] == read_config(tiny_workdir)
     assert str(good.table["teff"].unit) == "K"
     assert list(good.table["flags"] & Flag.UNREADABLE) == [0] * 5
 

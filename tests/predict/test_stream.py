@@ -245,7 +245,15 @@ def test_a_damaged_part_is_made_again_and_one_of_another_run_refused(tiny_predic
     folder, other = tmp_path / "parts", tmp_path / "others"
     predict_stream(tiny_predictor, files, folder, stream=HERE)
     part = folder / "part-00001.fits"
-    part.write_bytes(part.read_bytes()[:-2880])
+    whole, rng = part.read_bytes(), np.random.default_rng(0)
+    turned = [bytearray(whole) for _ in range(6)]
+    for copy in turned:
+        bit = int(rng.integers(8 * len(whole)))
+        copy[bit // 8] ^= 1 << bit % 8
+    for damaged in (whole[:-2880], *turned):
+        part.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"1 parts are missing: part-00001\.fits"):
+            merge(folder, tmp_path / "merged.fits")
     done = predict_stream(tiny_predictor, files, folder, stream=HERE)
     assert (done.made, done.kept) == (1, 1)
     assert_whole(tiny_predictor, files, folder)

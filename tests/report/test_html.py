@@ -13,6 +13,7 @@ from remap.config import ConfigError
 from remap.report.html import KnownLabels, check_report, render, summary, svg, write_report
 from remap.report.html.figures import by_severity, kinds_by_flag
 from remap.report.html.page import table_data
+from remap.writing import StorageError
 
 pytest.importorskip("jinja2", reason="needs Jinja2 (extra `report`)")
 LOADED = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "formaction", "background")
@@ -303,3 +304,12 @@ def test_cards_are_small(content):
     big = pages.content(2, cards=2, pixels=1000)
     size = (len(render(big)) - len(render(pages.replace(big, cards=big.cards[:1])))) / 1024
     assert size < 45, size
+
+
+def test_a_report_is_written_whole_and_its_place_is_tried_first(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(StorageError, match=r"page\.html: is a folder"):
+        check_report(tmp_path / "page.html", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="expected a folder"):
+        check_report(tmp_path / "file" / "page.html", overwrite=False)

@@ -19,6 +19,7 @@ from remap.stages.finetune import finetune, finetuning
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain, pretraining
 from remap.store import checkpoint
+from remap.store.atomic import StorageError
 from remap.store.records import read_records
 from remap.store.stars import STATUS_UNREADABLE, fold_split, split_settings, within
 from remap.store.workdir import check_prepared, load_survey, read_preprocessing, read_stars, stage_folder
@@ -256,24 +257,32 @@ def test_each_stage_names_the_one_that_is_missing(tiny_data, tiny_prepared, tmp_
         finetune(config, tmp_path / "work")
 
 
+@pytest.mark.parametrize("stopped_by", ["kill", "interrupt", "full disk", "two errors"])
 def test_data_whose_preparation_was_stopped_are_refused_until_it_has_ended(
-    tiny_data, tiny_prepared, tmp_path, monkeypatch
+    tiny_data, tiny_prepared, tmp_path, monkeypatch, stopped_by
 ):
     """Its files may be of two preparations."""
     workdir, config = shutil.copytree(tiny_prepared, tmp_path / "work"), tiny.config(tiny_data)
-
-    class Killed(BaseException):
-        pass
+    errors = {
+        "kill": SystemError,
+        "interrupt": KeyboardInterrupt,
+        "full disk": StorageError,
+        "two errors": OSError,
+    }
 
     def die(*_):
-        raise Killed
+        raise errors[stopped_by]
 
     other = tiny.config(tiny_data, observe__cosmic_rays=False)
     with monkeypatch.context() as patch:
         patch.setattr("remap.stages.preprocess.save_stationary", die)
-        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # a kill deletes no lock
-        with pytest.raises(Killed):
+        if stopped_by == "kill":
+            patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # a kill deletes no lock
+        with pytest.raises(errors[stopped_by]):
             preprocess(other, workdir)
+    if stopped_by == "two errors":  # the second before it has written anything
+        with pytest.raises(SpectrumError):
+            preprocess(tiny.config(tiny_data, library__path="none.npz"), workdir)
     for call in (lambda: pretrain(config, workdir), lambda: load(workdir)):
         with pytest.raises(
             ConfigError, match=r"data: launch\.preprocess is writing here, or was stopped before"
@@ -281,6 +290,14 @@ def test_data_whose_preparation_was_stopped_are_refused_until_it_has_ended(
             call()
     preprocess(config, workdir)
     check_prepared(config, workdir)
+
+
+def test_a_preparation_that_is_refused_leaves_the_data_as_they_were(tiny_data, tiny_prepared, tmp_path):
+    workdir, config = shutil.copytree(tiny_prepared, tmp_path / "work"), tiny.config(tiny_data)
+    with pytest.raises(SpectrumError):
+        preprocess(tiny.config(tiny_data, library__path="none.npz"), workdir)
+    check_prepared(config, workdir)
+    assert not (workdir / "data" / "run.lock").exists()
 
 
 def test_unknown_start_of_fine_tuning_is_refused(tiny_data, tiny_prepared, tmp_path):

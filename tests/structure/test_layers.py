@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     ("remap.spectra", "remap.labels", "remap.config", "remap.continuum", "remap.pmf", "remap._version"),
     ("remap.sharding",),
+    ("remap.writing",),
     ("remap.io", "remap.preprocess", "remap.sampling", "remap.network"),
     ("remap.store", "remap.synth", "remap.report", "remap.surveys"),
     ("remap.train", "remap.predict"),

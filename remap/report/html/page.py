@@ -8,7 +8,6 @@ in the page, by `_script_json` in the data of the table, which the script puts i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from remap.config import ConfigError
 from remap.pmf.distributions import pmf_summary
 from remap.report.html import cards, figures, svg
 from remap.report.html.records import ReportContent, StarCard
+from remap.writing import check_writable, write_files
 
 if TYPE_CHECKING:
     import jinja2
@@ -53,11 +53,8 @@ def write_report(path: str | Path, content: ReportContent, *, overwrite: bool = 
       FileExistsError: the file exists, and overwrite is False.
     """
     path = check_report(path, overwrite=overwrite)
-    page = render(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8", errors="replace")  # names of files may be no text
-    os.replace(temporary, path)
+    page = render(content).encode("utf-8", errors="replace")  # names of files may be no text
+    write_files({path: lambda file: file.write(page)})
     return path
 
 
@@ -67,13 +64,15 @@ def check_report(path: str | Path, *, overwrite: bool) -> Path:
     Raises:
       ConfigError: the name does not end in .html or .htm, or Jinja2 is missing.
       FileExistsError: the file exists, and overwrite is False.
+      StorageError: it is a folder, or its own folder cannot be written to or is full.
     """
     path = Path(path)
     check_templates()
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: a report's name must end in .html, found {path.suffix!r}")
-    if path.exists() and not overwrite and sharding.writes():
+    if path.exists() and not path.is_dir() and not overwrite and sharding.writes():
         raise FileExistsError(f"{path}: exists already; choose another name or allow overwriting")
+    check_writable(path)
     return path
 
 
