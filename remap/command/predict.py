@@ -25,6 +25,7 @@ from remap.config import ConfigError
 from remap.predict.catalogue import Flag, check_output
 from remap.report.html import check_report
 from remap.stages import report
+from remap.writing import check_writable
 
 NETWORK = cli.define_network()
 SPECTRA = cli.define_spectra()
@@ -73,6 +74,7 @@ def main() -> None:
     if STREAM.wanted(predictor, files, how, OUTPUT.value, report=REPORT.value):
         STREAM.run(predictor, files, how, OUTPUT.value, overwrite=OVERWRITE.value)
         return
+    sharding.from_first(lambda: check_writable(Path(OUTPUT.value), size=predictor.row_bytes * len(files)))
     observed = predictor.observe_files(files, **how)
     found = predictor.predict_observed(observed, embeddings=EMBEDDINGS.value)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)

@@ -162,6 +162,9 @@ def download(
       OSError: the file cannot be written.
     """
     part = part_path(path)
+    for place in (part, part.with_name(part.name + ".json")):  # its name can be guessed
+        if place.is_symlink():
+            place.unlink()
     failed, refused, reached = 0, 0, _size(part)
     while True:
         try:

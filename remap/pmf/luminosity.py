@@ -70,7 +70,9 @@ def dwarf_probability(
         raise ValueError(f"expected PMFs [S, K] and [S, M], found {teff_pmf.shape} and {logg_pmf.shape}")
     # Not a product of matrices, whose last bit depends on how many stars there are.
     teff_pmf = np.ascontiguousarray(teff_pmf)
-    above = np.stack([np.sum(teff_pmf * share, axis=1) for share in _shares(teff_edges, logg_edges).T], axis=1)
+    above = np.stack(
+        [np.sum(teff_pmf * share, axis=1) for share in _shares(teff_edges, logg_edges).T], axis=1
+    )
     found = np.sum(above * logg_pmf, axis=1)
     return np.clip(found, 0.0, 1.0)  # of rounding; NaN stays
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from remap.config import ConfigError
 from remap.predict.ensemble import read_ensemble
 from remap.predict.expert import BLOCKS, Block, Expert, References
 from remap.preprocess.description import Preprocessing
-from remap.store.atomic import save_arrays, write_json
+from remap.store.atomic import DamagedError, file_hash, named, read_arrays, save_arrays, write_json
 from remap.store.checkpoint import check_equal
 from remap.store.workdir import network_description
+
+_AGAIN = "run launch.expert again"
 
 
 class StoredExpert(NamedTuple):
@@ -68,6 +68,7 @@ def save_expert(
             "stage": stage,
             "arms": list(references.blocks),
             "labels": list(labels),
+            "arrays": file_hash(folder / "references.npz"),
             "all": everyone.to_json(),
             "folds": {str(fold): each.to_json() for fold, each in folds.items()},
         },
@@ -84,18 +85,23 @@ def read_expert(
       folds: read those of the folds as well, for reports on stars that took no part in them.
 
     Raises:
-      ConfigError: a file is damaged, or one of the two is missing.
-      ValueError: it belongs to other networks.
+      DamagedError: a file is damaged or not that of the other, or one of the two is missing; names it.
+      ConfigError: it belongs to other networks.
     """
     folder = workdir / "expert"
     if not (folder / "expert.json").is_file():
         return None
-    try:
+    with named(folder / "expert.json", _AGAIN):
         text = (folder / "expert.json").read_text()
         value = json.loads(text)
-        with np.load(folder / "references.npz", allow_pickle=False) as a:
-            arrays = {name: a[name] for name in a.files}
         arms, names = list(value["arms"]), list(value["labels"])
+        known = value.get("arrays")  # which older versions did not write
+    if not (folder / "references.npz").is_file():
+        raise DamagedError(f"{folder / 'references.npz'}: is gone, expected it beside expert.json; {_AGAIN}")
+    if known not in (None, file_hash(folder / "references.npz")):
+        raise DamagedError(f"{folder / 'references.npz'}: is not what launch.expert wrote last; {_AGAIN}")
+    arrays = read_arrays(folder / "references.npz", ("edges",), _AGAIN)
+    with named(folder / "references.npz", _AGAIN):
         blocks = {
             arm: tuple(
                 Block(*(arrays[f"{block}_{part}_{arm}"] for part in Block._fields)) for block in BLOCKS
@@ -104,10 +110,6 @@ def read_expert(
         }
         labels = {name: arrays[f"label_{name}"] for name in names}
         edges = arrays["edges"]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"{folder}: expected what launch.expert writes, found {error!r}; run it again"
-        ) from error
     check_equal(
         network_description(value["networks"]),
         network_description(description),

@@ -153,6 +153,11 @@ class Predictor:
         """Names of the labels, in order."""
         return tuple(b.name for b in self.preprocessing.labels)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's PMFs in a catalogue, which are most of it."""
+        return 4 * sum(b.bins for b in self.preprocessing.labels) * (1 + len(self.networks))
+
     def prior(self, label: int, bins: int) -> np.ndarray | None:
         """float64[K]: PMF of a label in training, mean over the arms; None where the networks do not know it."""
         priors = [n.prior for n in self.networks.values()]

@@ -35,7 +35,7 @@ from remap.predict.merging import STREAM, Part, merged_names, missing, open_part
 from remap.store.atomic import read_json, write_files, write_text
 from remap.store.checkpoint import check_equal, plain
 from remap.store.lock import hold
-from remap.writing import remove_leftovers_of
+from remap.writing import check_writable, remove_leftovers_of, sync
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def _create(path: Path, text: str) -> None:
     write_text(own, text)
     try:
         os.link(own, path)
+        sync(path.parent)
     except FileExistsError:
         pass
     except (
@@ -233,6 +234,7 @@ def _merge(folder: Path, path: Path, *, overwrite: bool) -> int:
             f"{folder}: {_missing(folder, missing, kind)}; the command that made the others makes them"
         )
     places = _places(parts)
+    check_writable(path, size=sum(part.path.stat().st_size for part in parts))
     if path.suffix == ".fits":
         with _in_fits(parts, path.parent) as written:
             write_files({path: lambda file: write_merged(file, written, places, manifest["created"])})

@@ -59,6 +59,7 @@ from remap.preprocess.stationary import StationaryMask
 from remap.store.atomic import read_json, write_json
 from remap.store.lock import hold
 from remap.surveys import Survey
+from remap.writing import check_space
 
 logger = logging.getLogger(__name__)
 
@@ -318,6 +319,8 @@ def run_stream(
         size = limits["small_batch_size"] if few else limits["batch_size"]
         predictor = dataclasses.replace(predictor, batch_size=size)
     counts = {k: plan.spectra(k, sizes) for k in todo}
+    shrunk = 1.0 if stream.shard_format == "fits" else 0.5
+    check_space(folder, int(shrunk * predictor.row_bytes * sum(counts.values())))
     work = _Run(predictor, folder, run, manifest["created"], how, counts, progress, stream.shard_format)
     if len(todo) < len(mine):
         logger.info("%s: %d of %d shards are there already", folder, len(mine) - len(todo), len(mine))

@@ -121,6 +121,17 @@ def test_without_a_validator_an_overlap_tells(server, get, changed):
     assert len(server.asked) == 2 + changed
 
 
+def test_a_link_in_the_place_of_a_part_is_not_followed(server, get, tmp_path):
+    (tmp_path / "away").mkdir()
+    precious = tmp_path / "away" / "precious"
+    precious.write_bytes(CONTENT[:HALF])
+    part_path(tmp_path / "f").symlink_to(precious)
+    with pytest.raises(AssertionError, match="away"):  # the folder, which `get` does not expect
+        get()
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert precious.read_bytes() == CONTENT[:HALF]
+
+
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503])
 def test_what_may_pass_is_tried_again(server, get, code):
     server.faults["f"] = [code, code]

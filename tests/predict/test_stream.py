@@ -22,6 +22,7 @@ from remap.predict.predictor import Predictor
 from remap.predict.shards import merge
 from remap.predict.stream import StreamSettings, predict_stream
 from remap.store.lock import LockedError, hold
+from remap.writing import StorageError
 
 HERE = StreamSettings(shard=8, workers=0)
 COUNT = 12
@@ -360,3 +361,22 @@ def test_targets_are_read_in_pieces_with_all_rows_of_a_star(tiny_predictor, tmp_
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         StreamSettings(**wrong)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_predicted_or_merged(
+    tiny_predictor, files, tmp_path, monkeypatch
+):
+    """The catalogue needs more than the disk has, though some of it would fit."""
+    usage, folder = shutil.disk_usage(tmp_path), tmp_path / "parts"
+    assert tiny_predictor.row_bytes == 4 * 3 * sum(b.bins for b in tiny_predictor.preprocessing.labels)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10 * tiny_predictor.row_bytes))
+        with pytest.raises(StorageError, match=rf"{folder}: needs about .* MB free"):
+            predict_stream(tiny_predictor, files, folder, stream=HERE)
+    assert not list(folder.glob("part-*"))
+    predict_stream(tiny_predictor, files, folder, stream=HERE)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10 * tiny_predictor.row_bytes))
+        with pytest.raises(StorageError, match="needs about"):
+            merge(folder, tmp_path / "merged.fits")
+    assert not list(tmp_path.glob("merged*"))

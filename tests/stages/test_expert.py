@@ -1,6 +1,7 @@
 """Labelled stars as an expert beside the networks: who is judged by whom, what is kept, and what is refused."""
 
 import dataclasses
+import io
 import json
 import shutil
 
@@ -18,6 +19,7 @@ from remap.predict.held_out import predict_survey
 from remap.stages.calibrate import calibrate
 from remap.stages.expert import expert
 from remap.stages.finetune import finetune
+from remap.store.atomic import DamagedError, save_arrays
 from remap.store.stars import readable_stars
 from remap.store.workdir import load_survey
 from remap.surveys import Survey
@@ -237,9 +239,21 @@ def test_expert_of_other_networks_is_refused(tiny_data, spoilt):
 
 @pytest.mark.parametrize("name", ["references.npz", "expert.json"])
 def test_damaged_files_are_named(spoilt, name):
-    (spoilt / "expert" / name).write_bytes(b"{")
-    with pytest.raises(ConfigError, match=f"{spoilt / 'expert'}.*launch.expert"):
+    path = spoilt / "expert" / name
+    whole = path.read_bytes()
+    path.write_bytes(b"{")
+    with pytest.raises(DamagedError, match=f"{path}.*launch.expert"):
         load(spoilt)
+    path.unlink()
+    if name == "references.npz":
+        with pytest.raises(DamagedError, match=f"{path}: is gone"):
+            load(spoilt)
+        with np.load(io.BytesIO(whole)) as arrays:  # whole, but of another run
+            save_arrays(
+                path, **{k: np.asarray(a + 1) if a.dtype.kind == "f" else a for k, a in arrays.items()}
+            )
+        with pytest.raises(DamagedError, match=f"{path}: is not what launch.expert wrote last"):
+            load(spoilt)
 
 
 def test_a_fold_without_expert_is_refused(tiny_data, spoilt):
