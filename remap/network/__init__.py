@@ -1,6 +1,7 @@
 """The network, its losses, and distances between two sets of its features."""
 
 from remap.network.discrepancy import AlignSettings, Scale, coral, find_scale, median_distance, mmd
+from remap.network.layers import mish
 from remap.network.losses import LossSettings, LossTerms, cost_loss, focal_loss, multitask_loss, triplet_loss
 from remap.network.resnet import (
     ModelSettings,
@@ -10,7 +11,6 @@ from remap.network.resnet import (
     count_parameters,
     init_variables,
     make_model,
-    mish,
 )
 
 __all__ = [

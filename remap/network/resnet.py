@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from remap.config import ConfigError, Section
 from remap.labels import LabelBins, bin_mask
+from remap.network.layers import ACTIVATIONS, BatchNorm, Conv, Dropout, Normalized, normalized_sum
 
 
 class Outputs(NamedTuple):
@@ -64,21 +66,6 @@ class ModelSettings:
     masked: str = "bridged"
 
 
-def mish(x: Float[Array, ...]) -> Float[Array, ...]:
-    """Mish, x·tanh(softplus(x)) (Misra 2019, arXiv:1908.08681), with a single exponential.
-
-    With e = exp(x) and n = e(e + 2), tanh(log(1 + e)) = n / (n + 2); beyond x = 20 the ratio is 1 in float32.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> [f"{x:.3f}" for x in mish(jnp.array([-1.0, 0.0, 1.0])).tolist()]
-      ['-0.303', '0.000', '0.865']
-    """
-    e = jnp.exp(jnp.minimum(x, 20.0))
-    n = e * (e + 2.0)
-    return x * (n / (n + 2.0))
-
-
 def bridge(flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"]) -> Array:
     """Flux with invalid pixels on a straight line between their valid neighbours; at the ends the last valid value.
 
@@ -103,7 +90,6 @@ def bridge(flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"
     return jnp.where(valid, flux, value)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn.relu}
 POOLS: dict[str, tuple[Callable[..., Array], ...]] = {
     "avg_max": (jnp.mean, jnp.max),
     "avg": (jnp.mean,),
@@ -123,21 +109,19 @@ class ResidualModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "stars pixels filters"], *, train: bool, running: bool) -> Array:
-        act = ACTIVATIONS[self.activation]
         stride = 2 if self.project else 1
+        act = functools.partial(normalized_sum, activation=self.activation, running=running)
 
-        def norm(name: str) -> nn.BatchNorm:
-            return nn.BatchNorm(use_running_average=running, momentum=self.momentum, name=name)
+        def norm(name: str, x: Array) -> Normalized:
+            return BatchNorm(self.momentum, name=name)(x, running=running)
 
-        y = nn.Conv(self.filters, (self.kernel,), strides=(stride,), use_bias=False, name="conv1")(x)
-        y = act(norm("norm1")(y))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        y = nn.Conv(self.filters, (self.kernel,), use_bias=False, name="conv2")(y)
-        y = norm("norm2")(y)
-        if self.project:
-            x = nn.Conv(self.filters, (1,), strides=(stride,), use_bias=False, name="shortcut")(x)
-            x = norm("shortcut_norm")(x)
-        return act(x + y)
+        y = norm("norm1", Conv(self.filters, self.kernel, stride, name="conv1")(x))
+        y = Dropout(self.dropout, name="Dropout_0")(act((y,), None), train=train)
+        y = norm("norm2", Conv(self.filters, self.kernel, name="conv2")(y))
+        if not self.project:
+            return act((y,), x)
+        shortcut = norm("shortcut_norm", Conv(self.filters, 1, stride, name="shortcut")(x))
+        return act((shortcut, y), None)
 
 
 class Head(nn.Module):
@@ -189,18 +173,15 @@ class ResNet1D(nn.Module):
           running: normalise with the running batch statistics instead of those of this batch.
         """
         s = self.settings
-        act = ACTIVATIONS[s.activation]
         if s.masked == "bridged":
             flux = jax.lax.cond(jnp.all(valid), lambda f, v: f, bridge, flux, valid)
             valid = jnp.ones_like(valid)
         x = jnp.where(valid, flux - 1.0, 0.0)[..., None]  # depth below the continuum; 0 says nothing
         if s.validity_channel:
             x = jnp.concatenate([x, valid.astype(x.dtype)[..., None]], axis=-1)
-        x = nn.Conv(s.stem_filters, (s.stem_kernel,), strides=(s.stem_stride,), use_bias=False, name="stem")(
-            x
-        )
-        x = nn.BatchNorm(use_running_average=running, momentum=s.batch_norm_momentum, name="stem_norm")(x)
-        x = act(x)
+        x = Conv(s.stem_filters, s.stem_kernel, s.stem_stride, name="stem")(x)
+        stem = BatchNorm(s.batch_norm_momentum, name="stem_norm")(x, running=running)
+        x = normalized_sum((stem,), None, activation=s.activation, running=running)
         for i, filters in enumerate(s.filters):
             x = ResidualModule(
                 filters=filters,

@@ -35,8 +35,9 @@ from remap.config import ConfigError, record
 from remap.continuum.common import NormalizeFn
 from remap.labels import label_prior
 from remap.network.discrepancy import AlignSettings, Scale, discrepancy, find_scale
+from remap.network.layers import mish
 from remap.network.losses import LossSettings
-from remap.network.resnet import Outputs, ResNet1D, mish
+from remap.network.resnet import Outputs, ResNet1D
 from remap.pmf.distributions import pmf_quantile
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable

@@ -13,8 +13,8 @@ from flax import traverse_util
 
 from configs import common
 from remap.labels import bin_mask
+from remap.network.layers import ACTIVATIONS, mish
 from remap.network.resnet import (
-    ACTIVATIONS,
     POOLS,
     Head,
     ModelSettings,
@@ -23,7 +23,6 @@ from remap.network.resnet import (
     count_parameters,
     init_variables,
     make_model,
-    mish,
     model_settings,
 )
 from remap.preprocess.description import make_preprocessing
@@ -346,7 +345,7 @@ def test_unknown_choices_are_refused_with_the_known_ones():
         make_model(dataclasses.replace(TINY, pooling="median"), MASK)
     with pytest.raises(ValueError, match="at least one residual module"):
         make_model(dataclasses.replace(TINY, filters=()), MASK)
-    assert ACTIVATIONS["mish"] is mish
+    assert ACTIVATIONS["mish"].value is mish
 
 
 def test_model_settings_come_from_the_config_and_are_hashable():
