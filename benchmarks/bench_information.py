@@ -6,7 +6,7 @@ The Cramér-Rao bound of the labels for every visit of LAMOST's repeated stars: 
 spectrum at the labels that the network gives, on the pixels and with the errors of the file, less whatever a
 polynomial for the continuum of each arm, velocity, and line spread explain of them. An unbiased estimate from the
 same pixels cannot scatter by less, if the library's lines are the star's. `--workdir` is a folder in which
-`launch.preprocess` of the network's config has run, for its library.
+`launch.preprocess` of the network's config has run, for its library; without `--network` its own networks are judged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from astropy.table import Table
 from jaxtyping import Float, Int
 from scipy import linalg
 
-from benchmarks.bench_surveys import LABELS, UNITS, visit_pairs
+from benchmarks.bench_surveys import LABELS, NETWORK, UNITS, visit_pairs
 from launch import cli
 from remap import io, surveys
 from remap.predict.release import load
@@ -34,7 +34,6 @@ from remap.sampling.sources import Library, draw_library, locate
 from remap.spectra import Spectra, to_medium
 from remap.store.workdir import load_library, read_preprocessing
 
-NETWORK = flags.DEFINE_string("network", "fgk_r1800", "Whose labels and scatter are judged.")
 DEGREE = flags.DEFINE_integer("degree", 4, "Of the polynomial in each arm.")
 STEPS = {"teff": 50.0, "logg": 0.1, "feh": 0.05}  # of the differences that stand for derivatives
 LIGHT = 299_792.458  # km/s
@@ -43,7 +42,8 @@ ENOUGH = 50  # good pixels of an arm
 
 def main() -> None:
     workdir, root = Path(cli.WORKDIR.value), io.find_data("surveys")
-    predictor, preprocessing = load(NETWORK.value), read_preprocessing(workdir)
+    preprocessing = read_preprocessing(workdir)
+    predictor = load(NETWORK.value or workdir)
     logging.getLogger("remap").setLevel(logging.ERROR)
     libraries = {
         arm: jax.tree.map(jnp.asarray, load_library(workdir, preprocessing, arm, interpolate=True))

@@ -1,10 +1,11 @@
 """Networks applied to other surveys' spectra that they were not trained on, degraded to them: bias, scatter, flags.
 
+    python -m benchmarks.bench_surveys --network=fgk_r1800
     python -m benchmarks.bench_surveys --workdir=workdirs/miles
 
-Needs the real files of the data root's folder `surveys` (its README names them) and a working folder with fine-tuned
-networks. Every survey is read by its preset (`remap.surveys`), cleaned, brought to the networks' line spread and to
-rest, and predicted as `launch.predict --survey=NAME` does it. Prints Markdown.
+Needs the real files of the data root's folder `surveys` (its README names them) and a network that ships or a working
+folder with fine-tuned ones. Every survey is read by its preset (`remap.surveys`), cleaned, brought to the networks'
+line spread and to rest, and predicted as `launch.predict --survey=NAME` does it. Prints Markdown.
 """
 
 import dataclasses
@@ -21,11 +22,16 @@ from scipy import constants
 
 from launch import cli
 from remap import io, surveys
+from remap.config import ConfigError
+from remap.predict import release
 from remap.predict.catalogue import Catalogue, Flag
 from remap.predict.predictor import Predictor, load
 from remap.spectra import Spectra
 from remap.surveys import Survey
 
+NETWORK = flags.DEFINE_string(
+    "network", "", "Name or folder of a released network, in place of a working folder."
+)
 STAGE = flags.DEFINE_enum("stage", "finetune", ["finetune", "pretrain"], "Which networks.")
 LABELS = ("teff", "logg", "feh")
 UNITS = {"teff": 0, "logg": 2, "feh": 2}  # decimals
@@ -88,7 +94,9 @@ def stars() -> tuple[Star, ...]:
 
 def main() -> None:
     root = io.find_data("surveys")
-    predictor = load(cli.WORKDIR.value, stage=STAGE.value)
+    if bool(NETWORK.value) == bool(cli.WORKDIR.value):
+        raise ConfigError("expected either --network or --workdir")
+    predictor = release.load(NETWORK.value) if NETWORK.value else load(cli.WORKDIR.value, stage=STAGE.value)
     logging.getLogger("remap").setLevel(logging.ERROR)
     print("**LAMOST low resolution** against LASP\n")
     for line in lamost(predictor, root):
@@ -295,4 +303,4 @@ def _robust(values: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir",))
+    cli.run(main, required=())
