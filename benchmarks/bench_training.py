@@ -52,7 +52,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder for training.md and trainin
 THREADS = flags.DEFINE_list("threads", ["1", "2"], "Numbers of threads.")
 CONFIGS = flags.DEFINE_list("configs", ["miles", "marvels"], "Configs whose sizes and settings are taken.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Times that each piece is timed.")
-SHORT = flags.DEFINE_boolean("short", False, "Small batches and two rounds: proves nothing.")
+SHORT = flags.DEFINE_boolean(  # other benchmarks have one, too, and tests import several
+    "short", False, "Small batches and two rounds: proves nothing.", allow_override=True
+)
 
 NEEDS_TORCH = "bench_training compares with PyTorch and found none: pip install torch"
 REST = 0.02  # s before a piece is timed, in which the threads of the one before go to sleep
