@@ -302,7 +302,8 @@ def differences(sizes: Sizes, variables: Any, batch: Batch) -> dict[str, float]:
     }
 
 
-LIMITS = {"logits": 1e-3, "loss": 1e-4, "gradients": 1e-3}  # of float32, summed in another order
+# Of float32, summed in another order: sums of half a million numbers each, seven of them one after the other.
+LIMITS = {"logits": 1e-3, "loss": 1e-4, "gradients": 5e-3}
 
 
 def check_equal(found: dict[str, float]) -> None:

@@ -76,10 +76,10 @@ class Network(nn.Module):
 
     def __init__(self, settings: ModelSettings, variables: Mapping[str, Any]) -> None:
         super().__init__()
-        if settings.pooling != "avg_max" or not settings.validity_channel or not settings.temperature:
-            raise ValueError(
-                f"only avg_max, with validity channel and temperature, is written; found {settings}"
-            )
+        if (settings.pooling, settings.validity_channel, settings.temperature) != ("avg_max", True, True):
+            raise ValueError(f"avg_max, validity channel and temperature are written here, found {settings}")
+        if settings.place_filters:
+            raise ValueError(f"places beside the pools are not written here, found {settings}")
         past = 1 - settings.batch_norm_momentum
         self.activation = make_activation(settings.activation)
         self.stem = Conv(2, settings.stem_filters, settings.stem_kernel, settings.stem_stride)
