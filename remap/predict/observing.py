@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from remap import io
 from remap.config import Section
@@ -27,7 +28,12 @@ STARS_OF_A_MASK = 1000  # that stationary features are looked for in
 Read = Callable[[int, tuple[float, float] | None], Sequence[Spectra]]
 
 
-def read_and_observe(
+def read_and_observe(files: Sequence[Path], preprocessing: Preprocessing, **how: Any) -> list[Observed]:
+    """All of what `observe_in_blocks` gives, whose arguments these are: an entry per file."""
+    return [one for _, found in observe_in_blocks(files, preprocessing, **how) for one in found]
+
+
+def observe_in_blocks(
     files: Sequence[Path],
     preprocessing: Preprocessing,
     *,
@@ -37,8 +43,8 @@ def read_and_observe(
     velocities: Sequence[float] | None = None,
     templates: Templates | None = None,
     stationary: StationaryMask | None = None,
-) -> list[Observed]:
-    """Spectra of files on the arms' grids, not yet joined to stars.
+) -> Iterator[tuple[slice, list[Observed]]]:
+    """Spectra of files on the arms' grids, not yet joined to stars, `FILES_AT_A_TIME` files at a time.
 
     Args:
       source: how they are read, see `remap.io.read`.
@@ -48,29 +54,30 @@ def read_and_observe(
       templates: of the library, to measure velocities with.
       stationary: places of the detector that are masked.
 
-    Returns:
-      One entry per file, in their order, with a row per spectrum; of a file that cannot be used, one row without
-      pixels whose message says why.
+    Yields:
+      Which of the files, and an entry for each with a row per spectrum; of a file that cannot be used, one row
+      without pixels whose message says why.
 
     Raises:
       ConfigError: a declaration or setting that cannot be right; it would fail for every file.
     """
     names = io.distinct_names(files)
-    out = []
     for i in range(0, len(files), FILES_AT_A_TIME):
         some = slice(i, i + FILES_AT_A_TIME)
         given = None if velocities is None else velocities[some]
-        out += observe_some(
-            names[some],
-            preprocessing,
-            files[some],
-            reader(files[some], source, root),
-            settings=settings,
-            velocities=given,
-            templates=templates,
-            stationary=stationary,
+        yield (
+            some,
+            observe_some(
+                names[some],
+                preprocessing,
+                files[some],
+                reader(files[some], source, root),
+                settings=settings,
+                velocities=given,
+                templates=templates,
+                stationary=stationary,
+            ),
         )
-    return out
 
 
 def reader(files: Sequence[Path], source: Section, root: str | None) -> Read:

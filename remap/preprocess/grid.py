@@ -16,6 +16,7 @@ from remap.spectra import Spectra, SpectrumError, doppler_shift, to_medium
 # between air and vacuum (1.6 Å at 5750 Å), and a spline's reach.
 CROP_MARGIN = 50.0
 FEWEST_PIXELS = 4  # that a cubic spline takes
+BLOCK = 1024  # rows that are looked at together
 
 
 def needed_range(preprocessing: Preprocessing, *, velocity: float = 0.0) -> tuple[float, float]:
@@ -198,7 +199,13 @@ def usable(flux: np.ndarray, valid: np.ndarray, *, min_coverage: float) -> np.nd
       valid: bool[S, N].
       min_coverage: smallest valid fraction.
     """
-    return (valid.mean(axis=1) >= min_coverage) & np.any((flux > 0) & valid, axis=1)
+    out = np.zeros(len(flux), bool)
+    for i in range(0, len(flux), BLOCK):
+        some = slice(i, i + BLOCK)
+        out[some] = (valid[some].mean(axis=1) >= min_coverage) & np.any(
+            (flux[some] > 0) & valid[some], axis=1
+        )
+    return out
 
 
 def model_inputs(flux: np.ndarray, valid: np.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:

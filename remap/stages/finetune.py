@@ -60,6 +60,9 @@ from remap.train.optim import layer_rules
 
 logger = logging.getLogger(__name__)
 
+ANCHOR_BYTES = (
+    2**31
+)  # of the flux of spectra of stars that are not selected: a survey may be larger than memory
 PADDED = 32  # validation stars of a fold are filled up to a multiple of it
 
 
@@ -189,7 +192,8 @@ def finetuning(
     """
     arm = open_arm(config, preprocessing, name, "finetune")
     settings = record(FinetuneSettings, config.finetune, "finetune")
-    survey = _open_survey(workdir, arm, split, config.predict.min_coverage)
+    most = ANCHOR_BYTES // (4 * len(arm.wave)) if settings.anchored else 0
+    survey = _open_survey(workdir, arm, split, config.predict.min_coverage, most)
     if not survey.train.any():
         raise ConfigError(f"arm {name}, fold {fold}: none of {len(split)} spectra can be trained on")
     init_key, fit_key = jax.random.split(root_key(config.seed, "finetune", name, "fold", fold))
@@ -238,22 +242,34 @@ class _Survey(NamedTuple):
     stars: Stars  # those of any fold, the same in all
     train: np.ndarray  # bool of those
     val: np.ndarray
-    others: Stars  # spectra of stars that no fold trains or tests on; their labels, if any, are not used
+    others: Stars  # spectra of stars that no fold trains or tests on, if they are wanted; their labels are not used
 
 
-def _open_survey(workdir: Path, arm: Arm, split: np.ndarray, min_coverage: float) -> _Survey:
+def _open_survey(workdir: Path, arm: Arm, split: np.ndarray, min_coverage: float, most: int) -> _Survey:
+    """The stars of the folds, and of the others so many at most; no more of the survey comes into memory."""
     survey, _ = load_survey(workdir, arm.name)
     # As at prediction: an arm that hardly covers a spectrum must not learn from it.
     seen = usable(survey.flux, survey.valid, min_coverage=min_coverage)
     ids = np.asarray(readable_stars(workdir)["star_id"])
     mine = (split != "other") & seen
     others = (split == "other") & ~np.isin(ids, ids[split != "other"]) & seen
+    chosen = evenly(np.flatnonzero(others), most)
     return _Survey(
         Stars(*(a[mine] for a in survey)),
         split[mine] == "train",
         split[mine] == "val",
-        Stars(*(a[others] for a in survey)),
+        Stars(*(a[chosen] for a in survey)),
     )
+
+
+def evenly(index: np.ndarray, most: int) -> np.ndarray:
+    """So many entries of an index at most, evenly spread over it.
+
+    Examples:
+      >>> evenly(np.arange(10, 20), 4).tolist(), evenly(np.arange(3), 4).tolist(), evenly(np.arange(3), 0).tolist()
+      ([10, 12, 15, 17], [0, 1, 2], [])
+    """
+    return index if len(index) <= most else index[np.arange(most) * len(index) // max(most, 1)]
 
 
 def _stars(arm: Arm, settings: FinetuneSettings, survey: _Survey) -> FinishedSource:

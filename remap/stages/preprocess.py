@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,17 @@ from remap import io
 from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, check_labels, in_range
 from remap.predict.formats import ecsv_writer
-from remap.predict.observing import read_and_observe, stationary_mask
+from remap.predict.observing import observe_in_blocks, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.joining import join, star_groups
-from remap.preprocess.observe import (
-    Observed,
-    ObserveSettings,
-    concatenate,
-    observe_settings,
-    warn_of_velocities,
-)
+from remap.preprocess.observe import ObserveSettings, observe_settings, warn_of_velocities
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates, make_templates
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
-from remap.store.atomic import read_arrays, save_arrays, write_files, write_json
+from remap.store.atomic import Blocks, read_arrays, save_blocks, write_files, write_json
 from remap.store.lock import NAME, hold, unfinished
+from remap.store.rows import PIXELS, ObservedRows, join_blocks, observed_rows
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
 from remap.store.workdir import library_path, save_stationary, save_templates, write_config
 
@@ -101,21 +96,26 @@ def _preprocess(config: ml_collections.ConfigDict, workdir: Path, preprocessing:
         write_config(workdir, config)
         logger.info("preprocess: no survey, survey.path is empty")
         return
-    stars, observed, stationary = _read_survey(survey, preprocessing, known, root, settings, templates)
-    save_stationary(workdir, stationary)
-    usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])
-    values = np.stack([np.asarray(stars[b.name], float) for b in preprocessing.labels], axis=1)
-    errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
-    for arm in preprocessing.arms:
-        on = observed.arms[arm]
-        save_arrays(
-            data / f"survey_{arm}.npz",
-            flux=on.flux,
-            valid=on.valid,
-            snr=on.snr,
-            labels=values[usable],
-            errors=errors[usable],
+    with observed_rows(data, preprocessing) as make:
+        stars, rows, kept, stationary = _read_survey(
+            survey, preprocessing, known, root, settings, templates, make
         )
+        save_stationary(workdir, stationary)
+        usable = np.array([s in (STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE) for s in stars["status"]])
+        values = np.stack([np.asarray(stars[b.name], float) for b in preprocessing.labels], axis=1)
+        errors = np.stack([np.asarray(stars[f"{b.name}_err"], float) for b in preprocessing.labels], axis=1)
+        for arm in preprocessing.arms:
+            pixels = {
+                name: Blocks((len(kept), rows.width(arm)), PIXELS[name], rows.blocks(arm, name, kept))
+                for name in ("flux", "valid")
+            }
+            save_blocks(
+                data / f"survey_{arm}.npz",
+                **pixels,
+                snr=rows.snr(arm, kept),
+                labels=values[usable],
+                errors=errors[usable],
+            )
     write_files({data / "stars.ecsv": ecsv_writer(stars)})
     write_json(data / "preprocessing.json", preprocessing.to_json())
     write_config(workdir, config)
@@ -128,14 +128,16 @@ def _read_survey(
     root: str | None,
     settings: ObserveSettings,
     templates: Templates,
-) -> tuple[Table, Observed, StationaryMask | None]:
-    """The table of survey spectra, the readable ones on the arms' grids, and what of the detector is masked.
+    make: Callable[[int], ObservedRows],
+) -> tuple[Table, ObservedRows, np.ndarray, StationaryMask | None]:
+    """The table of survey spectra, their rows on the arms' grids, which of these count, and the mask of the detector.
 
     Args:
       errors: of labels that come without one.
       root: folder of the data, None = $REMAP_DATA.
       settings: how the spectra are treated.
       templates: of the library.
+      make: rows for the spectra; of the spectra of files that were read together alone there must be room in memory.
     """
     bins = preprocessing.labels
     files = io.list_files(io.find_data(survey.path, root=root), survey.patterns)
@@ -155,13 +157,14 @@ def _read_survey(
     stationary = None
     if settings.stationary:
         stationary = stationary_mask(files, preprocessing, settings=settings, velocities=given, **source)
-    parts: list[Observed | None] = [None] * len(files)
+    found = make(len(files))
+    reasons = [""] * len(files)
     known = of_file >= 0 if given is not None else np.zeros(len(files), bool)
     for some, own, how in (
         (np.flatnonzero(known), given, settings),
         (np.flatnonzero(~known), None, _unless_given(settings, table)),
     ):
-        found = read_and_observe(
+        blocks = observe_in_blocks(
             [files[i] for i in some],
             preprocessing,
             settings=how,
@@ -170,10 +173,17 @@ def _read_survey(
             stationary=stationary,
             **source,
         )
-        for i, part in zip(some, found, strict=True):
-            parts[i] = part
-    rows, readable = [], []
-    for file, name, at, part in zip(files, names, of_file.tolist(), parts, strict=True):
+        for block, parts in blocks:
+            for i, part in zip(some[block].tolist(), parts, strict=True):
+                reasons[i] = part.messages[0]
+                if len(part) != 1:
+                    reasons[i] = f"{files[i]}: expected one spectrum per file, found {len(part)}"
+                if not reasons[i]:
+                    at = of_file[i]
+                    star = names[i] if at < 0 else str(table.star_ids[at])
+                    found.put([i], dataclasses.replace(part, names=(names[i],), star_ids=(star,)))
+    rows = []
+    for name, at, reason in zip(names, of_file.tolist(), reasons, strict=True):
         i = None if at < 0 else at
         entry = {"file": name, "star_id": name if i is None else table.star_ids[i]}
         for b in bins:
@@ -182,23 +192,18 @@ def _read_survey(
             entry[b.name] = value
             entry[f"{b.name}_err"] = errors[b.name] if not np.isfinite(error) else error
         entry["status"], entry["reason"] = _label_status(np.array([entry[b.name] for b in bins]), bins)
-        reason = part.messages[0]
-        if len(part) != 1:
-            reason = f"{file}: expected one spectrum per file, found {len(part)}"
         if reason:
             entry["status"], entry["reason"] = STATUS_UNREADABLE, reason
             logger.warning("preprocess: left out: %s", reason)
-        else:
-            readable.append(dataclasses.replace(part, names=(name,), star_ids=(str(entry["star_id"]),)))
         rows.append(entry)
-    if not readable:
+    kept = np.flatnonzero([not reason for reason in reasons])
+    if not kept.size:
         raise SpectrumError(
             f"survey {survey.path}: none of {len(files)} files is readable: {rows[0]['reason']}"
         )
-    observed = concatenate(readable)
-    warn_of_velocities(observed, settings)
+    warn_of_velocities(found.facts(kept), settings)
     if settings.join:
-        rows, observed = _join_stars(rows, observed, preprocessing, settings, bins)
+        rows, found, kept = _join_stars(rows, found, kept, preprocessing, settings, bins, make)
     stars = Table(rows=rows)
     for b in bins:
         stars[b.name].unit = stars[f"{b.name}_err"].unit = b.unit
@@ -211,7 +216,7 @@ def _read_survey(
     )
     counts = {str(s): int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
     logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
-    return stars, observed, stationary
+    return stars, found, kept, stationary
 
 
 def _unless_given(settings: ObserveSettings, table: io.LabelTable) -> ObserveSettings:
@@ -250,19 +255,30 @@ def _middle(preprocessing: Preprocessing) -> int:
 
 def _join_stars(
     rows: list[dict[str, Any]],
-    observed: Observed,
+    found: ObservedRows,
+    kept: np.ndarray,
     preprocessing: Preprocessing,
     settings: ObserveSettings,
     bins: Sequence[LabelBins],
-) -> tuple[list[dict[str, Any]], Observed]:
+    make: Callable[[int], ObservedRows],
+) -> tuple[list[dict[str, Any]], ObservedRows, np.ndarray]:
     """Rows of one star as one; those that cannot be read stay rows of their own.
 
     A star has the labels of the first of its rows that has some; others must not contradict them.
     """
     good = [r for r in rows if r["status"] != STATUS_UNREADABLE]
-    joined = join(observed, preprocessing, settings=settings)
+    groups = star_groups(found.facts(kept), settings=settings)
+    joined, at = make(len(groups)), 0
+    for some in join_blocks(groups):
+        block = found.take(kept[[i for group in some for i in group]])
+        # Who belongs together is known: of rows that do not, some alone could lie near each other.
+        alone = [len(group) == 1 for group in some for _ in group]
+        ids = tuple("" if one else star for one, star in zip(alone, block.star_ids, strict=True))
+        block = dataclasses.replace(block, star_ids=ids)
+        joined.put(range(at, at + len(some)), join(block, preprocessing, settings=settings))
+        at += len(some)
     stars = []
-    for members, name in zip(star_groups(observed, settings=settings), joined.names, strict=True):
+    for members, name in zip(groups, joined.facts(range(len(groups))).names, strict=True):
         some = [good[i] for i in members]
         told = [r for r in some if r["status"] != STATUS_UNLABELLED] or some
         for other in told[1:]:
@@ -275,13 +291,13 @@ def _join_stars(
                     f"labels {different}; observe.join makes them one"
                 )
         stars.append({**told[0], "file": name})
-    kept = iter(stars)
-    firsts = {id(good[members[0]]) for members in star_groups(observed, settings=settings)}
+    rest = iter(stars)
+    firsts = {id(good[members[0]]) for members in groups}
     out = []
     for entry in rows:
         if entry["status"] == STATUS_UNREADABLE:
             out.append(entry)
         elif id(entry) in firsts:
-            out.append(next(kept))
+            out.append(next(rest))
     logger.info("preprocess: %d spectra joined to %d stars", len(good), len(stars))
-    return out, joined
+    return out, joined, np.arange(len(groups))

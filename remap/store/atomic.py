@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Collection, Iterator
+import math
+import struct
+import zipfile
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,16 +30,19 @@ from remap.writing import (
 )
 
 __all__ = [
+    "Blocks",
     "DamagedError",
     "StorageError",
     "check_space",
     "check_writable",
     "file_hash",
+    "map_arrays",
     "named",
     "read_arrays",
     "read_json",
     "remove_leftovers",
     "save_arrays",
+    "save_blocks",
     "sync",
     "sync_tree",
     "write_files",
@@ -43,9 +50,91 @@ __all__ = [
     "write_text",
 ]
 
+CHUNK = 2**20  # bytes
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 
 class DamagedError(ConfigError):
     """A file or folder that does not hold what was written there."""
+
+
+class Blocks(NamedTuple):
+    """An array that comes in pieces, which follow each other along its first axis."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pieces: Iterable[np.ndarray]
+
+
+def save_blocks(path: Path, **arrays: np.ndarray | Blocks) -> None:
+    """Writes what `save_arrays` would, byte for byte, with no more than a piece of an array in memory.
+
+    Raises:
+      ValueError: pieces that do not make up the shape.
+    """
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    if isinstance(array, Blocks):
+                        _write_blocks(member, array, name)
+                    else:
+                        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+    write_files({path: write})
+
+
+def _write_blocks(member: io.BufferedIOBase, blocks: Blocks, name: str) -> None:
+    told = {
+        "descr": np.lib.format.dtype_to_descr(blocks.dtype),
+        "fortran_order": False,
+        "shape": blocks.shape,
+    }
+    np.lib.format.write_array_header_1_0(member, told)
+    rows = 0
+    for piece in blocks.pieces:
+        if piece.dtype != blocks.dtype or piece.shape[1:] != blocks.shape[1:]:
+            raise ValueError(
+                f"{name}: expected {blocks.dtype} {blocks.shape}, found {piece.dtype} {piece.shape}"
+            )
+        rows += len(piece)
+        member.write(np.ascontiguousarray(piece).tobytes())
+    if rows != blocks.shape[0]:
+        raise ValueError(f"{name}: expected {blocks.shape[0]} rows, found {rows}")
+
+
+def map_arrays(path: Path, names: Collection[str], cure: str) -> dict[str, np.ndarray]:
+    """As `read_arrays`, with arrays that stay in the file until they are looked at; changes to them stay in memory.
+
+    Args:
+      names, cure: as there.
+
+    Raises:
+      FileNotFoundError, DamagedError: as there.
+    """
+    with named(path, cure), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        out = {}
+        for info in archive.infolist():
+            with archive.open(info) as member:  # all of it is read once, for its checksum
+                version = np.lib.format.read_magic(member)
+                shape, fortran, dtype = _HEADERS[version](member)
+                start = member.tell()
+                while member.read(CHUNK):
+                    pass
+            name = info.filename.removesuffix(".npy")
+            if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject or not math.prod(shape):
+                with archive.open(info) as member:
+                    out[name] = np.lib.format.read_array(member, allow_pickle=False)
+                continue
+            file.seek(info.header_offset)
+            lengths = struct.unpack("<26x2H", file.read(30))
+            at = info.header_offset + 30 + sum(lengths) + start
+            order = "F" if fortran else "C"
+            out[name] = np.asarray(np.memmap(path, dtype, mode="c", offset=at, shape=shape, order=order))
+        if missing := sorted(set(names) - set(out)):
+            raise ValueError(f"expected the arrays {sorted(names)}, found none called {missing}")
+        return out
 
 
 @contextlib.contextmanager

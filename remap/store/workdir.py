@@ -53,7 +53,7 @@ from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
-from remap.store.atomic import file_hash, named, read_arrays, read_json, save_arrays, write_json
+from remap.store.atomic import file_hash, map_arrays, named, read_arrays, read_json, save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
 from remap.store.lock import unfinished
 
@@ -162,9 +162,12 @@ def _read_library(
 
 
 def load_survey(workdir: Path, arm: str) -> tuple[Stars, np.ndarray]:
-    """One arm of the preprocessed survey, and its signal-to-noise float[S] (NaN = unknown)."""
+    """One arm of the preprocessed survey, and its signal-to-noise float[S] (NaN = unknown).
+
+    Flux and mask are mapped: of a survey larger than memory some rows can be taken.
+    """
     path = workdir / "data" / f"survey_{arm}.npz"
-    a = read_arrays(path, ("flux", "valid", "labels", "errors", "snr"), PREPARE)
+    a = map_arrays(path, ("flux", "valid", "labels", "errors", "snr"), PREPARE)
     survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
     return survey, a["snr"]
 
