@@ -182,6 +182,7 @@ def _read_survey(
                     at = of_file[i]
                     star = names[i] if at < 0 else str(table.star_ids[at])
                     found.put([i], dataclasses.replace(part, names=(names[i],), star_ids=(star,)))
+            del parts, part  # before the next are in memory, too
     rows = []
     for name, at, reason in zip(names, of_file.tolist(), reasons, strict=True):
         i = None if at < 0 else at

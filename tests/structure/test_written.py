@@ -14,6 +14,7 @@ KNOWN = {
     "remap.io.download": "a part of a file is kept, to go on with; brought to the disk before it is moved",
     "remap.stages.fetch_library": "puts a wrong file aside",
     "remap.predict.shards": "a manifest that two processes make at once: the first one counts",
+    "remap.store.rows": "files that are gone when the preparation of a survey ends",
     "remap.report.figure": "draws into what remap.writing has opened",
     "remap.synth.survey": "a mock survey, of files that are made again",
     "remap.synth.mock": "the same",
