@@ -28,10 +28,10 @@ from remap.autoencoder.network import Autoencoder, AutoencoderLoss, Pixels, auto
 from remap.autoencoder.sources import cell_chance, read_source
 from remap.autoencoder.train import fit_autoencoder
 from remap.config import ConfigError, record
-from remap.predict.formats import ecsv_writer
 from remap.store import checkpoint
 from remap.store.atomic import check_writable, read_json, write_files, write_json
 from remap.store.records import open_records, read_records
+from remap.store.tables import ecsv_writer
 from remap.train.keys import root_key
 from remap.train.loop import DivergedError, Run
 

@@ -44,13 +44,13 @@ from remap.autoencoder.sources import Sky, Source, held_pool, read_sky, read_sou
 from remap.config import Section, record
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue
-from remap.predict.formats import ecsv_writer
 from remap.report.maps import latent_maps
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
+from remap.store.tables import ecsv_writer
 from remap.train.keys import root_key
 from remap.writing import check_writable, write_files
 

@@ -6,27 +6,20 @@ NAME_pmf, whose rows are those of the first.
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy import units as u
 from astropy.table import Column, Table
 
 from remap.config import ConfigError
+from remap.store.tables import Writer, ecsv_writer, escape, read_ecsv, unescape, with_texts
 
 # A label's combined PMF is keyed by its name, that of one arm by (label, arm).
 PmfKey = str | tuple[str, str]
 Unit = u.UnitBase | u.FunctionUnitBase
-Writer = Callable[[BinaryIO], Any]  # writes into an open file
-
-# What one format or another changes or cannot hold: backslashes (they begin an escape), control characters, line
-# ends, lone surrogates (bytes of a file name that are no UTF-8), and blanks at either end.
-_ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]|\A\s|\s\Z")
-_ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
 class Parts(NamedTuple):
@@ -37,41 +30,6 @@ class Parts(NamedTuple):
     edges: Mapping[str, np.ndarray]
     meta: Mapping[str, Any]
     embeddings: Mapping[str, np.ndarray]
-
-
-def escape(text: str) -> str:
-    """A text that every format keeps as it is: Python's escapes for what some would change, all else untouched.
-
-    Examples:
-      >>> print(escape("café 1.fits"), escape("a\\nb "))
-      café 1.fits a\\x0ab\\x20
-    """
-    return _ODD.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if match[0] == "\\":
-        return "\\\\"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-def unescape(text: str) -> str:
-    """The inverse of `escape`."""
-    return _ESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text)
-
-
-def with_texts(table: Table, change: Callable[[str], str]) -> Table:
-    """A table with `change` applied to all its texts; the other columns are those of `table`."""
-    out = Table(meta=table.meta)
-    for column in table.itercols():
-        if column.dtype.kind == "U":
-            array = np.array([change(text) for text in column.tolist()], dtype=str)
-            column = Column(
-                array, name=column.name, unit=column.unit, description=column.description, meta=column.meta
-            )
-        out.add_column(column, copy=False)
-    return out
 
 
 def second(path: Path) -> Path:
@@ -175,44 +133,3 @@ def read_ecsv_parts(path: Path) -> Parts:
     if "edges" not in arrays.meta:
         raise ConfigError(f"{second(path)}: expected the PMFs of a catalogue, found another table")
     return from_vectors(table, arrays, arrays.meta, meta, second(path))
-
-
-def ecsv_writer(table: Table) -> Writer:
-    """Writes a table as ECSV into an open file; for `remap.writing.write_files`."""
-
-    def write(file: BinaryIO) -> None:
-        text = io.StringIO()
-        table.write(text, format="ascii.ecsv")
-        whole = _quoted(text.getvalue())
-        file.write(whole.encode("utf-8", "surrogateescape"))  # file names may be any bytes
-
-    return write
-
-
-def _quoted(text: str) -> str:
-    """ECSV whose rows cannot be taken for comments: astropy does not quote a first cell that begins with #."""
-    lines = text.split("\n")
-    rows = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines)) + 1
-    for i in range(rows, len(lines)):
-        if lines[i].startswith("#"):
-            cell, _, rest = lines[i].partition(" ")
-            lines[i] = f'"{cell}" {rest}'
-    return "\n".join(lines)
-
-
-def read_ecsv(path: Path) -> Table:
-    """A table that `ecsv_writer` wrote.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no ECSV, or was cut short.
-    """
-    text = path.read_bytes().decode("utf-8", "surrogateescape")
-    try:
-        table = Table.read(text, format="ascii.ecsv")
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}: expected a catalogue in ECSV, found no readable ECSV file ({error})"
-        ) from error
-    # Empty strings come back as masked; nothing else in a catalogue can be.
-    return table.filled("") if table.has_masked_values else table

@@ -16,7 +16,6 @@ from remap.config import Section, record
 from remap.pmf.bootstrap import star_scatter
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue
-from remap.predict.formats import ecsv_writer
 from remap.predict.held_out import SurveyPrediction, predict_survey
 from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.reliability import CalibrationFound, calibration_curves
@@ -24,6 +23,7 @@ from remap.report.tables import by_snr, table1
 from remap.store.atomic import check_writable, write_files, write_text
 from remap.store.records import read_records
 from remap.store.stars import readable_stars, within
+from remap.store.tables import ecsv_writer
 
 logger = logging.getLogger(__name__)
 

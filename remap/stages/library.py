@@ -14,7 +14,6 @@ from astropy.table import Table
 from remap import io
 from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, in_range
-from remap.predict.formats import ecsv_writer
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import crop, library_on_grid, needed_range
 from remap.preprocess.nodes import Finding, broken_pixels, check_nodes
@@ -23,6 +22,7 @@ from remap.preprocess.rotation import rotate
 from remap.sampling.mixture import further_libraries
 from remap.spectra import Spectra, SpectrumError, make_spectra
 from remap.store.atomic import save_arrays, write_files
+from remap.store.tables import ecsv_writer
 from remap.store.workdir import library_path
 
 logger = logging.getLogger(__name__)

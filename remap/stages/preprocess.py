@@ -15,7 +15,6 @@ from astropy.table import Table
 from remap import io
 from remap.config import ConfigError, Section, record
 from remap.labels import LabelBins, check_labels, in_range
-from remap.predict.formats import ecsv_writer
 from remap.predict.observing import observe_in_blocks, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.joining import join, star_groups
@@ -24,11 +23,11 @@ from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.velocity import Templates, make_templates
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
-from remap.store.atomic import Blocks, read_arrays, save_blocks, write_files, write_json
+from remap.store.atomic import Blocks, read_arrays, save_blocks, write_json
 from remap.store.lock import NAME, hold, unfinished
 from remap.store.rows import PIXELS, ObservedRows, join_blocks, observed_rows
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, STATUS_UNLABELLED, STATUS_UNREADABLE
-from remap.store.workdir import library_path, save_stationary, save_templates, write_config
+from remap.store.workdir import library_path, save_stationary, save_templates, write_config, write_stars
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def _preprocess(config: ml_collections.ConfigDict, workdir: Path, preprocessing:
                 labels=values[usable],
                 errors=errors[usable],
             )
-    write_files({data / "stars.ecsv": ecsv_writer(stars)})
+    write_stars(workdir, stars)
     write_json(data / "preprocessing.json", preprocessing.to_json())
     write_config(workdir, config)
 

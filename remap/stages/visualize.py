@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 from remap.config import record
 from remap.labels import LabelBins
 from remap.pmf.metrics import decimals
-from remap.predict.formats import ecsv_writer
 from remap.report.maps import embedding_maps
+from remap.store.tables import ecsv_writer
 from remap.store.workdir import read_preprocessing, stage_folder
 from remap.train.embeddings import Embedded, EmbeddingSettings, EpochEmbeddings, read_embeddings
 from remap.writing import check_writable, write_files

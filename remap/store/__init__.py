@@ -54,6 +54,7 @@ from remap.store.workdir import (
     stage_folder,
     write_calibration,
     write_config,
+    write_stars,
 )
 
 __all__ = [
@@ -106,5 +107,6 @@ __all__ = [
     "write_config",
     "write_files",
     "write_json",
+    "write_stars",
     "write_text",
 ]

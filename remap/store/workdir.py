@@ -56,6 +56,8 @@ from remap.sampling.sources import Library, Stars, find_cells, node_cells
 from remap.store.atomic import file_hash, map_arrays, named, read_arrays, read_json, save_arrays, write_json
 from remap.store.checkpoint import check_equal, has_final
 from remap.store.lock import unfinished
+from remap.store.tables import ecsv_writer, read_signed, signed
+from remap.writing import write_files
 
 PER_ARM = ("wave", "flux", "valid")  # of the templates of velocities
 HASH = "sha256"  # key of a config's hash in its file
@@ -228,11 +230,18 @@ def share(workdir: Path, name: str, source: Path) -> None:
     link.symlink_to(os.path.relpath(target.resolve(), workdir.resolve()), target_is_directory=True)
 
 
+def write_stars(workdir: Path, stars: Table) -> None:
+    """Writes the table of survey spectra, with a hash of it: a digit of a label is another training."""
+    write_files({workdir / "data" / "stars.ecsv": ecsv_writer(signed(stars))})
+
+
 def read_stars(workdir: Path) -> Table:
-    """The table of survey spectra.
+    """The table of survey spectra that `write_stars` wrote; empty texts are masked.
 
     Raises:
       FileNotFoundError: the preprocess stage has not run here, or had no survey.
+      DamagedError: it is no table, or not what was written. One without a hash, of before there was any or edited by
+        hand, is believed.
     """
     path = workdir / "data" / "stars.ecsv"
     if not path.is_file():
@@ -241,7 +250,7 @@ def read_stars(workdir: Path) -> Table:
             "config has no survey (survey.path is empty)"
         )
     with named(path, PREPARE):
-        return Table.read(path, format="ascii.ecsv")
+        return read_signed(path)
 
 
 def stage_folder(workdir: Path, stage: str, arm: str, fold: int | None = None) -> Path:

@@ -22,7 +22,6 @@ from astropy.table import Table
 
 from remap.config import SECTIONS, ConfigError, Section, apply_overrides, deciding, leaves, record
 from remap.pmf.metrics import crps, nll
-from remap.predict.formats import ecsv_writer
 from remap.predict.held_out import predict_held_out
 from remap.stages.align import align
 from remap.stages.evaluate import EvaluateSettings
@@ -32,6 +31,7 @@ from remap.stages.pretrain import pretrain
 from remap.store.atomic import check_writable, read_json, write_files, write_json, write_text
 from remap.store.checkpoint import check_equal
 from remap.store.stars import readable_stars
+from remap.store.tables import ecsv_writer
 from remap.store.workdir import check_prepared, read_config, share
 from remap.studies.ablate_report import compare, markdown
 from remap.train.loop import DivergedError

@@ -32,7 +32,6 @@ from jaxtyping import Int
 
 from remap.config import ConfigError, Section, apply_overrides, config_to_json, deciding, leaves, record
 from remap.network.resnet import count_parameters, init_variables
-from remap.predict.formats import ecsv_writer
 from remap.preprocess.description import Preprocessing
 from remap.sampling.folds import assign_folds
 from remap.stages.common import Training, start_stage, train_network
@@ -41,6 +40,7 @@ from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.atomic import check_writable, read_json, write_files, write_json
 from remap.store.stars import SplitSettings, fold_split, readable_stars, split_settings
+from remap.store.tables import ecsv_writer
 from remap.store.workdir import check_prepared, stage_folder
 from remap.studies.comparison import Candidate, FoldLoss, Result, compare
 from remap.studies.optuna_search import FoldLosses, SearchSettings, search
