@@ -118,7 +118,8 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape, x.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, x.dtype)
         if running:
-            return Normalized(x, mean.value, variance.value, scale, bias)
+            # Variables that were read from disk are NumPy's.
+            return Normalized(x, *map(jnp.asarray, (mean.value, variance.value, scale, bias)))
         # `normalized_sum` knows how they depend on x.
         own = lax.stop_gradient(batch_moments(x))
         if not self.is_initializing():
@@ -208,7 +209,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "stars pixels filters"]) -> Array:
         """float[stars, ceil(pixels / stride), filters of the output]."""
-        kernel = self.param("kernel", lecun_normal(), (self.width, x.shape[-1], self.filters), x.dtype)
+        shape = (self.width, x.shape[-1], self.filters)
+        kernel = jnp.asarray(
+            self.param("kernel", lecun_normal(), shape, x.dtype)
+        )  # read from disk it is NumPy's
         # Elsewhere than on CPU nobody has measured it.
         if self.stride > 1 and jax.default_backend() == "cpu":
             return convolve(x, kernel, self.stride)

@@ -40,14 +40,14 @@ class ModelSettings:
       embedding: size of each label's embedding.
       activation: "mish" (paper §2 i) or "relu".
       pooling: "avg_max" (paper §2 ii), "avg" or "max".
-      place_filters: filters of a 1×1 convolution whose map the heads see place by place, beside the pools, which do
-        not tell a line from one like it elsewhere; 0 = none (paper).
       validity_channel: True adds the validity mask as a second input channel.
       temperature: True divides each label's logits by a learned temperature (paper §4.5); False leaves them.
       batch_norm_momentum: weight of the past in the running batch statistics.
       masked: what stands at invalid pixels: "bridged", a straight line between the valid neighbours, with a validity
         channel that says nothing; or "told", the continuum and the mask. A network that never saw a mask in training
         (`augment.gaps` is 0) takes a single masked pixel for a line: "told" is for those that did.
+      place_filters: filters of a 1×1 convolution whose map the heads see place by place, beside the pools, which do
+        not tell a line from one like it elsewhere; 0 = none (paper).
     """
 
     stem_filters: int = 16
@@ -59,11 +59,11 @@ class ModelSettings:
     embedding: int = 32
     activation: str = "mish"
     pooling: str = "avg_max"
-    place_filters: int = 0
     validity_channel: bool = True
     temperature: bool = True
     batch_norm_momentum: float = 0.9
     masked: str = "bridged"
+    place_filters: int = 0
 
 
 def bridge(flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"]) -> Array:
