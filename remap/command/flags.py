@@ -206,6 +206,44 @@ def define_network(*, values: flags.FlagValues = flags.FLAGS) -> NetworkFlag:
     return NetworkFlag(values)
 
 
+class FoldsFlag:
+    """The flag `--folds` of a training."""
+
+    def __init__(self, values: flags.FlagValues) -> None:
+        self._text = flags.DEFINE_list(
+            "folds", None, "Folds to train, as 0,1; all of split.run if not given.", flag_values=values
+        )
+
+    @property
+    def value(self) -> tuple[int, ...] | None:
+        """Numbers of the folds; None = all.
+
+        Raises:
+          ConfigError: one of them is no whole number.
+        """
+        if self._text.value is None:
+            return None
+        try:
+            return tuple(int(text) for text in self._text.value)
+        except ValueError:
+            raise ConfigError(f"--folds: expected whole numbers, found {self._text.value}") from None
+
+
+def define_folds(*, values: flags.FlagValues = flags.FLAGS) -> FoldsFlag:
+    """The flag that says which folds a training is about."""
+    return FoldsFlag(values)
+
+
+def define_arms(*, values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
+    """The flag that says which arms a training is about; None = all."""
+    return flags.DEFINE_list(
+        "arms",
+        None,
+        "Arms to train, separated by commas; all if not given. Several runs, one per arm, may share --workdir.",
+        flag_values=values,
+    )
+
+
 def json_object(text: str, flag: str) -> dict[str, Any]:
     """A flag's JSON object; {} where it is not given."""
     try:

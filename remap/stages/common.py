@@ -31,7 +31,7 @@ from remap.sampling.augment import AugmentSettings, Batch
 from remap.sampling.batches import FinishedSource
 from remap.sampling.sources import Library, in_chunks, random_labels
 from remap.store import checkpoint
-from remap.store.workdir import check_preprocessing, stage_folder
+from remap.store.workdir import check_preprocessing, stage_folder, write_config
 from remap.train.keys import named_key
 from remap.train.loop import FitSettings, OnEpoch, Run, fit
 from remap.train.objectives import NetworkObjective, Task
@@ -94,6 +94,34 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
 def start_stage(config: Section) -> str:
     """The stage that fine-tuning starts from: the last of those that no label of a star has a part in."""
     return "pretrain" if config["align"]["kind"] == "none" else "align"
+
+
+def chosen_arms(preprocessing: Preprocessing, arms: Sequence[str] | None) -> tuple[str, ...]:
+    """The arms that a run trains, in the order of the preprocessing; None = all.
+
+    Raises:
+      ConfigError: one of them was not prepared.
+    """
+    known = tuple(preprocessing.arms)
+    if unknown := sorted(set(arms or ()) - set(known)):
+        raise ConfigError(f"arms: expected some of {known}, as prepared, found {unknown}")
+    return known if arms is None else tuple(name for name in known if name in arms)
+
+
+def finish_stage(config: ml_collections.ConfigDict, workdir: Path, folders: Sequence[Path]) -> None:
+    """Records the settings of a stage whose networks are all there; says which are not, where some are left.
+
+    Prediction reads the settings, and they must be those of the networks in the folder: so not before the last.
+
+    Args:
+      folders: one per network of the stage.
+    """
+    left = [folder for folder in folders if not checkpoint.has_final(folder / "final")]
+    if not left:
+        write_config(workdir, config)
+        return
+    names = ", ".join(str(folder.relative_to(workdir)) for folder in left)
+    logger.info("%d of %d networks of this stage are not trained yet: %s", len(left), len(folders), names)
 
 
 def check_network(found: Mapping[str, Any], arm: Arm, where: str) -> None:

@@ -36,6 +36,8 @@ from remap.sampling.sources import Library, Stars, library_shares, node_cells, w
 from remap.stages.common import (
     Arm,
     Training,
+    chosen_arms,
+    finish_stage,
     first_network,
     network_pmfs,
     open_arm,
@@ -51,7 +53,6 @@ from remap.store.workdir import (
     load_library,
     load_survey,
     stage_folder,
-    write_config,
 )
 from remap.train.keys import root_key
 from remap.train.loop import FitSettings
@@ -66,17 +67,33 @@ ANCHOR_BYTES = (
 PADDED = 32  # validation stars of a fold are filled up to a multiple of it
 
 
-def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
-    """Fine-tunes the pre-trained network of each arm on the labelled stars, once per fold in `split.run`."""
+def finetune(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    *,
+    arms: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
+) -> None:
+    """Fine-tunes the pre-trained network of each arm on the labelled stars, once per fold in `split.run`.
+
+    Args:
+      arms, folds: those to train; None = all. As of `pretrain`: runs of different ones may share a working folder.
+
+    Raises:
+      ConfigError: an arm is none of the prepared ones, a fold none of `split.run`, or one has a network of other
+        settings.
+    """
     workdir = Path(workdir)
+    if unknown := sorted(set(folds or ()) - set(config.split.run)):
+        raise ConfigError(f"folds: expected some of {tuple(config.split.run)} (split.run), found {unknown}")
     preprocessing = check_prepared(config, workdir)
     stars = readable_stars(workdir)
     chosen = within(stars, config.finetune.select)
     logger.info("finetune: %d of %d spectra may be trained on", np.count_nonzero(chosen), len(stars))
     how = split_settings(config)
-    for fold in config.split.run:
+    for fold in config.split.run if folds is None else folds:
         split = fold_split(stars, how, fold)
-        for name in preprocessing.arms:
+        for name in chosen_arms(preprocessing, arms):
             folder = stage_folder(workdir, "finetune", name, fold)
             arm = open_arm(config, preprocessing, name, "finetune")
             meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
@@ -90,7 +107,12 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
                 # With the distribution of the labels, for `predict.combine`.
                 averaged |= {"prior": start.prior}
                 checkpoint.save_final(folder / "final", averaged, meta | {"step": start.total})
-    write_config(workdir, config)
+    every = [
+        stage_folder(workdir, "finetune", name, fold)
+        for fold in config.split.run
+        for name in preprocessing.arms
+    ]
+    finish_stage(config, workdir, every)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,11 @@ from remap.sampling.augment import Batch, join, paper_set_size
 from remap.sampling.batches import FinishedSource, LibrarySource
 from remap.sampling.mixture import library_weights
 from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
-from remap.stages.common import Arm, Training, open_arm, train_network
+from remap.stages.common import Arm, Training, chosen_arms, finish_stage, open_arm, train_network
 from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
 from remap.store.lock import hold
-from remap.store.workdir import check_prepared, load_library, stage_folder, write_config
+from remap.store.workdir import check_prepared, load_library, stage_folder
 from remap.train.embeddings import EmbeddingSettings, embedding_recorder, fixed_spectra
 from remap.train.keys import root_key
 from remap.train.loop import FitSettings, OnEpoch, draw_batch, run_keys
@@ -34,19 +35,29 @@ from remap.train.objectives import NetworkObjective
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
-    """Trains one network per arm on the library; a finished arm is left as it is."""
+def pretrain(
+    config: ml_collections.ConfigDict, workdir: str | Path, *, arms: Sequence[str] | None = None
+) -> None:
+    """Trains one network per arm on the library; a finished arm is left as it is.
+
+    Args:
+      arms: those to train; None = all. Runs with different arms may share a working folder at the same time: random
+        numbers depend on the arm alone. The stage is finished once all its networks are, and the settings are
+        recorded by the run that finishes it.
+
+    Raises:
+      ConfigError: an arm is none of the prepared ones, or has a network of other settings.
+    """
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
     embeddings = record(EmbeddingSettings, config.embeddings, "embeddings")
-    for name in preprocessing.arms:
+    for name in chosen_arms(preprocessing, arms):
         folder = stage_folder(workdir, "pretrain", name)
         if checkpoint.is_finished(folder, open_arm(config, preprocessing, name, "pretrain").meta):
             continue
         with hold(folder):
             _pretrain_arm(pretraining(config, workdir, preprocessing, name), embeddings, folder)
-    # Only now: prediction reads it, and it must be that of the networks in the folder.
-    write_config(workdir, config)
+    finish_stage(config, workdir, [stage_folder(workdir, "pretrain", name) for name in preprocessing.arms])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

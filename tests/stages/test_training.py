@@ -177,6 +177,43 @@ def test_finished_stages_are_left_alone(tiny_data, tiny_workdir, monkeypatch):
     finetune(tiny.config(tiny_data), tiny_workdir)
 
 
+@CPU
+def test_runs_of_single_arms_and_folds_make_the_same_networks_and_the_last_records_the_settings(
+    tiny_data, tiny_workdir, tmp_path
+):
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "pretrain" / "B")
+    for arm in "AB":
+        shutil.rmtree(workdir / "finetune" / arm / "fold_1")
+    (workdir / "config.json").unlink()
+    config = tiny.config(tiny_data)
+    pretrain(config, workdir, arms=("A",))
+    finetune(config, workdir, arms=("A",), folds=(1,))
+    assert not (workdir / "config.json").exists() and not (workdir / "pretrain" / "B").exists()
+    pretrain(config, workdir, arms=("B",))
+    assert (workdir / "config.json").exists()
+    (workdir / "config.json").unlink()
+    assert not (workdir / "finetune" / "B" / "fold_1").exists()
+    finetune(config, workdir, arms=("B",), folds=(1,))
+    assert (workdir / "config.json").read_bytes() == (tiny_workdir / "config.json").read_bytes()
+    for place in ("pretrain/B", "finetune/A/fold_1", "finetune/B/fold_1"):
+        assert same_networks(workdir / place, tiny_workdir / place)
+
+
+@pytest.mark.parametrize(
+    ("stage", "what", "message"),
+    [
+        ("pretrain", {"arms": ("C",)}, r"arms: expected some of \('A', 'B'\), as prepared, found \['C'\]"),
+        ("finetune", {"arms": ("A", "C")}, r"arms: .*found \['C'\]"),
+        ("finetune", {"folds": (0, 7)}, r"folds: expected some of \(0, 1\) \(split\.run\), found \[7\]"),
+    ],
+)
+def test_arms_and_folds_that_are_not_there_are_refused(tiny_data, tiny_workdir, stage, what, message):
+    with pytest.raises(ConfigError, match=message):
+        STAGES[stage](tiny.config(tiny_data), tiny_workdir, **what)
+
+
 @pytest.mark.parametrize(
     ("stage", "change", "message"),
     [
