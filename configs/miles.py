@@ -56,6 +56,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # the rate must be higher than the paper's. Validation loss of arm B after one cycle of 30 × 1,024 spectra:
     # 9.08 (1e-3, dropout 0.1, batch 64), 8.01 (3e-3), 7.81 (1e-2), 7.68 (without dropout), 7.49 (and batch 32).
     c.model.dropout = 0.0
+    # Pools do not tell where a line is: heads see a narrow map of the arm, too, as in configs/fgk_r1800.py, where
+    # validation stars chose it.
+    c.model.place_filters = 16
     c.pretrain.update({"batch_size": 32, "epoch_size": 2048, "rate_high": 1e-2, "rate_low": 1e-4})
     # Of a batch of 32, 8 are labelled stars. 20 are spectra of the library, of all kinds, corrected to look like the
     # stars and with a star's residuals (remap.sampling.correction): the few labelled stars are not learned by heart.
