@@ -11,7 +11,7 @@ import ml_collections
 from remap import surveys
 from remap.preprocess.cleaning import CleaningSettings
 from remap.preprocess.stacking import StackSettings
-from remap.preprocess.velocity import VelocitySettings
+from remap.preprocess.velocity_settings import VelocitySettings
 
 
 def parse_arg(arg: str | None, **spec: bool) -> dict[str, bool]:

@@ -18,7 +18,7 @@ from remap.predict.ensemble import mean_pmf, member_pmf
 from remap.predict.predictor import ArmInputs, Predictor
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
-from remap.preprocess.velocity import Templates
+from remap.preprocess.templates import Templates
 from remap.store.workdir import load_library
 
 logger = logging.getLogger(__name__)

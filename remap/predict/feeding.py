@@ -31,7 +31,7 @@ from remap.predict.observing import observe_some
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.observe import Observed, ObserveSettings
 from remap.preprocess.stationary import StationaryMask
-from remap.preprocess.velocity import Templates
+from remap.preprocess.templates import Templates
 from remap.spectra import Spectra, SpectrumError
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import needed_range
 from remap.preprocess.observe import Observed, ObserveSettings, nothing, observe_files
 from remap.preprocess.stationary import StationaryMask, find_stationary
-from remap.preprocess.velocity import Templates
+from remap.preprocess.templates import Templates
 from remap.spectra import Spectra, SpectrumError
 
 logger = logging.getLogger(__name__)

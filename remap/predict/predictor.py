@@ -54,7 +54,7 @@ from remap.preprocess.observe import (
     warn_of_velocities,
 )
 from remap.preprocess.stationary import StationaryMask
-from remap.preprocess.velocity import Templates
+from remap.preprocess.templates import Templates
 from remap.spectra import Spectra
 from remap.store.workdir import (
     load_stationary,

@@ -39,7 +39,7 @@ from remap.predict.ensemble import Network
 from remap.predict.packing import pack, unpack
 from remap.predict.predictor import ArmInputs, Predictor
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.velocity import Templates
+from remap.preprocess.templates import Templates
 from remap.store.atomic import named, write_files
 from remap.store.checkpoint import array_hash, plain
 

@@ -1,7 +1,8 @@
 """How library and survey become inputs of a network: cleaning, grids, line spreads, resampling; its description."""
 
 from remap.preprocess.cleaning import CleaningSettings, mask_bad
-from remap.preprocess.cosmic_rays import mask_cosmic_rays, mask_cosmic_rays_in_stack, measure_line_width
+from remap.preprocess.cosmic_rays import mask_cosmic_rays
+from remap.preprocess.cosmic_rays_in_stack import mask_cosmic_rays_in_stack
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.grid import (
     crop,
@@ -13,18 +14,14 @@ from remap.preprocess.grid import (
     snr_estimate,
     usable,
 )
+from remap.preprocess.line_width import measure_line_width
+from remap.preprocess.media import MediaComparison, compare_media
 from remap.preprocess.resample import LineSpread, degrade, degrade_and_resample, line_fwhm
 from remap.preprocess.rotation import broaden, rotate
 from remap.preprocess.stationary import StationaryMask, find_stationary, mask_stationary
-from remap.preprocess.velocity import (
-    MediaComparison,
-    Templates,
-    Velocities,
-    VelocitySettings,
-    compare_media,
-    make_templates,
-    measure_velocities,
-)
+from remap.preprocess.templates import Templates, make_templates
+from remap.preprocess.velocity import Velocities, measure_velocities
+from remap.preprocess.velocity_settings import VelocitySettings
 
 __all__ = [
     "CleaningSettings",

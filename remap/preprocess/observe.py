@@ -16,12 +16,15 @@ import numpy as np
 
 from remap.config import ConfigError, Section, record
 from remap.preprocess.cleaning import CleaningSettings, mask_bad
-from remap.preprocess.cosmic_rays import mask_cosmic_rays, mask_cosmic_rays_in_stack
+from remap.preprocess.cosmic_rays import mask_cosmic_rays
+from remap.preprocess.cosmic_rays_in_stack import mask_cosmic_rays_in_stack
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import coarser_than, observed_on_grid, snr_estimate
 from remap.preprocess.stacking import StackSettings, stack
 from remap.preprocess.stationary import StationaryMask, mask_stationary
-from remap.preprocess.velocity import Templates, Velocities, VelocitySettings, measure_velocities
+from remap.preprocess.templates import Templates
+from remap.preprocess.velocity import Velocities, measure_velocities
+from remap.preprocess.velocity_settings import VelocitySettings
 from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,12 @@ import numpy as np
 from remap import io, surveys
 from remap.predict.predictor import Predictor
 from remap.preprocess.cleaning import mask_bad
-from remap.preprocess.cosmic_rays import measure_line_width
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import snr_estimate
+from remap.preprocess.line_width import measure_line_width
+from remap.preprocess.media import MediaComparison, compare_media
 from remap.preprocess.observe import ObserveSettings, observe
-from remap.preprocess.velocity import MediaComparison, Templates, compare_media
+from remap.preprocess.templates import Templates
 from remap.report.figure import COLOURS, page
 from remap.spectra import MEDIA, NUMBER_FACTS, TEXT_FACTS, Spectra, SpectrumError
 from remap.store.workdir import load_templates, read_preprocessing

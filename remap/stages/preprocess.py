@@ -20,7 +20,7 @@ from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.joining import join, star_groups
 from remap.preprocess.observe import ObserveSettings, observe_settings, warn_of_velocities
 from remap.preprocess.stationary import StationaryMask
-from remap.preprocess.velocity import Templates, make_templates
+from remap.preprocess.templates import Templates, make_templates
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
 from remap.store.atomic import Blocks, read_arrays, save_blocks, write_json

@@ -50,7 +50,7 @@ from astropy.table import Table
 from remap.config import ConfigError, config_to_json
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.stationary import StationaryMask
-from remap.preprocess.velocity import Templates
+from remap.preprocess.templates import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
 from remap.store.atomic import file_hash, map_arrays, named, read_arrays, read_json, save_arrays, write_json

@@ -24,7 +24,8 @@ from remap.preprocess.observe import (
 )
 from remap.preprocess.resample import LineSpread, degrade
 from remap.preprocess.stationary import StationaryMask
-from remap.preprocess.velocity import VelocitySettings, make_templates
+from remap.preprocess.templates import make_templates
+from remap.preprocess.velocity_settings import VelocitySettings
 from remap.spectra import air_to_vacuum, doppler_shift, make_spectra, vacuum_to_air
 
 ARMS = {

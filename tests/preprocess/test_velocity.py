@@ -6,7 +6,10 @@ from scipy import constants
 
 from remap.config import ConfigError
 from remap.preprocess import velocity as module
-from remap.preprocess.velocity import VelocitySettings, compare_media, make_templates, measure_velocities
+from remap.preprocess.media import compare_media
+from remap.preprocess.templates import make_templates
+from remap.preprocess.velocity import measure_velocities
+from remap.preprocess.velocity_settings import VelocitySettings
 
 WAVE = {"A": 4860 + 0.5 * np.arange(800), "B": 5270 + 0.5 * np.arange(900)}
 SNR = 50

@@ -7,7 +7,8 @@ from astropy.table import Table
 
 from remap.io import find_data
 from remap.preprocess.resample import LineSpread, degrade_and_resample, resample
-from remap.preprocess.velocity import make_templates, measure_velocities
+from remap.preprocess.templates import make_templates
+from remap.preprocess.velocity import measure_velocities
 from remap.spectra import SpectrumError, make_spectra
 
 WAVE = {"A": 4855.4 + 0.9 * np.arange(472), "B": 5280.2 + 0.9 * np.arange(517)}  # of configs/miles.py
