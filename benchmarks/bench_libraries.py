@@ -4,7 +4,8 @@
     python -m benchmarks.bench_libraries --workdir=/tmp/short --short             a few minutes, for tests
 
 Networks of configs/miles.py, pre-trained on each library alone, on both mixed, and on both with line strengths or
-[α/Fe] varied (`remap.sampling.nuisances`). The survey's labels are the consensus ones and serve the comparison alone.
+[α/Fe] varied (`remap.sampling.nuisances`), or without Hβ, whose core is not formed in LTE. The survey's labels are
+the consensus ones and serve the comparison alone.
 Bins are those of `common.fgk_libraries` for all, so that no variant is helped by its range; the stars of a group are
 the same in all variants. Writes VARIANT_seed_K.json and libraries.md into the working folder; resumable, and what has
 finished is not trained again.
@@ -16,7 +17,8 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -36,18 +38,32 @@ SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of networks and batches.")
 SHORT = flags.DEFINE_bool("short", False, "A training of seconds that proves nothing, and one seed.")
 LTE, COOL = "lte", "coolstars"
 MIXED = (LTE, COOL)
-# Libraries and changes of config.augment.
-VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "lte": ((LTE,), {}),
-    "coolstars": ((COOL,), {}),
-    "mixed": (MIXED, {}),
-    "lines": (MIXED, {"lines": 0.7}),
-    "lines each": (MIXED, {"lines": 0.7, "lines_each": 0.35}),
-    "depths": (MIXED, {"depths": 0.1}),
-    "alpha": (MIXED, {"alpha": (0.0, 0.35), "alpha_scatter": 0.1}),
-    "all": (MIXED, {"lines": 0.7, "lines_each": 0.35, "alpha": (0.0, 0.35), "alpha_scatter": 0.1}),
+BEYOND_HBETA = 4855.4 + 33 * 0.9  # Å, on MILES's own pixels
+LINES = {"lines": 0.7, "lines_each": 0.35}
+ALPHA = {"alpha": (0.0, 0.35), "alpha_scatter": 0.1}
+
+
+class Variant(NamedTuple):
+    """What a network is trained on."""
+
+    libraries: tuple[str, ...] = MIXED
+    augment: Mapping[str, Any] = MappingProxyType({})  # changes of config.augment
+    hbeta: bool = True  # False: the first arm begins beyond it
+
+
+VARIANTS = {
+    "lte": Variant((LTE,)),
+    "coolstars": Variant((COOL,)),
+    "mixed": Variant(),
+    "lines": Variant(augment={"lines": 0.7}),
+    "lines each": Variant(augment=LINES),
+    "depths": Variant(augment={"depths": 0.1}),
+    "alpha": Variant(augment=ALPHA),
+    "all": Variant(augment=LINES | ALPHA),
+    "no Hβ": Variant(hbeta=False),
+    "all but Hβ": Variant(augment=LINES | ALPHA, hbeta=False),
 }
-CHOSEN = flags.DEFINE_list("variants", list(VARIANTS), f"Any of {', '.join(VARIANTS)}.")
+CHOSEN = flags.DEFINE_list("variants", list(VARIANTS), f"Any of {'; '.join(VARIANTS)}.")
 GROUPS = {
     "dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 0.5)},
     "metal-poor dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-2.5, -1.0)},
@@ -64,7 +80,7 @@ def main() -> None:
     results: dict[str, list[dict]] = {}
     for seed in (0,) if SHORT.value else (int(s) for s in SEEDS.value):
         for variant in CHOSEN.value:
-            path = root / f"{variant.replace(' ', '_')}_seed_{seed}.json"
+            path = root / f"{_file_name(variant)}_seed_{seed}.json"
             if not path.exists():
                 write_json(path, run(root, variant, seed, short=SHORT.value))
             results.setdefault(variant, []).append(json.loads(path.read_text()))
@@ -74,7 +90,7 @@ def main() -> None:
 
 def config_of(variant: str, seed: int, *, short: bool) -> ml_collections.ConfigDict:
     """The config of a variant: that of MILES with other libraries, bins, labels and augmentation."""
-    libraries, augment = VARIANTS[variant]
+    libraries, augment, hbeta = VARIANTS[variant]
     c = importlib.import_module("configs.miles").get_config("short" if short else None)
     with c.unlocked():
         c.seed = seed
@@ -87,17 +103,19 @@ def config_of(variant: str, seed: int, *, short: bool) -> ml_collections.ConfigD
             c.libraries = ml_collections.ConfigDict()
         c.augment.update(augment)
         c.embeddings.epochs = ()
+        if not hbeta:
+            c.arms.A.start = BEYOND_HBETA
     return c
 
 
 def run(root: Path, variant: str, seed: int, *, short: bool) -> dict:
     """Trains a variant, unless it has been, and compares what its networks say with the labels."""
     config = config_of(variant, seed, short=short)
-    libraries = VARIANTS[variant][0]
-    data = root / "prepared" / "_".join(libraries)
+    libraries, _, hbeta = VARIANTS[variant]
+    data = root / "prepared" / "_".join((*libraries, *(() if hbeta else ("no_hbeta",))))
     if not (data / "data" / "preprocessing.json").is_file():
         preprocess(config, data)
-    workdir = root / f"{variant.replace(' ', '_')}_seed_{seed}"
+    workdir = root / f"{_file_name(variant)}_seed_{seed}"
     share(workdir, "data", data)
     pretrain(config, workdir)
     stars = readable_stars(workdir)
@@ -111,6 +129,10 @@ def run(root: Path, variant: str, seed: int, *, short: bool) -> dict:
             width = {"width": float(np.median(wide)) if wide.size else float("nan")}
             rows.append({"group": group, "label": label} | residual_table(value, truth) | width)
     return {"variant": variant, "seed": seed, "rows": rows}
+
+
+def _file_name(variant: str) -> str:
+    return variant.replace(" ", "_").replace("β", "beta")
 
 
 def markdown(results: Mapping[str, Sequence[dict]]) -> str:

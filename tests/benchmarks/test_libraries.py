@@ -13,15 +13,19 @@ from remap.stages.library import LibraryFiles
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_differ_in_libraries_and_augmentation_alone(variant):
+def test_variants_differ_in_libraries_augmentation_and_the_start_of_the_first_arm_alone(variant):
     config = config_of(variant, 3, short=False)
-    libraries, augment = VARIANTS[variant]
+    libraries, augment, hbeta = VARIANTS[variant]
     record(LibraryFiles, config.library, "library")
     assert list(library_weights(config)) == ["", "coolstars"][: len(libraries)]
     assert ("coolstars" in config.library.path) == (libraries == ("coolstars",))
     on = record(AugmentSettings, config.augment, "augment").of_library
     assert on == {k: v for k, v in augment.items() if k != "alpha_scatter"}
-    assert make_preprocessing(config) == make_preprocessing(config_of("lte", 0, short=True))
+    other = config_of("lte", 0, short=True)
+    assert (config.arms.A.start < 4861.3) == hbeta
+    with other.unlocked():
+        other.arms.A.start = config.arms.A.start
+    assert make_preprocessing(config) == make_preprocessing(other)
     assert config.survey.labels_path == "miles/labels_consensus.ecsv"
     assert config.seed == 3
 
