@@ -40,7 +40,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.survey = common.known_survey("mike", "", c.label_names)
     c.survey.update({"path": "", "labels_path": ""})
     # Merged orders and cross-correlation leave a little velocity, real spectra a better or a worse S/N.
+    # They have gaps between chips and orders, and masked lines of the sky or of cosmic rays.
     c.augment.update({"noise_low": 0.003, "noise_high": 0.03, "velocity": 2.0})
+    c.augment.update({"gaps": 3, "gap_pixels": round(8.0 / step)})
     if options["lines"]:
         c.augment.update({"lines": 0.7, "lines_each": 0.35})
     if options["alpha"]:
