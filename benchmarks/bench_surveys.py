@@ -223,6 +223,8 @@ def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
         ),
         "three stretches of ten zeros": lambda flux, level: _blank(flux, rng),
         "one pixel of 1.5e21": lambda flux, level: _hit(flux, rng, 1, 1.5e21),
+        "one pixel per arm ten times as far below zero": lambda flux, level: _hit(flux, rng, 2, -11 * level),
+        "one pixel per arm half as far below zero": lambda flux, level: _hit(flux, rng, 2, -1.5 * level),
     }
     plain = dataclasses.replace(predictor.observe_settings, bad_pixels=False, cosmic_rays=False)
     ways = {

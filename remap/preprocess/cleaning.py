@@ -37,6 +37,8 @@ class CleaningSettings:
       zero_run: so many exact zeros in a row are bad even among values of a few quanta (photon counts).
       absurd: pixels that deviate by so many times the local level or scatter, whichever is larger, are bad, unless
         their neighbours rise with them as in a line; by a hundred times more, always.
+      negative: pixels that are so many times the local scatter below zero are bad, where the level is above it: no
+        light is negative, and noise is not so by as much.
       dead_run: so many equal values in a row are bad where the pixels around them have noise.
       resolution: λ/FWHM of the spectra, where they do not carry their line spread; None and `fwhm` None: measured.
       fwhm: their line spread in Å, instead.
@@ -60,6 +62,7 @@ class CleaningSettings:
 
     zero_run: int = 8
     absurd: float = 100.0
+    negative: float = 5.0
     dead_run: int = 8
     resolution: float | None = None
     fwhm: float | None = None
@@ -82,6 +85,7 @@ class CleaningSettings:
                 raise ConfigError(f"{name} is too small, found {getattr(self, name)}")
         for name in (
             "absurd",
+            "negative",
             "sharpness",
             "cosmic_sigma",
             "min_sampling",
@@ -111,7 +115,7 @@ def mask_bad(spectra: Spectra, settings: CleaningSettings) -> Spectra:
       smallest value that occurs) is a count like any other, as in the core of a black line. A spectrum of zeros, or
       of one value, has no good pixel.
     - Absurd values: local statistics are medians over some hundred pixels, so that no value spoils them.
-      Emission is not absurd, even 50 times the continuum, nor is absorption.
+      Emission is not absurd, even 50 times the continuum, nor is absorption, but flux far below zero is.
     - Dead runs: equal values in a row among noisy ones. Spectra with few distinct values (rounded, or models whose
       continuum is 1) have such runs by right and keep them.
 
@@ -137,7 +141,7 @@ def mask_bad(spectra: Spectra, settings: CleaningSettings) -> Spectra:
         rows = slice(i, i + step)
         flux = np.where(valid[rows], spectra.flux[rows], np.nan).astype(np.float64)
         flux[_zeros(flux, settings.zero_run)] = np.nan
-        flux[_absurd(flux, settings.absurd)] = np.nan
+        flux[_absurd(flux, settings.absurd, settings.negative)] = np.nan
         flux[_dead(flux, settings.dead_run)] = np.nan
         valid[rows] &= np.isfinite(flux)
     return dataclasses.replace(spectra, valid=valid)
@@ -241,20 +245,22 @@ def _zeros(flux: np.ndarray, longest: int) -> np.ndarray:
     return out
 
 
-def _absurd(flux: np.ndarray, limit: float) -> np.ndarray:
-    """bool[S, N]: values that no spectrum has."""
+def _absurd(flux: np.ndarray, limit: float, negative: float) -> np.ndarray:
+    """bool[S, N]: values that no spectrum has; limits in units of the local scale, see `CleaningSettings`."""
     middle = segment_median(flux, SEGMENT, smooth=5)
     with np.errstate(over="ignore", invalid="ignore"):
         away = np.abs(flux - middle)
         scatter = 1.4826 * segment_median(away, SEGMENT, smooth=5)
         scale = np.maximum(scatter, np.abs(middle))
         far = (away > limit * scale) & np.isfinite(scale)
+        # of spectra whose level was taken away, every deep line is below zero
+        below = (flux < -negative * scatter) & (middle > scatter)
         if not far.any():
-            return far
+            return below
         # Lines are as wide as the line spread, so the better neighbour of their peak rises with it.
         padded = np.pad(np.nan_to_num(away, nan=0.0, posinf=np.inf), ((0, 0), (1, 1)))
         alone = np.maximum(padded[:, :-2], padded[:, 2:]) < SUPPORT * away
-        return far & (alone | (away > CERTAIN * limit * scale))
+        return below | (far & (alone | (away > CERTAIN * limit * scale)))
 
 
 def _dead(flux: np.ndarray, longest: int) -> np.ndarray:

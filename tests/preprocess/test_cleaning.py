@@ -84,6 +84,27 @@ def test_one_absurd_value_is_bad(value):
     assert masked(mask_bad(spectra(flux), SETTINGS)) == [700]
 
 
+@pytest.mark.parametrize("value", [-0.5, -3.0, -10.0])
+def test_flux_far_below_zero_is_bad(value):
+    flux = noisy(star())
+    flux[700:702] = value
+    assert masked(mask_bad(spectra(flux), SETTINGS)) == [700, 701]
+
+
+def test_noise_below_zero_is_good():
+    rng = np.random.default_rng(0)
+    flux = star() + rng.normal(size=(20, len(WAVE))) / 2
+    assert np.count_nonzero(flux < 0) > 100
+    assert mask_bad(spectra(flux), SETTINGS).valid.mean() > 0.99999
+
+
+def test_deep_lines_are_good_where_the_sky_was_overestimated_or_the_level_taken_away():
+    lines = np.exp(-0.5 * ((WAVE[:, None] - np.linspace(5010, 5290, 8)) / 1.5) ** 2).sum(axis=1)
+    flux = noisy(np.stack([star() - 1.03 * lines, star() - lines - 1]))
+    assert np.all(flux.min(axis=1) < -0.02)
+    assert mask_bad(spectra(flux), SETTINGS).valid.all()
+
+
 def test_a_few_absurd_values_side_by_side_are_bad():
     flux = noisy(star())
     flux[700:705] = 1e20
@@ -315,7 +336,14 @@ def test_a_file_that_is_no_mask_is_refused(text):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"absurd": 0.0}, {"zero_run": 1}, {"fwhm": -1.0}, {"fwhm": 1.0, "resolution": 2000.0}, {"min_stars": 0}],
+    [
+        {"absurd": 0.0},
+        {"negative": 0.0},
+        {"zero_run": 1},
+        {"fwhm": -1.0},
+        {"fwhm": 1.0, "resolution": 2000.0},
+        {"min_stars": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
