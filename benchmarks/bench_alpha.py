@@ -19,7 +19,9 @@ from astropy.table import Table
 
 from benchmarks.bench_surveys import LABELS, STAGE, UNITS
 from launch import cli
-from remap.predict.predictor import ArmInputs, Predictor, load
+from remap.predict.arms import ArmInputs
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 from remap.sampling.nuisances import alpha_change
 from remap.sampling.sources import draw_library, locate
 from remap.stages.nuisances import read_response

@@ -22,9 +22,11 @@ from benchmarks.bench_surveys import stars as single_stars
 from benchmarks.odd_kinds import NORMAL, ODD, Star
 from launch import cli
 from remap import io, surveys
+from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import Flag
 from remap.predict.familiar import Familiar, Sheets, learn
-from remap.predict.predictor import ArmInputs, Predictor, load
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 from remap.predict.references import bridged
 from remap.preprocess.grid import usable
 from remap.preprocess.observe import Observed, observe

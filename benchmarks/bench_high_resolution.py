@@ -25,7 +25,8 @@ from launch import cli
 from remap import io
 from remap.pmf.distributions import pmf_quantile
 from remap.predict.catalogue import Flag
-from remap.predict.predictor import Predictor, load
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store.workdir import read_config

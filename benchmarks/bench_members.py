@@ -23,7 +23,8 @@ from benchmarks.bench_surveys import LABELS, UNITS, visit_pairs
 from launch import cli
 from remap import io, surveys
 from remap.predict.ensemble import averaged
-from remap.predict.predictor import Predictor, load
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of which the median counts.")
 

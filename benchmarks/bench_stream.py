@@ -15,6 +15,7 @@ Writes stream.md and the numbers, with the memory of every second, as JSON.
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import logging
@@ -39,6 +40,7 @@ from remap.predict.feeding import Item, Watch
 from remap.predict.observing import observe_some
 from remap.predict.plan import make_plan
 from remap.predict.predictor import Predictor
+from remap.predict.running import Runner
 from remap.predict.shards import merge, open_folder
 from remap.predict.stream import Progress, StreamSettings, predict_stream, run_stream
 from remap.preprocess.description import Preprocessing, make_preprocessing
@@ -140,22 +142,38 @@ def template(preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Timed(Predictor):
-    """A predictor that waits for the device, and knows for how long it did."""
+class TimedRunner(Runner):
+    """A runner that waits for the device, and knows for how long it did."""
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def _normalize(self, arm, flux, valid):
-        return self._clocked("normaliser", super()._normalize, arm, flux, valid)
+    def normalize(self, arm, flux, valid):
+        """As the runner's own."""
+        return self._clocked("normaliser", super().normalize, arm, flux, valid)
 
-    def _pmfs(self, arm, flux, valid):
-        return self._clocked("network", super()._pmfs, arm, flux, valid)
+    def pmfs(self, arm, flux, valid):
+        """As the runner's own."""
+        return self._clocked("network", super().pmfs, arm, flux, valid)
 
     def _clocked(self, name, call, *args):
         begin = time.perf_counter()
         out = jax.block_until_ready(call(*args))
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
         return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed(Predictor):
+    """A predictor with such a runner."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def runner(self):
+        """What runs the networks over spectra, in batches."""
+        return TimedRunner(
+            self.preprocessing, self.networks, self.config["predict"], self.batch_size, self.seconds
+        )
 
 
 def predictor(*, small: bool) -> Timed:

@@ -25,7 +25,8 @@ from remap import io, surveys
 from remap.config import ConfigError
 from remap.predict import release
 from remap.predict.catalogue import Catalogue, Flag
-from remap.predict.predictor import Predictor, load
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 from remap.spectra import Spectra
 from remap.surveys import Survey
 

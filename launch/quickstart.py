@@ -14,7 +14,7 @@ from absl import flags
 from launch import cli
 from remap.config import ConfigError
 from remap.io import list_files
-from remap.predict.predictor import load
+from remap.predict.loading import load
 from remap.report.html import check_templates
 from remap.stages import report
 from remap.stages.align import align

@@ -1,5 +1,6 @@
 """Trained networks as one object, the catalogue with its flags and scores, and predictions of stars kept aside."""
 
+from remap.predict.arms import ArmInputs, ArmPrediction, NormalizedArm
 from remap.predict.catalogue import (
     Catalogue,
     Flag,
@@ -12,7 +13,7 @@ from remap.predict.catalogue import (
 )
 from remap.predict.ensemble import Network
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_held_out, predict_survey
-from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor
+from remap.predict.predictor import Predictor
 from remap.predict.references import Neighbors, ReferenceSet
 from remap.predict.release import load, networks
 from remap.predict.scores import evaluate

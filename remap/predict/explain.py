@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from remap.network.resnet import ResNet1D
+from remap.predict.arms import ArmInputs
 from remap.predict.ensemble import mean_pmf, member_pmf
-from remap.predict.predictor import ArmInputs, Predictor
+from remap.predict.predictor import Predictor
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.preprocess.templates import Templates

@@ -13,11 +13,13 @@ from astropy.table import Table
 
 from remap.config import ConfigError, config_to_json
 from remap.pmf.calibration import Calibration, FoldCalibration
+from remap.predict.arms import ArmInputs, ArmPrediction, NormalizedArm
 from remap.predict.catalogue import Catalogue
 from remap.predict.ensemble import check_common, check_config, mean_pmf
 from remap.predict.expert import Expert, FoldExpert
 from remap.predict.expert_store import read_expert
-from remap.predict.predictor import ArmInputs, ArmPrediction, NormalizedArm, Predictor, load
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 from remap.store.stars import read_split, split_settings
 from remap.store.workdir import check_prepared, load_survey, read_calibration
 

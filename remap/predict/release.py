@@ -34,10 +34,11 @@ from remap.config import ConfigError
 from remap.network.resnet import build_model
 from remap.pmf.calibration import Calibration
 from remap.pmf.distributions import pmf_summary
-from remap.predict import predictor as trained
+from remap.predict import loading
+from remap.predict.arms import ArmInputs
 from remap.predict.ensemble import Network
 from remap.predict.packing import pack, unpack
-from remap.predict.predictor import ArmInputs, Predictor
+from remap.predict.predictor import Predictor
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.templates import Templates
 from remap.store.atomic import named, write_files
@@ -71,7 +72,7 @@ def load(place: str | Path, **options: Any) -> Predictor:
     Args:
       place: a name of `networks()`, a folder that `release` wrote, or a working folder.
       **options: `calibrated`, `references`, and of working folders alone the others of
-        `remap.predict.predictor.load`.
+        `remap.predict.loading.load`.
 
     Raises:
       FileNotFoundError: there is neither such a folder nor such a name.
@@ -82,7 +83,7 @@ def load(place: str | Path, **options: Any) -> Predictor:
     if folder.is_dir():
         if (folder / RECORD).is_file():
             return read_release(folder, **options)
-        return trained.load(folder, **options)
+        return loading.load(folder, **options)
     names = networks()
     if str(place) not in names:
         raise FileNotFoundError(

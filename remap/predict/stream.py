@@ -28,6 +28,7 @@ import numpy as np
 
 from remap._version import __version__
 from remap.config import ConfigError
+from remap.predict.arms import ArmPrediction
 from remap.predict.catalogue import Flag
 from remap.predict.feeding import Fed, Feeder, FeedError, FileReader, Item, Reads, StarReader
 from remap.predict.parquet_format import check_parquet
@@ -41,7 +42,7 @@ from remap.predict.plan import (
     make_plan,
     says_stars,
 )
-from remap.predict.predictor import ArmPrediction, Predictor, Reading
+from remap.predict.predictor import Predictor
 from remap.predict.shards import (
     FORMAT,
     SHARD_FORMATS,
@@ -53,6 +54,7 @@ from remap.predict.shards import (
     write_failed,
     write_part,
 )
+from remap.predict.treatment import Reading
 from remap.preprocess.joining import join, star_groups
 from remap.preprocess.observe import Observed, ObserveSettings, concatenate, warn_of_velocities
 from remap.preprocess.stationary import StationaryMask

@@ -16,9 +16,9 @@ from remap.config import ConfigError, Section, record
 from remap.pmf.calibration import Calibration, CalibrationSettings
 from remap.pmf.calibration_fit import fit
 from remap.pmf.distributions import combine_arms
+from remap.predict.arms import mean_over_arms
 from remap.predict.expert_store import expert_digest
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
-from remap.predict.predictor import mean_over_arms
 from remap.stages.noisy import noisy_inputs, repredict, stack
 from remap.store.atomic import check_writable
 from remap.store.stars import readable_stars, within

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from remap.predict.arms import ArmInputs, ArmPrediction
 from remap.predict.held_out import HeldOut, SurveyInputs, SurveyPrediction
-from remap.predict.predictor import ArmInputs, ArmPrediction
 
 _AXIS = {"pmf": 1, "distances": 1}  # of the stars, in fields of `ArmPrediction` that have more
 LEAST = 1.5  # of a spectrum's own S/N over the wanted one, below which noise is not worth adding

@@ -20,9 +20,11 @@ import numpy as np
 from astropy.table import Table
 
 from remap.config import ConfigError, Section, record
+from remap.predict.arms import ArmInputs
 from remap.predict.familiar import FarSettings, Sheets, learn
+from remap.predict.loading import load
 from remap.predict.neighbors import unit_mean
-from remap.predict.predictor import ArmInputs, Predictor, load
+from remap.predict.predictor import Predictor
 from remap.predict.references import ReferenceSet, ReferenceSettings, bridged, save_references
 from remap.preprocess.grid import usable
 from remap.sampling.mixture import further_libraries, library_weights

@@ -13,8 +13,10 @@ from astropy.table import Table
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.predict import release as released
+from remap.predict.arms import ArmInputs
 from remap.predict.ensemble import averaged
-from remap.predict.predictor import ArmInputs, Predictor, load
+from remap.predict.loading import load
+from remap.predict.predictor import Predictor
 from remap.store.atomic import check_writable
 from remap.store.stars import readable_stars, within
 from remap.store.workdir import load_survey

@@ -14,9 +14,10 @@ from astropy.table import Table
 from remap import io
 from remap.config import ConfigError, Section, record
 from remap.io.columns import guess_format
+from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import Catalogue, describe, read_catalogue
 from remap.predict.explain import ArmExplanation, explain, library_spectra
-from remap.predict.predictor import ArmInputs, Predictor
+from remap.predict.predictor import Predictor
 from remap.preprocess.observe import Observed
 from remap.report.html import ArmCard, KnownLabels, LineMark, Neighbour, ReportContent, StarCard, write_report
 from remap.report.html.figures import by_severity, in_words

@@ -20,8 +20,9 @@ from remap import sharding
 from remap.labels import LabelBins
 from remap.network.losses import LossSettings
 from remap.network.resnet import ModelSettings, init_variables, make_model
+from remap.predict.arms import ArmInputs
 from remap.predict.ensemble import Network, member_pmf
-from remap.predict.predictor import ArmInputs, Predictor
+from remap.predict.predictor import Predictor
 from remap.preprocess.description import PREPROCESSING_VERSION, Preprocessing
 from remap.sampling.augment import AugmentSettings
 from remap.sampling.batches import FinishedSource, StarSource, padded_rows

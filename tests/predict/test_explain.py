@@ -8,8 +8,8 @@ import pytest
 from helpers import tiny
 
 from remap.pmf import pmf_summary
+from remap.predict.arms import ArmInputs
 from remap.predict.explain import LibrarySpectra, explain, library_spectra, median_gradient, saliency
-from remap.predict.predictor import ArmInputs
 from remap.preprocess.observe import observe
 
 STARS = (1, 3, 5)

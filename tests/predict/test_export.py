@@ -17,8 +17,8 @@ from helpers import tiny
 from remap.config import ConfigError
 from remap.pmf.calibration import Calibration, Widening
 from remap.predict import release
+from remap.predict.arms import ArmInputs
 from remap.predict.export import SUFFIX, describe, export
-from remap.predict.predictor import ArmInputs
 
 pytest.importorskip("flatbuffers", reason="needs the extra `export`")
 

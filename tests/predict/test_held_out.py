@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny
 
 from remap.config import ConfigError
-from remap.predict import predictor
+from remap.predict import running
 from remap.predict.held_out import held_out, predict_survey
 from remap.stages import common
 from remap.stages.calibrate import calibrate
@@ -32,13 +32,13 @@ def calls(monkeypatch):
     counts = {"normalize": 0, "member_pmf": 0}
 
     def count(name):
-        run = getattr(predictor, name)
+        run = getattr(running, name)
 
         def counted(*args, **kwargs):
             counts[name] += 1
             return run(*args, **kwargs)
 
-        monkeypatch.setattr(predictor, name, counted)
+        monkeypatch.setattr(running, name, counted)
 
     for name in counts:
         count(name)

@@ -13,6 +13,7 @@ from remap import load
 from remap.config import ConfigError
 from remap.predict.catalogue import Flag, read_catalogue
 from remap.predict.held_out import predict_survey
+from remap.predict.running import Runner
 from remap.predict.stream import StreamSettings, predict_stream
 from remap.preprocess.description import PREPROCESSING_VERSION
 from remap.stages.calibrate import calibrate
@@ -270,7 +271,7 @@ def test_damaged_files_of_the_survey_are_named(config, workdir):
 @pytest.fixture
 def broken(tiny_predictor, monkeypatch):
     """Predicts the first four dwarfs with networks of arm A that fail on the second of them."""
-    whole = type(tiny_predictor)._pmfs
+    whole = Runner.pmfs
 
     def fail(self, arm, flux, valid):
         found = np.array(whole(self, arm, flux, valid))
@@ -278,7 +279,7 @@ def broken(tiny_predictor, monkeypatch):
             found[-1, 0, 1] = np.nan  # one label of one member
         return found
 
-    monkeypatch.setattr(type(tiny_predictor), "_pmfs", fail)
+    monkeypatch.setattr(Runner, "pmfs", fail)
     return tiny_predictor
 
 
@@ -306,14 +307,14 @@ def test_an_arm_whose_pmf_is_not_finite_is_left_out_flagged_and_harms_no_other(b
 
 
 def test_a_row_none_of_whose_arms_is_finite_is_not_used_and_counted(tiny_predictor, monkeypatch, tmp_path):
-    whole = type(tiny_predictor)._pmfs
+    whole = Runner.pmfs
 
     def fail(self, arm, flux, valid):
         found = np.array(whole(self, arm, flux, valid))
         found[0, 1 if arm == "A" else 2, 1] = np.inf
         return found
 
-    monkeypatch.setattr(type(tiny_predictor), "_pmfs", fail)
+    monkeypatch.setattr(Runner, "pmfs", fail)
     found = tiny_predictor.predict(tiny.spectra((0, 1, 2, 3)))
     assert found.table["flags"][1] == Flag.UNREADABLE | Flag.NOT_FINITE
     assert found.table["message"][1] == "the networks of arm A, B give no finite PMF"

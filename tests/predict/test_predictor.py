@@ -11,8 +11,8 @@ from helpers import tiny
 from remap import Predictor, load, make_spectra
 from remap.io import list_files
 from remap.pmf import pmf_quantile
+from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import Flag, read_catalogue
-from remap.predict.predictor import ArmInputs
 from remap.preprocess.observe import observe
 from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
 from remap.store.workdir import read_config

@@ -9,9 +9,9 @@ from helpers import tiny
 from scipy.stats import kstest
 
 from remap import load
+from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import read_catalogue
 from remap.predict.held_out import predict_held_out
-from remap.predict.predictor import ArmInputs
 from remap.stages import evaluate
 from remap.store.stars import STATUS_UNREADABLE, fold_split, split_settings, within
 from remap.store.workdir import load_survey, read_stars

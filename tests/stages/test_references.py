@@ -13,8 +13,8 @@ from remap import load, make_spectra
 from remap.config import ConfigError
 from remap.io import list_files
 from remap.predict import read_catalogue
+from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import Flag
-from remap.predict.predictor import ArmInputs
 from remap.predict.references import ALL, pull
 from remap.report.html import Neighbour
 from remap.stages.neighbours import catalogue_neighbours
@@ -269,6 +269,24 @@ def test_stars_of_one_arm_are_compared_in_that_arm(tiny_data, predictor):
     assert found["near1"][0] != ""
     assert np.isfinite(found["misfit_A"][0])
     assert np.isnan(found["misfit_B"][0])
+
+
+def test_predictions_of_one_arm_alone_are_compared_in_that_arm(predictor):
+    """A call with some of the arms only, from which the others' pixels are missing."""
+    observed = predictor._observe([[tiny.spectra((0, 7))]], None, None)
+    for arm, other in ("AB", "BA"):
+        on = observed.arms[arm]
+        one = predictor.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
+        found = predictor.combine({arm: one}, observed.names).table
+        assert np.isfinite(found["far"]).all()
+        assert np.isfinite(found[f"misfit_{arm}"]).all()
+        assert np.isnan(found[f"misfit_{other}"]).all()
+        assert found["near1"][0] == "D00"
+        dark = ArmInputs(*(np.zeros_like(x) for x in observed.arms[other][:2]), on.snr)
+        both = {arm: one, other: predictor.predict_arm(other, dark)}
+        expected = predictor.combine({a: both[a] for a in "AB"}, observed.names).table
+        for name in ("far", "near2", "teff_near1_distance", f"misfit_{arm}", "flags"):
+            np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_rows_do_not_depend_on_their_company(tiny_data, predictor):

@@ -8,8 +8,8 @@ import pytest
 from helpers import tiny
 
 from remap.config import ConfigError
+from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import describe
-from remap.predict.predictor import ArmInputs
 from remap.report.html import Neighbour
 from remap.spectra import air_to_vacuum
 from remap.stages.report import (

@@ -10,7 +10,7 @@ from helpers import tiny
 
 from remap import load
 from remap.config import ConfigError
-from remap.predict.predictor import ArmInputs
+from remap.predict.arms import ArmInputs
 from remap.sampling import batches as parts
 from remap.sampling import correction
 from remap.spectra import SpectrumError
