@@ -29,7 +29,8 @@ from remap.predict.loading import load
 from remap.predict.predictor import Predictor
 from remap.predict.references import bridged
 from remap.preprocess.grid import usable
-from remap.preprocess.observe import Observed, observe
+from remap.preprocess.observe import observe
+from remap.preprocess.observed import Observed
 from remap.spectra import Spectra
 from remap.store.stars import readable_stars
 from remap.store.workdir import load_survey

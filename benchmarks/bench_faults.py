@@ -40,7 +40,7 @@ from remap.network.resnet import ModelSettings, init_variables, make_model
 from remap.predict import stream
 from remap.predict.predictor import Predictor
 from remap.predict.shards import merge
-from remap.preprocess.observe import ObserveSettings
+from remap.preprocess.observe_settings import ObserveSettings
 from remap.sampling.augment import Batch
 from remap.sampling.batches import source_tree
 from remap.store import checkpoint

@@ -48,7 +48,9 @@ from remap.preprocess import (
 )
 from remap.preprocess.description import PREPROCESSING_VERSION
 from remap.preprocess.joining import join
-from remap.preprocess.observe import Observed, ObserveSettings, concatenate, observe_files
+from remap.preprocess.observe import observe_files
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import Observed, concatenate
 from remap.preprocess.stacking import stack
 from remap.sampling.batches import normalize_in_chunks
 from remap.spectra import SPEED_OF_LIGHT, Spectra, make_spectra

@@ -44,7 +44,8 @@ from remap.predict.running import Runner
 from remap.predict.shards import merge, open_folder
 from remap.predict.stream import Progress, StreamSettings, predict_stream, run_stream
 from remap.preprocess.description import Preprocessing, make_preprocessing
-from remap.preprocess.observe import Observed, ObserveSettings
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import Observed
 from remap.spectra import Spectra, make_spectra
 
 FEW = (

@@ -23,7 +23,7 @@ from remap import io, sharding, surveys
 from remap.config import ConfigError, apply_overrides, read_overrides
 from remap.predict.predictor import Predictor
 from remap.predict.release import load, networks
-from remap.preprocess.observe import Observed
+from remap.preprocess.observed import Observed
 from remap.spectra import SpectrumError
 from remap.train.loop import DivergedError, Preempted
 

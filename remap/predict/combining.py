@@ -20,7 +20,7 @@ from remap.predict.expert import GivesOpinions
 from remap.predict.formats import PmfKey
 from remap.predict.identity import broken_arms
 from remap.predict.references import Look, ReferenceSet
-from remap.preprocess.observe import Observed
+from remap.preprocess.observed import Observed
 
 logger = logging.getLogger(__name__)
 

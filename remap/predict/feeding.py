@@ -29,7 +29,8 @@ from remap import io
 from remap.config import ConfigError
 from remap.predict.observing import observe_some
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.observe import Observed, ObserveSettings
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import Observed
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates
 from remap.spectra import Spectra, SpectrumError

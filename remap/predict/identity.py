@@ -14,7 +14,7 @@ from remap import surveys
 from remap.config import ConfigError, is_section
 from remap.pmf.calibration import Calibration
 from remap.predict.ensemble import Network
-from remap.preprocess.observe import ObserveSettings
+from remap.preprocess.observe_settings import ObserveSettings
 from remap.store.atomic import file_hash, named
 from remap.store.checkpoint import check_equal
 from remap.store.workdir import calibration_hash, network_description, read_calibration

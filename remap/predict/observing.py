@@ -14,7 +14,9 @@ from remap.preprocess.cleaning import mask_bad
 from remap.preprocess.cosmic_rays import mask_cosmic_rays
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import needed_range
-from remap.preprocess.observe import Observed, ObserveSettings, nothing, observe_files
+from remap.preprocess.observe import observe_files
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import Observed, nothing
 from remap.preprocess.stationary import StationaryMask, find_stationary
 from remap.preprocess.templates import Templates
 from remap.spectra import Spectra, SpectrumError

@@ -26,16 +26,12 @@ from remap.predict.references import Neighbors, ReferenceSet
 from remap.predict.running import Runner
 from remap.predict.treatment import FileVelocities, Reading, joined, make_reading, with_velocities
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.observe import (
-    Observed,
-    ObserveSettings,
-    concatenate,
-    observe,
-    observe_settings,
-    warn_of_velocities,
-)
+from remap.preprocess.observe import observe
+from remap.preprocess.observe_settings import ObserveSettings, observe_settings
+from remap.preprocess.observed import Observed, concatenate
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates
+from remap.preprocess.velocity_choice import warn_of_velocities
 from remap.spectra import Spectra
 from remap.surveys import Survey
 

@@ -56,8 +56,10 @@ from remap.predict.shards import (
 )
 from remap.predict.treatment import Reading
 from remap.preprocess.joining import join, star_groups
-from remap.preprocess.observe import Observed, ObserveSettings, concatenate, warn_of_velocities
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import Observed, concatenate
 from remap.preprocess.stationary import StationaryMask
+from remap.preprocess.velocity_choice import warn_of_velocities
 from remap.store.atomic import read_json, write_json
 from remap.store.lock import hold
 from remap.surveys import Survey

@@ -14,7 +14,8 @@ from remap.config import ConfigError
 from remap.predict.identity import describe_source
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.joining import join
-from remap.preprocess.observe import Observed, ObserveSettings
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import Observed
 from remap.preprocess.stationary import StationaryMask
 from remap.surveys import Survey
 

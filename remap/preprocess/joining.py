@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.observe import ArmOnGrid, Observed, ObserveSettings, empty_arm, put
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import ArmOnGrid, Observed, empty_arm, put
 from remap.preprocess.stacking import StackSettings, stack
 from remap.spectra import make_spectra
 

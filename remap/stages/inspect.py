@@ -20,7 +20,8 @@ from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import snr_estimate
 from remap.preprocess.line_width import measure_line_width
 from remap.preprocess.media import MediaComparison, compare_media
-from remap.preprocess.observe import ObserveSettings, observe
+from remap.preprocess.observe import observe
+from remap.preprocess.observe_settings import ObserveSettings
 from remap.preprocess.templates import Templates
 from remap.report.figure import COLOURS, page
 from remap.spectra import MEDIA, NUMBER_FACTS, TEXT_FACTS, Spectra, SpectrumError

@@ -18,9 +18,10 @@ from remap.labels import LabelBins, check_labels, in_range
 from remap.predict.observing import observe_in_blocks, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.joining import join, star_groups
-from remap.preprocess.observe import ObserveSettings, observe_settings, warn_of_velocities
+from remap.preprocess.observe_settings import ObserveSettings, observe_settings
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates, make_templates
+from remap.preprocess.velocity_choice import warn_of_velocities
 from remap.spectra import SpectrumError
 from remap.stages.library import prepare_libraries
 from remap.store.atomic import Blocks, read_arrays, save_blocks, write_json

@@ -18,7 +18,7 @@ from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import Catalogue, describe, read_catalogue
 from remap.predict.explain import ArmExplanation, explain, library_spectra
 from remap.predict.predictor import Predictor
-from remap.preprocess.observe import Observed
+from remap.preprocess.observed import Observed
 from remap.report.html import ArmCard, KnownLabels, LineMark, Neighbour, ReportContent, StarCard, write_report
 from remap.report.html.figures import by_severity, in_words
 from remap.report.html.svg import number

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.observe import ArmOnGrid, Observed
+from remap.preprocess.observed import ArmOnGrid, Observed
 
 PIXELS = {"flux": np.dtype(np.float32), "valid": np.dtype(bool), "ivar": np.dtype(np.float32)}  # in files
 PER_ARM = ("snr", "scale")  # numbers of a row in each arm

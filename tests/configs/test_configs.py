@@ -31,7 +31,7 @@ from remap.predict.familiar import FarSettings
 from remap.predict.references import ReferenceSettings
 from remap.preprocess.description import make_preprocessing
 from remap.preprocess.grid import observed_on_grid
-from remap.preprocess.observe import ObserveSettings, observe_settings
+from remap.preprocess.observe_settings import ObserveSettings, observe_settings
 from remap.report.tables import by_snr
 from remap.sampling.augment import AugmentSettings
 from remap.sampling.mixture import library_weights

@@ -10,7 +10,7 @@ from benchmarks import mutation
 from benchmarks.small_files import SAMPLES
 from remap.predict.observing import read_and_observe
 from remap.preprocess.description import make_preprocessing
-from remap.preprocess.observe import ObserveSettings
+from remap.preprocess.observe_settings import ObserveSettings
 
 MUTANTS = 60
 

@@ -11,20 +11,13 @@ from remap.config import ConfigError
 from remap.preprocess.description import make_preprocessing
 from remap.preprocess.grid import coarser_than, observed_on_grid
 from remap.preprocess.joining import join
-from remap.preprocess.observe import (
-    ArmOnGrid,
-    ObserveSettings,
-    concatenate,
-    nothing,
-    observe,
-    observe_files,
-    observe_settings,
-    put,
-    warn_of_velocities,
-)
+from remap.preprocess.observe import observe, observe_files
+from remap.preprocess.observe_settings import ObserveSettings, observe_settings
+from remap.preprocess.observed import ArmOnGrid, concatenate, nothing, put
 from remap.preprocess.resample import LineSpread, degrade
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import make_templates
+from remap.preprocess.velocity_choice import warn_of_velocities
 from remap.preprocess.velocity_settings import VelocitySettings
 from remap.spectra import air_to_vacuum, doppler_shift, make_spectra, vacuum_to_air
 

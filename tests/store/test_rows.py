@@ -8,7 +8,8 @@ import pytest
 from helpers import tiny
 
 from remap.predict.observing import observe_some
-from remap.preprocess.observe import ObserveSettings, concatenate
+from remap.preprocess.observe_settings import ObserveSettings
+from remap.preprocess.observed import concatenate
 from remap.store.atomic import Blocks, DamagedError, map_arrays, read_arrays, save_blocks
 from remap.store.rows import join_blocks, observed_rows
 from remap.store.workdir import read_preprocessing
