@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remap.config import ConfigError, Section
-from remap.io import axis, files, segments
+from remap.io import axis, segments
 from remap.io.arrays import array_stars, count_arrays, read_arrays
 from remap.io.axis import OutsideError
 from remap.io.bundle import count_bundle, read_bundle, write_bundle
-from remap.io.files import find_data, list_files
+from remap.io.content import reading
+from remap.io.declarations import check_source
+from remap.io.files import find_data, list_files, resolve
+from remap.io.fits_files import opened
 from remap.io.image import read_image_spectra
 from remap.io.iraf import read_iraf_spectra
 from remap.io.labels import LabelTable, read_labels, read_velocities
+from remap.io.limits import limited
 from remap.io.matching import distinct_names, match_rows
 from remap.io.node_labels import labels_from_header, labels_from_name
 from remap.io.phoenix import read_phoenix_hires
@@ -75,7 +79,7 @@ def read(
         `read_image_spectra`, `read_iraf_spectra`, `read_text_spectrum`, `read_phoenix_hires`, `read_table_spectra`,
         `read_target_spectra`, `read_bundle` and `read_arrays`. A source of format "any" has `options`, sources of
         which the first whose test `when` holds is used (see `remap.io.segments.choose`). Every source may have
-        `largest` and `checksums`, see `remap.io.files.Limits`.
+        `largest` and `checksums`, see `remap.io.limits.Limits`.
       data_root: folder of relative paths; None means $REMAP_DATA.
       within: Å, in the medium of the source: pixels outside are dropped before anything there is checked.
 
@@ -162,8 +166,8 @@ def split(
     """
     if source["format"] not in MANY:
         raise ConfigError(f"source: only files of the formats {MANY} are split, found {source['format']!r}")
-    path = files.resolve(path, data_root)
-    with files.limited(source, source["format"]) as plain, files.reading(path, "spectra"):
+    path = resolve(path, data_root)
+    with limited(source, source["format"]) as plain, reading(path, "spectra"):
         if plain["format"] == "targets":
             return tuple(Piece(*found) for found in split_targets(path, plain, most, together=together))
         count = count_bundle(path) if plain["format"] == "bundle" else count_arrays(path, plain)
@@ -190,8 +194,8 @@ def star_ids(
       ValueError: the declaration cannot be right.
     """
     if source["format"] in ("targets", "arrays"):
-        path = files.resolve(path, data_root)
-        with files.limited(source, source["format"]) as plain, files.reading(path, "spectra"):
+        path = resolve(path, data_root)
+        with limited(source, source["format"]) as plain, reading(path, "spectra"):
             if plain["format"] == "targets":
                 found = target_stars(path, plain, rows, together=together)
             else:
@@ -218,9 +222,9 @@ def _read(
     if rows is not None and source["format"] not in MANY:
         raise ConfigError(f"source: rows need one of the formats {MANY}, found {source['format']!r}")
     within = axis.check_within(within)
-    path = files.resolve(path, data_root)
+    path = resolve(path, data_root)
     # What happens to hostile numbers after a file is closed ends in the same error as what happens before.
-    with files.limited(source, source["format"]) as plain, files.reading(path, "a spectrum"):
+    with limited(source, source["format"]) as plain, reading(path, "a spectrum"):
         return _dispatch(path, plain, data_root, within, exposures=exposures, rows=rows, together=together)
 
 
@@ -235,13 +239,13 @@ def _dispatch(
     together: bool = True,
 ) -> tuple[Spectra, ...]:
     if source["format"] == "any":
-        source = files.check_source(source, kind="any", required=("format", "options"), optional={})
+        source = check_source(source, kind="any", required=("format", "options"), optional={})
         chosen, hdus = segments.choose(source["options"], path)
         if chosen.get("format") not in FORMATS:
             raise ConfigError(
                 f"source of any: format must be one of {FORMATS}, found {chosen.get('format')!r}"
             )
-        with files.opened(path, hdus):
+        with opened(path, hdus):
             return _dispatch(path, chosen, data_root, within, exposures=exposures)
     if source["format"] == "image":
         return read_image_spectra(path, source, within=within, exposures=exposures)

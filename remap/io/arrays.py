@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from remap.config import ConfigError, Section
-from remap.io import containers, facts, files, places, segments
+from remap.io import containers, facts, places, segments
+from remap.io.content import native_float, reading
+from remap.io.declarations import check_choice, check_source
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, Spectra, SpectrumError
 
 REQUIRED = ("format", "medium")
@@ -70,7 +72,7 @@ def read_arrays(
       ConfigError: the declaration is wrong, or the package that reads the file is missing.
     """
     source = _check(source)
-    with files.reading(path, "arrays of spectra"), containers.opened(path) as found:
+    with reading(path, "arrays of spectra"), containers.opened(path) as found:
         count, pixels = _shape(found, source, path)
         first, last = (0, count) if rows is None else rows
         if not 0 <= first < last <= count:
@@ -86,14 +88,14 @@ def count_arrays(path: Path, source: Section) -> int:
       SpectrumError, ConfigError: as `read_arrays`.
     """
     source = _check(source)
-    with files.reading(path, "arrays of spectra"), containers.opened(path) as found:
+    with reading(path, "arrays of spectra"), containers.opened(path) as found:
         return _shape(found, source, path)[0]
 
 
 def array_stars(path: Path, source: Section, rows: tuple[int, int] | None = None) -> list[str]:
     """The identifiers of the rows that `read_arrays` would read, "" = none; reads no pixels."""
     source = _check(source)
-    with files.reading(path, "arrays of spectra"), containers.opened(path) as found:
+    with reading(path, "arrays of spectra"), containers.opened(path) as found:
         rows = rows or (0, _shape(found, source, path)[0])
         told = _facts(found, source, path, rows, ("star_id",))
         return [str(star) for star in told.get("star_id", [""] * (rows[1] - rows[0]))]
@@ -119,10 +121,10 @@ def _facts(
 
 
 def _check(source: Section) -> dict[str, Any]:
-    source = files.check_source(source, kind="arrays", required=REQUIRED, optional=OPTIONAL)
+    source = check_source(source, kind="arrays", required=REQUIRED, optional=OPTIONAL)
     if source["error"] and source["ivar"]:
         raise ConfigError("source of arrays: give ivar or error, not both")
-    files.check_choice(source, "mask_good", ("zero", "nonzero"), "arrays")
+    check_choice(source, "mask_good", ("zero", "nonzero"), "arrays")
     for key in ("wave", "flux", "ivar", "error", "mask", "ids"):
         if source[key] is not None and not isinstance(source[key], str):
             raise ConfigError(f"source of arrays: {key} must be the name of an array, found {source[key]!r}")
@@ -165,7 +167,7 @@ def _segment(
             return None
         return _rows(found, names[key], path, rows, (pixels,))
 
-    flux = files.native_float(_rows(found, source["flux"], path, rows, (pixels,)))
+    flux = native_float(_rows(found, source["flux"], path, rows, (pixels,)))
     ivar, error, mask = (read(key) for key in ("ivar", "error", "mask"))
     valid = None
     if mask is not None:
@@ -179,8 +181,8 @@ def _segment(
     return segments.Segment(
         coordinate=_wave(found, source["wave"], path, rows, pixels),
         flux=flux,
-        ivar=None if ivar is None else files.native_float(ivar),
-        error=None if error is None else files.native_float(error),
+        ivar=None if ivar is None else native_float(ivar),
+        error=None if error is None else native_float(error),
         valid=valid,
         names=tuple(f"{path.name}[{name}]" for name in ids),
         facts=_facts(found, source, path, rows),

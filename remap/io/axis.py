@@ -10,7 +10,6 @@ import numpy as np
 from astropy import units
 
 from remap.config import ConfigError
-from remap.io import files
 from remap.spectra import SpectrumError
 
 # Half a step of float32 relative to the value: two neighbours that differ by less are one number, rounded.
@@ -18,6 +17,9 @@ TIE = 2.0**-24
 LONGEST_TIE = 16  # pixels; more that are equal are no rounding
 # Many ties are rounding only where the steps are as small as that; a few may be seams between parts of a spectrum.
 FEW_TIES, ROUNDED = 0.02, 8 * 2.0**-23
+# Stellar spectra lie well inside. Those with an axis declared linear that is logarithmic, ln that is log10,
+# or Å that is µm do not.
+PLAUSIBLE = (500.0, 1e7)  # Å
 CONVERT: dict[str, Callable] = {"linear": lambda x: x, "ln": np.exp, "log10": lambda x: 10.0**x}
 
 
@@ -143,10 +145,10 @@ def mend(
             f"{within[0]:g} to {within[1]:g} Å and come back between the pixels {first} and {last}"
         )
     there = wave[index]
-    if not np.all((there >= files.PLAUSIBLE[0]) & (there <= files.PLAUSIBLE[1])):
+    if not np.all((there >= PLAUSIBLE[0]) & (there <= PLAUSIBLE[1])):
         raise SpectrumError(
-            f"{path}: with the declared {declared}, expected wavelengths within {files.PLAUSIBLE[0]:g} to "
-            f"{files.PLAUSIBLE[1]:g} Å, found {there[0]:.6g} to {there[-1]:.6g} Å"
+            f"{path}: with the declared {declared}, expected wavelengths within {PLAUSIBLE[0]:g} to "
+            f"{PLAUSIBLE[1]:g} Å, found {there[0]:.6g} to {there[-1]:.6g} Å"
         )
     index = _cut_repeats(wave, index)
     if wave[index[-1]] < wave[index[0]]:
@@ -202,3 +204,35 @@ def _cut_repeats(wave: np.ndarray, index: np.ndarray) -> np.ndarray:
     first = lengths[0] - 1 if lengths[0] > inner else 0
     last = lengths[-1] - 1 if lengths[-1] > inner else 0
     return index[first : index.size - last]
+
+
+def wavelengths(values: np.ndarray, path: Path, *, axis: str, wave_unit: str) -> np.ndarray:
+    """Coordinates along a declared axis, in Å.
+
+    Args:
+      values: float64[N], wavelengths in `wave_unit` or their logarithms.
+      path: the file, for messages.
+      axis: "linear", "ln" or "log10".
+      wave_unit: an astropy unit string.
+
+    Raises:
+      SpectrumError: the result does not increase strictly, or no stellar spectrum lies there, so the
+        declaration and the file contradict each other.
+    """
+    values = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):  # exp(3540) is one of the contradictions that are told apart below
+        wave = CONVERT[axis](values)
+        wave = wave * units.Unit(wave_unit).to(units.AA)
+    declared = f"axis={axis!r} and wave_unit={wave_unit!r}"
+    if not np.all((wave >= PLAUSIBLE[0]) & (wave <= PLAUSIBLE[1])):
+        raise SpectrumError(
+            f"{path}: with the declared {declared}, expected wavelengths within {PLAUSIBLE[0]:g} to "
+            f"{PLAUSIBLE[1]:g} Å, found {wave[0]:.6g} to {wave[-1]:.6g} Å"
+        )
+    if np.any(np.diff(wave) <= 0):
+        at = int(np.argmax(np.diff(wave) <= 0))
+        raise SpectrumError(
+            f"{path}: expected wavelengths that increase strictly, found {wave[at]:.6g} then "
+            f"{wave[at + 1]:.6g} Å at pixel {at}"
+        )
+    return wave

@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from remap.config import ConfigError, Section
-from remap.io import containers, files, npz
+from remap.io import containers, npz
+from remap.io.axis import wavelengths
+from remap.io.content import native_float, reading
+from remap.io.declarations import check_choice, check_source
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 from remap.writing import write_files
 
@@ -54,18 +57,18 @@ def read_bundle(
       ValueError: the declaration is wrong.
     """
     required = ("format", "medium", "absolute", "label_columns")
-    source = files.check_source(source, kind="bundle", required=required, optional={"wave_unit": "Angstrom"})
-    files.check_choice(source, "absolute", (True, False), "bundle")
-    files.check_choice(source, "wave_unit", ("Angstrom", "angstrom", "AA", "Å"), "bundle")
+    source = check_source(source, kind="bundle", required=required, optional={"wave_unit": "Angstrom"})
+    check_choice(source, "absolute", (True, False), "bundle")
+    check_choice(source, "wave_unit", ("Angstrom", "angstrom", "AA", "Å"), "bundle")
     wave_key = WAVE[source["medium"]]
     needed = [wave_key, "flux", "labels"]
     if source["absolute"]:
         needed += ["wave_air", "cont_wave_air", "continuum"]
     first = 0 if rows is None else rows[0]
-    with files.reading(path, "an .npz bundle"):
+    with reading(path, "an .npz bundle"):
         arrays = _whole(path, needed) if rows is None else _some(path, needed, rows)
 
-    flux = files.native_float(arrays["flux"])
+    flux = native_float(arrays["flux"])
     if flux.ndim != 2 or flux.size == 0:
         raise SpectrumError(f"{path}: expected flux of shape [S, N], found {list(flux.shape)}")
     count, pixels = flux.shape
@@ -89,12 +92,12 @@ def read_bundle(
             keep = slice(int(inside[0]), int(inside[-1]) + 1)
             cut = {key: arrays[key][..., keep] for key in ("wave_air", "wave_vac", "ivar") if key in arrays}
             arrays, flux = arrays | cut, flux[:, keep]
-    wave = files.wavelengths(arrays[wave_key], path, axis="linear", wave_unit="Angstrom")
+    wave = wavelengths(arrays[wave_key], path, axis="linear", wave_unit="Angstrom")
 
     ivar = arrays.get("ivar")
     if source["absolute"]:
-        air = files.wavelengths(arrays["wave_air"], path, axis="linear", wave_unit="Angstrom")
-        nodes = files.wavelengths(arrays["cont_wave_air"], path, axis="linear", wave_unit="Angstrom")
+        air = wavelengths(arrays["wave_air"], path, axis="linear", wave_unit="Angstrom")
+        nodes = wavelengths(arrays["cont_wave_air"], path, axis="linear", wave_unit="Angstrom")
         if nodes[0] > air[0] or nodes[-1] < air[-1]:
             raise SpectrumError(
                 f"{path}: expected a continuum over {air[0]:.6g} to {air[-1]:.6g} Å, found {nodes[0]:.6g} to "
@@ -162,7 +165,7 @@ def count_bundle(path: Path) -> int:
     Raises:
       SpectrumError: it is damaged.
     """
-    with files.reading(path, "an .npz bundle"), npz.open_npz(path) as found:
+    with reading(path, "an .npz bundle"), npz.open_npz(path) as found:
         return _count(found, path)
 
 

@@ -21,7 +21,8 @@ from astropy.io import fits
 from astropy.io.misc import yaml
 from astropy.table import Table
 
-from remap.io import files
+from remap.io.content import read_bytes, reading
+from remap.io.fits_files import card, open_fits, pick_hdu
 from remap.spectra import SpectrumError
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def read_columns(
         than the header.
     """
     wanted = tuple(dict.fromkeys(wanted))
-    with files.reading(path, f"a label table of format {format!r}"):
+    with reading(path, f"a label table of format {format!r}"):
         if format == "fits":
             found = _read_fits(path, wanted, hdu)
         else:
@@ -118,7 +119,7 @@ def composed(text: str) -> str:
 
 def guess_format(path: Path) -> str:
     """One of `FORMATS`, by the first bytes of a file."""
-    with files.reading(path, "a table"), path.open("rb") as file:
+    with reading(path, "a table"), path.open("rb") as file:
         start = file.read(80)
         if start.startswith(b"\x1f\x8b"):
             with gzip.open(path) as archive:
@@ -236,7 +237,7 @@ def _text(cell: str | bytes | float) -> str:
 
 def _decode(path: Path, encoding: str | None) -> str:
     """The text of a file, without a byte-order mark; line ends are as Python has them."""
-    content = files.read_bytes(path, text=True)
+    content = read_bytes(path, text=True)
     if encoding is None:
         encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
         try:
@@ -384,8 +385,8 @@ def _flat(column: Mapping[str, object]) -> list[object]:
 
 
 def _read_fits(path: Path, wanted: tuple[str, ...], hdu: int | str) -> Columns:
-    with files.open_fits(path) as hdus:
-        chosen = files.pick_hdu(hdus, hdu, path)
+    with open_fits(path) as hdus:
+        chosen = pick_hdu(hdus, hdu, path)
         _check_size(chosen, path)
         table = Table.read(hdus, format="fits", hdu=hdu)
         _check_there(table.colnames, wanted, path)
@@ -422,7 +423,7 @@ def _check_size(hdu: fits.hdu.base._BaseHDU, path: Path) -> None:
         raise SpectrumError(f"{path}: expected a table in the HDU, found {hdu.name!r}, which is none")
     size = {}
     for key in ("NAXIS1", "NAXIS2", "PCOUNT", "TFIELDS"):
-        size[key] = files.card(header, key, path, 0)
+        size[key] = card(header, key, path, 0)
         if type(size[key]) is not int or size[key] < 0:
             raise SpectrumError(f"{path}: expected a number of {key} in the header, found {size[key]!r}")
     if size["TFIELDS"] > MOST_FIELDS:

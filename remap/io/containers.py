@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from remap.io import files
+from remap.io import limits
 from remap.spectra import SpectrumError
 
 MAGIC = {b"PK\x03\x04": "npz", b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet"}
@@ -58,7 +58,7 @@ def opened(path: Path) -> Iterator[Container]:
     """A file of arrays, whatever its kind.
 
     Raises:
-      SpectrumError: it is none, or its arrays are larger than they may be (`files.Limits`).
+      SpectrumError: it is none, or its arrays are larger than they may be (`limits.Limits`).
       ConfigError: h5py or pyarrow is missing.
     """
     which = kind(path)
@@ -74,17 +74,17 @@ def opened(path: Path) -> Iterator[Container]:
 
 def check_size(path: Path, size: int, what: str) -> None:
     """SpectrumError where arrays of a file, or one of them, are said to have more bytes than they may."""
-    most = files.limits().unpacked(path.stat().st_size, pieces=True)
+    most = limits.limits().unpacked(path.stat().st_size, pieces=True)
     if size > most:
         raise SpectrumError(
-            f"{path}: expected arrays of up to {most:.3g} bytes, found {what} of {size:.3g}{files.HINT}"
+            f"{path}: expected arrays of up to {most:.3g} bytes, found {what} of {size:.3g}{limits.HINT}"
         )
 
 
 def check_piece(path: Path, size: int, what: str) -> None:
     """SpectrumError where what is read at a time has more bytes than it may."""
-    most = files.limits().largest or files.LARGEST
+    most = limits.limits().largest or limits.LARGEST
     if size > most:
         raise SpectrumError(
-            f"{path}: expected up to {most:.3g} bytes at a time, found {what} of {size:.3g}{files.HINT}"
+            f"{path}: expected up to {most:.3g} bytes at a time, found {what} of {size:.3g}{limits.HINT}"
         )

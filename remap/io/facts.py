@@ -23,7 +23,8 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError
-from remap.io import bintable, files, places
+from remap.io import bintable, places
+from remap.io.declarations import check_choice, plain
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, SpectrumError
 
 PLACES = ("keyword", "column", "name", "value")
@@ -65,7 +66,7 @@ NO_NAMES = {
 
 def check_facts(declared: Any, kind: str) -> dict[str, tuple[dict[str, Any], ...]]:
     """`facts` of a source as fact -> places; ConfigError where it cannot be right."""
-    declared = files.plain(declared) or {}
+    declared = plain(declared) or {}
     if not isinstance(declared, Mapping):
         raise ConfigError(f"source of {kind}: facts must name the place of each fact, found {declared!r}")
     out = {}
@@ -281,14 +282,14 @@ def check_spread(declared: Any, kind: str) -> dict[str, Any] | None:
     arrays or facts. "sigma_log10" is a standard deviation of log10 of the wavelength; the factor multiplies what is
     there.
     """
-    declared = files.plain(declared)
+    declared = plain(declared)
     if not declared:
         return None
     if not isinstance(declared, Mapping):
         raise ConfigError(f"source of {kind}: line_spread must be a mapping, found {declared!r}")
     keys = set(declared)
     if {"place", "kind"} <= keys <= {"place", "kind", "factor"}:
-        files.check_choice(declared, "kind", SPREADS, kind)
+        check_choice(declared, "kind", SPREADS, kind)
         place = declared["place"]
         if isinstance(place, str):
             place = {"keyword": place}

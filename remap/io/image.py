@@ -10,7 +10,10 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError, Section
-from remap.io import facts, files, places, segments
+from remap.io import facts, places, segments
+from remap.io.content import native_float, reading
+from remap.io.declarations import check_choice, check_source
+from remap.io.fits_files import card, open_fits, pick_hdu
 from remap.io.phoenix import phoenix_labels
 from remap.spectra import Spectra, SpectrumError
 
@@ -60,14 +63,14 @@ def read_image_spectra(
       SpectrumError: the file is broken, has no such image or row, has no wavelength axis or contradicts the source.
       ValueError: the declaration is wrong.
     """
-    source = files.check_source(
+    source = check_source(
         source, kind="image", required=("format", "medium", "axis", "wave_unit"), optional=OPTIONAL
     )
     source = _check(source)
     hdu = source["hdu"]
     with (
-        files.reading(path, f"a FITS file with a 1-D image in HDU {hdu!r}"),
-        files.open_fits(path) as hdus,
+        reading(path, f"a FITS file with a 1-D image in HDU {hdu!r}"),
+        open_fits(path) as hdus,
     ):
         found = list(_read(hdus, source, path, exposures))
     return segments.build_all(found, path, within)
@@ -80,12 +83,12 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
     if source["ivar"] is not None and source["error"] is not None:
         raise ConfigError("source of image: give ivar or error, not both")
     if source["mask"] is not None:
-        files.check_choice(source, "mask_good", ("zero", "nonzero"), "image")
+        check_choice(source, "mask_good", ("zero", "nonzero"), "image")
     elif source["mask_good"] is not None or source["mask_bits"] is not None:
         raise ConfigError("source of image: mask_good and mask_bits need a mask")
     if source["step_keyword"] is not None:
-        files.check_choice(source, "step_keyword", STEPS, "image")
-    files.check_choice(source, "error_kind", ("absolute", "relative"), "image")
+        check_choice(source, "step_keyword", STEPS, "image")
+    check_choice(source, "error_kind", ("absolute", "relative"), "image")
     for name in ("reference_pixel", "bad_error"):
         if source[name] is not None and not isinstance(source[name], int | float):
             raise ConfigError(f"source of image: {name} must be a number, found {source[name]!r}")
@@ -105,14 +108,14 @@ def _read(
             for name in ARRAYS
             if one[name] is not None or name == "flux"
         }
-        flux = files.native_float(places.filled(arrays["flux"]))
+        flux = native_float(places.filled(arrays["flux"]))
         for name, values in arrays.items():
             if values.shape != flux.shape:
                 raise SpectrumError(
                     f"{path}: expected {flux.size} values of {name}, found shape {list(values.shape)}"
                 )
         chosen = {"hdu": hdu, **(one["flux"] or {})}["hdu"]
-        header = files.pick_hdu(hdus, chosen, path).header
+        header = pick_hdu(hdus, chosen, path).header
         if "wave" in arrays:
             coordinate = places.numbers(arrays["wave"])
         else:  # an axis for all images of a file may stand in its primary header
@@ -188,7 +191,7 @@ def _check_coefficients(header: fits.Header, coordinate: np.ndarray, step: float
 
 
 def _number(header: fits.Header, key: str, path: Path, *default: Any) -> Any:
-    value = files.card(header, key, path, *default)
+    value = card(header, key, path, *default)
     if default and value is default[0]:
         return value
     shown = key if key not in STEPS else "CDELT1 or CD1_1"

@@ -18,7 +18,10 @@ from astropy.io import fits
 from numpy.polynomial import chebyshev, legendre
 
 from remap.config import ConfigError, Section
-from remap.io import facts, files, image, segments
+from remap.io import facts, image, segments
+from remap.io.content import native_float, reading
+from remap.io.declarations import check_source
+from remap.io.fits_files import card, open_fits, pick_hdu
 from remap.spectra import Spectra, SpectrumError
 
 logger = logging.getLogger(__name__)
@@ -56,16 +59,14 @@ def read_iraf_spectra(
       SpectrumError: the file is broken, has no such axis, or one that makes no sense.
       ValueError: the declaration is wrong.
     """
-    source = files.check_source(
-        source, kind="iraf", required=("format", "medium", "wave_unit"), optional=OPTIONAL
-    )
+    source = check_source(source, kind="iraf", required=("format", "medium", "wave_unit"), optional=OPTIONAL)
     for key in ("band", "error_band"):
         if source[key] is not None and (not isinstance(source[key], int) or source[key] < 0):
             raise ConfigError(f"source of iraf: {key} must be a number from 0, found {source[key]!r}")
     source["facts"] = facts.check_facts(source["facts"], "iraf")
     source["line_spread"] = facts.check_spread(source["line_spread"], "iraf")
     source["axis"] = "linear"
-    with files.reading(path, "an IRAF spectrum"), files.open_fits(path) as hdus:
+    with reading(path, "an IRAF spectrum"), open_fits(path) as hdus:
         found = list(_read(hdus, source, path))
     if not found:
         raise SpectrumError(f"{path}: expected orders with a dispersion, found none")
@@ -105,7 +106,7 @@ def _read(
     hdus: fits.HDUList, source: Mapping[str, Any], path: Path
 ) -> Iterator[tuple[segments.Segment, str]]:
     """Every row with a dispersion, and its name in APID, "" where it has none."""
-    hdu = files.pick_hdu(hdus, source["hdu"], path)
+    hdu = pick_hdu(hdus, source["hdu"], path)
     if not hdu.is_image or hdu.data is None or hdu.data.size == 0 or hdu.data.ndim > 3:
         raise SpectrumError(f"{path}: expected an image of one to three dimensions in HDU {source['hdu']!r}")
     bands = hdu.data.reshape((1,) * (3 - hdu.data.ndim) + hdu.data.shape)
@@ -123,7 +124,7 @@ def _read(
         told = facts.gather(source["facts"], path, hdus=hdus, hdu=source["hdu"], number=row + 1)
         segment = segments.Segment(
             coordinate=wave,
-            flux=files.native_float(bands[source["band"], row, used]),
+            flux=native_float(bands[source["band"], row, used]),
             error=error,
             spread=facts.fetch_spread(source["line_spread"], path, hdus, source["hdu"]),
             names=(path.name,),
@@ -265,7 +266,7 @@ def _joined(header: fits.Header, name: str) -> str:
 
 
 def _number(header: fits.Header, key: str, path: Path, default: float | None = None) -> float:
-    value = files.card(header, key, path, default)
+    value = card(header, key, path, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
     return value

@@ -16,8 +16,11 @@ from astropy import units
 
 from remap.config import ConfigError, Section
 from remap.io import columns as tables
-from remap.io import files
 from remap.io.columns import Columns
+from remap.io.content import reading
+from remap.io.declarations import check_choice, check_source
+from remap.io.files import resolve
+from remap.io.limits import limited
 from remap.io.matching import RULES, match_rows
 from remap.spectra import SpectrumError
 
@@ -118,7 +121,7 @@ def read_labels(
           (default) = the strictest by which there are any;
         separator, encoding, decimal: of CSV tables, see `remap.io.columns.read_columns` and `numbers`;
         hdu: of FITS tables (default 1);
-        largest, checksums: see `remap.io.files.Limits`.
+        largest, checksums: see `remap.io.limits.Limits`.
       data_root: the data root.
 
     Returns:
@@ -131,17 +134,17 @@ def read_labels(
         are), holds no numbers or has another unit; a name is empty or has lost digits; files or stars are duplicates.
       ValueError: the declaration is wrong.
     """
-    path = files.resolve(path, data_root)
-    with files.limited(source, "labels") as plain, files.reading(path, "a label table"):
+    path = resolve(path, data_root)
+    with limited(source, "labels") as plain, reading(path, "a label table"):
         return _read(path, plain)
 
 
 def _read(path: Path, source: Section) -> LabelTable:
-    source = files.check_source(source, kind="labels", required=("format", "columns"), optional=OPTIONAL)
-    files.check_choice(source, "format", tables.FORMATS, "labels")
-    files.check_choice(source, "match", (None, *RULES), "labels")
-    files.check_choice(source, "separator", (None, *tables.SEPARATORS), "labels")
-    files.check_choice(source, "decimal", (".", ","), "labels")
+    source = check_source(source, kind="labels", required=("format", "columns"), optional=OPTIONAL)
+    check_choice(source, "format", tables.FORMATS, "labels")
+    check_choice(source, "match", (None, *RULES), "labels")
+    check_choice(source, "separator", (None, *tables.SEPARATORS), "labels")
+    check_choice(source, "decimal", (".", ","), "labels")
     try:
         "".encode(source["encoding"] or "utf-8")
     except LookupError as error:
@@ -214,7 +217,7 @@ def read_velocities(
     Raises:
       SpectrumError: as `read_labels`; a name that appears twice.
     """
-    path = files.resolve(path, data_root)
+    path = resolve(path, data_root)
     format = tables.guess_format(path) if format is None else format
     source = {"format": format, "columns": {"rv": column}, "units": {"rv": unit}, "file_column": name_column}
     source |= {"missing_values": missing_values}

@@ -10,7 +10,9 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError, Section
-from remap.io import files
+from remap.io.content import reading
+from remap.io.fits_files import card, open_fits, pick_hdu
+from remap.io.limits import limited
 from remap.spectra import SpectrumError
 
 # A group of this ending holds so many times the label: "g45" with (?P<logg_x10>45) is log g 4.5.
@@ -97,7 +99,7 @@ def labels_from_header(
         `hdu` (of this card), `factor` (the card's value times it is the label) and `missing` (numbers that mean that
         it is not known).
       hdu: where the spectrum is; keywords are looked up there and then in the primary HDU.
-      source: whose limits hold for the file (`remap.io.files.Limits`).
+      source: whose limits hold for the file (`remap.io.limits.Limits`).
 
     Returns:
       The labels, NaN where the file says that they are not known.
@@ -108,9 +110,9 @@ def labels_from_header(
     """
     wanted = {label: _place(label, place) for label, place in places.items()}
     with (
-        files.limited(source or {}, "a library"),
-        files.reading(path, "a FITS file with labels in its header"),
-        files.open_fits(path) as hdus,
+        limited(source or {}, "a library"),
+        reading(path, "a FITS file with labels in its header"),
+        open_fits(path) as hdus,
     ):
         return {
             label: _card(hdus, place, hdu if place["hdu"] is None else place["hdu"], path)
@@ -131,9 +133,9 @@ def _place(label: str, place: str | Section) -> dict[str, object]:
 def _card(hdus: fits.HDUList, place: Mapping[str, object], hdu: int | str, path: Path) -> float:
     key = str(place["keyword"])
     for where in (hdu, 0):
-        header = files.pick_hdu(hdus, where, path).header
+        header = pick_hdu(hdus, where, path).header
         if key in header:
-            value = files.card(header, key, path)
+            value = card(header, key, path)
             if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(float(value)):
                 raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
             return np.nan if value in tuple(place["missing"]) else float(value) * float(place["factor"])

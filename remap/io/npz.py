@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from remap.io import files
+from remap.io import limits
 from remap.spectra import SpectrumError
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -35,14 +35,14 @@ def check_archive(
     if file.read(6) == np.lib.format.MAGIC_PREFIX:
         raise SpectrumError(f"{path}: expected an .npz bundle, found a single array")
     file.seek(0)
-    most, size = files.limits().unpacked(path.stat().st_size, pieces=pieces), 0
+    most, size = limits.limits().unpacked(path.stat().st_size, pieces=pieces), 0
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             size += info.file_size
             if size > most:
                 raise SpectrumError(
                     f"{path}: expected arrays of up to {most:.3g} bytes, found more: {info.filename} alone has "
-                    f"{info.file_size:.3g}{files.HINT}"
+                    f"{info.file_size:.3g}{limits.HINT}"
                 )
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise SpectrumError(

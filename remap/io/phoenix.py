@@ -10,7 +10,11 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import Section
-from remap.io import files
+from remap.io import fits_files
+from remap.io.axis import wavelengths
+from remap.io.declarations import check_source
+from remap.io.files import find_data
+from remap.io.fits_files import card
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
 # Keys of the declaration.
@@ -35,11 +39,11 @@ def read_phoenix_hires(path: Path, source: Section, data_root: str | os.PathLike
       SpectrumError: a file is broken or missing, or the two differ in length.
       ValueError: the declaration is wrong.
     """
-    source = files.check_source(source, kind="phoenix_hires", required=REQUIRED, optional=OPTIONAL)
-    header, flux = files.read_image(path, source["hdu"])
+    source = check_source(source, kind="phoenix_hires", required=REQUIRED, optional=OPTIONAL)
+    header, flux = fits_files.read_image(path, source["hdu"])
     beside = path.parent / source["wave_path"]
     try:
-        wave_path = beside if beside.is_file() else files.find_data(source["wave_path"], root=data_root)
+        wave_path = beside if beside.is_file() else find_data(source["wave_path"], root=data_root)
     except SpectrumError as error:
         raise SpectrumError(f"{path}: expected its wavelengths in a file of their own: {error}") from error
     if not wave_path.is_file():
@@ -62,7 +66,7 @@ def phoenix_labels(header: fits.Header, path: Path) -> dict[str, np.ndarray]:
     labels = {}
     for label, key in LABEL_KEYS.items():
         if key in header:
-            value = files.card(header, key, path)
+            value = card(header, key, path)
             if not isinstance(value, int | float) or not np.isfinite(float(value)):
                 raise SpectrumError(f"{path}: expected a number for {key} in the header, found {value!r}")
             labels[label] = np.array([value], np.float64)
@@ -73,7 +77,7 @@ def phoenix_labels(header: fits.Header, path: Path) -> dict[str, np.ndarray]:
 def _read_wave(path: Path, mtime_ns: int, size: int, wave_unit: str) -> np.ndarray:
     """Wavelengths float64[N] in Å, read-only; time and size are there so that a changed file is read anew."""
     del mtime_ns, size
-    _, values = files.read_image(path, 0)
-    wave = files.wavelengths(values, path, axis="linear", wave_unit=wave_unit)
+    _, values = fits_files.read_image(path, 0)
+    wave = wavelengths(values, path, axis="linear", wave_unit=wave_unit)
     wave.flags.writeable = False
     return wave

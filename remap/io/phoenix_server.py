@@ -14,7 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from remap.io import files
+from remap.io import fits_files
+from remap.io.axis import wavelengths
+from remap.io.content import reading
+from remap.io.fits_files import open_fits
+from remap.io.fits_structure import BLOCK
 from remap.io.phoenix import phoenix_labels
 from remap.spectra import SpectrumError
 
@@ -115,8 +119,8 @@ def check_wave(path: Path, *, wave_unit: str = "Angstrom") -> int:
       SpectrumError: it cannot be read, or is not what wavelengths are.
     """
     _check_whole(path)
-    _, values = files.read_image(path, 0)
-    return files.wavelengths(values, path, axis="linear", wave_unit=wave_unit).size
+    _, values = fits_files.read_image(path, 0)
+    return wavelengths(values, path, axis="linear", wave_unit=wave_unit).size
 
 
 def check_flux(path: Path, node: Node, *, pixels: int) -> int:
@@ -134,7 +138,7 @@ def check_flux(path: Path, node: Node, *, pixels: int) -> int:
       SpectrumError: it cannot be read, differs in length or labels, or has no flux at all.
     """
     _check_whole(path)
-    header, flux = files.read_image(path, 0)
+    header, flux = fits_files.read_image(path, 0)
     if flux.size != pixels:
         raise SpectrumError(f"{path}: expected {pixels} pixels as in {WAVE_NAME}, found {flux.size}")
     found = {name: float(value[0]) for name, value in phoenix_labels(header, path).items()}
@@ -157,7 +161,7 @@ def check_flux(path: Path, node: Node, *, pixels: int) -> int:
 
 def _check_whole(path: Path) -> None:
     """Raises SpectrumError unless every HDU is there to its last byte, those that nobody reads too."""
-    with files.reading(path, "a whole FITS file"), files.open_fits(path) as hdus:
+    with reading(path, "a whole FITS file"), open_fits(path) as hdus:
         for hdu in hdus:
             if hdu.size and hdu.data is None:
                 raise SpectrumError(f"{path}: expected data in HDU {hdu.name!r}, found none")
@@ -165,9 +169,9 @@ def _check_whole(path: Path) -> None:
         # A header that is cut off is no HDU to Astropy, and passed over.
         content = path.read_bytes()
         # The readers bear a last block without its padding, which a download that broke off there would look like.
-        if len(content) % files.BLOCK and not content.startswith(GZIP):
+        if len(content) % BLOCK and not content.startswith(GZIP):
             raise SpectrumError(
-                f"{path}: expected whole FITS blocks of {files.BLOCK} bytes, found {len(content)} bytes: cut short"
+                f"{path}: expected whole FITS blocks of {BLOCK} bytes, found {len(content)} bytes: cut short"
             )
         rest = content[place["datLoc"] + place["datSpan"] :].strip(b"\0")
         if rest and not content.startswith(GZIP):

@@ -14,7 +14,9 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError
-from remap.io import bintable, files
+from remap.io import bintable
+from remap.io.declarations import plain
+from remap.io.fits_files import pick_hdu
 from remap.spectra import SpectrumError
 
 KEYS = ("hdu", "row", "column")
@@ -22,7 +24,7 @@ KEYS = ("hdu", "row", "column")
 
 def check(place: Any, what: str, kind: str) -> dict[str, Any]:
     """A place as a dict: a number or text alone is an HDU; ConfigError where it has unknown keys."""
-    place = files.plain(place)
+    place = plain(place)
     if isinstance(place, int | str):
         return {"hdu": place}
     if not isinstance(place, Mapping) or set(place) - set(KEYS):
@@ -46,7 +48,7 @@ def fetch(hdus: fits.HDUList, place: Mapping[str, Any], path: Path, *, what: str
       SpectrumError: there is no such HDU, row or column, or it holds no numbers.
     """
     hdu, row = place.get("hdu", 0), place.get("row")
-    found = files.pick_hdu(hdus, hdu, path)
+    found = pick_hdu(hdus, hdu, path)
     if place.get("column") is not None:
         values = column(found, place["column"], path)
         if row is None:

@@ -12,7 +12,10 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError
-from remap.io import axis, facts, files, places
+from remap.io import axis, facts, places
+from remap.io.content import reading
+from remap.io.declarations import plain
+from remap.io.fits_files import is_fits, open_fits, pick_hdu
 from remap.spectra import Spectra, SpectrumError, make_spectra
 
 # Keys of the source of every format.
@@ -133,7 +136,7 @@ def choose(options: Any, path: Path) -> tuple[dict[str, Any], fits.HDUList | Non
     """The first of several sources whose test `when` holds for a file, and its HDUs, open; None for a text file.
 
     Args:
-      options: sources, plain ones (`files.plain`), each with `when`: a mapping of some of
+      options: sources, plain ones (`declarations.plain`), each with `when`: a mapping of some of
         kind: "fits" or "text";
         name: a regular expression, looked for in the file's name;
         hdus: names or numbers of HDUs that must be there;
@@ -153,8 +156,8 @@ def choose(options: Any, path: Path) -> tuple[dict[str, Any], fits.HDUList | Non
         if set(option.get("when") or {}) - set(WHEN):
             raise ConfigError(f"source of any: when knows {WHEN}, found {sorted(option['when'])}")
     missing = []
-    with files.reading(path, "a spectrum"):
-        hdus = files.open_fits(path) if files.is_fits(path) else None
+    with reading(path, "a spectrum"):
+        hdus = open_fits(path) if is_fits(path) else None
         for option in options:
             lacks = failing(option.get("when") or {}, path, hdus)
             if lacks is None:
@@ -241,7 +244,7 @@ def check_segments(declared: Any, arrays: tuple[str, ...], kind: str) -> tuple[d
       arrays: keys of the source that a segment may set for itself.
       kind: what is declared, for messages.
     """
-    declared = files.plain(declared)
+    declared = plain(declared)
     if declared is None:
         return None
     known = ("segment", "exposure", "hdu", "hdus", "rows", *arrays)
@@ -292,7 +295,7 @@ def expand(
             several = [{k: v for k, v in m.groupdict().items() if v} | one | {"hdu": i} for i, m in matching]
         elif declared.get("rows") is not None:
             hdu = {**base, **one}["hdu"]
-            image = files.pick_hdu(hdus, hdu, path)
+            image = pick_hdu(hdus, hdu, path)
             shape = image.shape if image.is_image else ()
             first, last = declared["rows"]
             count = shape[-2] if len(shape) > 1 else 1 if image.is_image else image.header["NAXIS2"]

@@ -10,7 +10,10 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError, Section
-from remap.io import bintable, facts, files, places, segments, wave_units
+from remap.io import bintable, facts, places, segments, wave_units
+from remap.io.content import reading
+from remap.io.declarations import check_choice, check_source, plain
+from remap.io.fits_files import open_fits, pick_hdu
 from remap.spectra import Spectra, SpectrumError
 
 COLUMNS = ("wave_column", "flux_column", "ivar_column", "error_column", "systematic_column", "mask_column")
@@ -63,12 +66,12 @@ def read_table_spectra(
       ValueError: the declaration is wrong.
     """
     stated = source.get("wave_unit") == STATED
-    plain = dict(files.plain(source)) | ({"wave_unit": "Angstrom"} if stated else {})
-    source = _check(files.check_source(plain, kind="table", required=REQUIRED, optional=OPTIONAL))
+    declared = dict(plain(source)) | ({"wave_unit": "Angstrom"} if stated else {})
+    source = _check(check_source(declared, kind="table", required=REQUIRED, optional=OPTIONAL))
     if stated:
         source["wave_unit"] = STATED
     where = "several HDUs" if source["segments"] else f"HDU {source['hdu']!r}"
-    with files.reading(path, f"a FITS file with a table in {where}"), files.open_fits(path) as hdus:
+    with reading(path, f"a FITS file with a table in {where}"), open_fits(path) as hdus:
         found = [_read(hdus, one, path) for one in segments.expand(source, hdus, path, exposures=exposures)]
     return segments.build_all(found, path, within)
 
@@ -77,7 +80,7 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
     source["facts"] = facts.check_facts(source["facts"], "table")
     source["line_spread"] = facts.check_spread(source["line_spread"], "table")
     source["segments"] = segments.check_segments(source["segments"], OWN, "table")
-    files.check_choice(source, "error_optional", (True, False), "table")
+    check_choice(source, "error_optional", (True, False), "table")
     if source["segments"]:
         own = [facts.check_facts(part.get("facts"), "table") for part in source["segments"]]
         source["segments"] = tuple(
@@ -91,7 +94,7 @@ def _check(source: dict[str, Any]) -> dict[str, Any]:
         if one["systematic_column"] and not one["error_column"]:
             raise ConfigError("source of table: systematic_column needs an error_column")
         if one["mask_column"]:
-            files.check_choice(one, "mask_good", ("zero", "nonzero"), "table")
+            check_choice(one, "mask_good", ("zero", "nonzero"), "table")
         elif one["mask_good"] is not None or one["mask_bits"] is not None:
             raise ConfigError("source of table: mask_good and mask_bits need a mask_column")
         for key, kind in (
@@ -112,7 +115,7 @@ def _read(
     hdus: fits.HDUList, source: Mapping[str, Any], path: Path
 ) -> tuple[segments.Segment, dict[str, Any]]:
     hdu, row = source["hdu"], source["row"]
-    chosen = files.pick_hdu(hdus, hdu, path)
+    chosen = pick_hdu(hdus, hdu, path)
     if chosen.is_image:
         raise SpectrumError(f"{path}: expected a table in HDU {hdu!r}, found an image or nothing")
     table = bintable.open_table(chosen, path)

@@ -12,7 +12,10 @@ import numpy as np
 from astropy.io import fits
 
 from remap.config import ConfigError, Section
-from remap.io import bintable, facts, files, places, segments, wave_units
+from remap.io import bintable, facts, places, segments, wave_units
+from remap.io.content import is_packed, native_float, reading
+from remap.io.declarations import check_choice, check_source, plain
+from remap.io.fits_files import open_fits, pick_hdu
 from remap.spectra import Spectra, SpectrumError
 
 QUANTITIES = ("flux_hdu", "ivar_hdu", "error_hdu", "mask_hdu", "resolution_hdu")
@@ -69,8 +72,8 @@ def read_target_spectra(
     """
     source, pattern = _check(source)
     with (
-        files.reading(path, "a FITS file with many targets"),
-        files.open_fits(path, pieces=rows is not None) as hdus,
+        reading(path, "a FITS file with many targets"),
+        open_fits(path, pieces=rows is not None) as hdus,
     ):
         table, found, stars = _open(hdus, source, pattern, path)
         index = None if rows is None else _chosen(_numbered(stars, together=together), rows, path)
@@ -94,9 +97,9 @@ def read_target_spectra(
             valid, good = _good(arrays, marked if index is None else marked[index], segment, source, path)
             part = segments.Segment(
                 coordinate=_wave(hdus[number], path).astype(np.float64),
-                flux=files.native_float(arrays["flux_hdu"]),
-                ivar=None if "ivar_hdu" not in arrays else files.native_float(arrays["ivar_hdu"]),
-                error=None if "error_hdu" not in arrays else files.native_float(arrays["error_hdu"]),
+                flux=native_float(arrays["flux_hdu"]),
+                ivar=None if "ivar_hdu" not in arrays else native_float(arrays["ivar_hdu"]),
+                error=None if "error_hdu" not in arrays else native_float(arrays["error_hdu"]),
                 valid=valid,
                 spread=_spread(places_of, marked, segment, source, path, good if index is None else None),
                 names=names,
@@ -120,12 +123,12 @@ def split_targets(
     """
     source, pattern = _check(source)
     with (
-        files.reading(path, "a FITS file with many targets"),
-        files.open_fits(path, pieces=True) as hdus,
+        reading(path, "a FITS file with many targets"),
+        open_fits(path, pieces=True) as hdus,
     ):
         _, _, stars = _open(hdus, source, pattern, path)
     counts = np.bincount(_numbered(stars, together=together))
-    if files.is_packed(path):
+    if is_packed(path):
         return [(0, len(counts), int(counts.sum()))]
     out, first = [], 0
     for i in range(len(counts)):
@@ -142,8 +145,8 @@ def target_stars(
     """The identifiers of the rows that `read_target_spectra` would read, "" = none; reads no pixels."""
     source, pattern = _check(source)
     with (
-        files.reading(path, "a FITS file with many targets"),
-        files.open_fits(path, pieces=True) as hdus,
+        reading(path, "a FITS file with many targets"),
+        open_fits(path, pieces=True) as hdus,
     ):
         _, _, stars = _open(hdus, source, pattern, path)
         if rows is None:
@@ -160,7 +163,7 @@ def _open(
         raise SpectrumError(
             f"{path}: expected HDUs like {pattern.pattern!r}, found {segments.describe(hdus)}"
         )
-    table = files.pick_hdu(hdus, source["targets_hdu"], path)
+    table = pick_hdu(hdus, source["targets_hdu"], path)
     if table.is_image:
         raise SpectrumError(f"{path}: expected a table in HDU {source['targets_hdu']!r}, found an image")
     table = bintable.open_table(table, path)
@@ -199,14 +202,14 @@ def _chosen(numbers: np.ndarray, rows: tuple[int, int], path: Path) -> np.ndarra
 
 def _check(source: Section) -> tuple[dict[str, Any], re.Pattern]:
     """The declaration, and what the names of the HDUs of wavelengths match."""
-    source = files.check_source(source, kind="targets", required=REQUIRED, optional=OPTIONAL)
-    source = {key: files.plain(value) for key, value in source.items()}
+    source = check_source(source, kind="targets", required=REQUIRED, optional=OPTIONAL)
+    source = {key: plain(value) for key, value in source.items()}
     if source["ivar_hdu"] and source["error_hdu"]:
         raise ConfigError("source of targets: give ivar_hdu or error_hdu, not both")
     if source["segments"] is not None:
         raise ConfigError("source of targets: segments are what wave_hdu matches; leave segments out")
     if source["mask_hdu"]:
-        files.check_choice(source, "mask_good", ("zero", "nonzero"), "targets")
+        check_choice(source, "mask_good", ("zero", "nonzero"), "targets")
     elif source["mask_good"] is not None or source["mask_bits"] is not None:
         raise ConfigError("source of targets: mask_good and mask_bits need a mask_hdu")
     try:
@@ -257,7 +260,7 @@ def _places(
             key == "resolution_hdu" and name not in hdus
         ):  # as in files of one target; the line spread is unknown then
             continue
-        hdu = _image(files.pick_hdu(hdus, name, path), path)
+        hdu = _image(pick_hdu(hdus, name, path), path)
         shape = hdu.shape[::2] if key == "resolution_hdu" and len(hdu.shape) == 3 else hdu.shape
         if shape != (count, pixels) or (key == "resolution_hdu" and len(hdu.shape) != 3):
             wanted = f"[{count}, {'D, ' if key == 'resolution_hdu' else ''}{pixels}]"

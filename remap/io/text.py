@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from remap.config import ConfigError, Section
-from remap.io import axis, facts, files, places, segments
+from remap.io import axis, facts, places, segments
+from remap.io.content import read_bytes, reading
+from remap.io.declarations import check_choice, check_source
 from remap.spectra import Spectra, SpectrumError
 
 COLUMNS = ("wave_column", "flux_column", "ivar_column", "error_column", "mask_column")
@@ -59,16 +61,16 @@ def read_text_spectrum(
       ValueError: the declaration is wrong.
     """
     required = ("format", "medium", "axis", "wave_unit")
-    source = files.check_source(source, kind="text", required=required, optional=OPTIONAL)
+    source = check_source(source, kind="text", required=required, optional=OPTIONAL)
     if source["ivar_column"] is not None and source["error_column"] is not None:
         raise ConfigError("source of text: give ivar_column or error_column, not both")
     if source["mask_column"] is not None:
-        files.check_choice(source, "mask_good", ("zero", "nonzero"), "text")
+        check_choice(source, "mask_good", ("zero", "nonzero"), "text")
     elif source["mask_good"] is not None or source["mask_bits"] is not None:
         raise ConfigError("source of text: mask_good and mask_bits need a mask_column")
     source["facts"] = facts.check_facts(source["facts"], "text")
     source["line_spread"] = facts.check_spread(source["line_spread"], "text")
-    with files.reading(path, "a text file with columns of numbers"):
+    with reading(path, "a text file with columns of numbers"):
         table, names = _parse(_decode(path), path, tuple(source["comments"]))
         columns = {}
         for key in COLUMNS:
@@ -96,7 +98,7 @@ def read_text_spectrum(
 
 
 def _decode(path: Path) -> str:
-    content = files.read_bytes(path, text=True)
+    content = read_bytes(path, text=True)
     if max(content.count(b"\n"), content.count(b"\r")) > MOST_LINES:
         raise SpectrumError(f"{path}: expected a spectrum of up to {MOST_LINES} lines, found more")
     for mark, encoding in BOMS.items():

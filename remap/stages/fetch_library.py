@@ -33,6 +33,7 @@ from typing import Any
 import ml_collections
 
 from remap.config import ConfigError, record
+from remap.io.declarations import check_source
 from remap.io.download import (
     NotThereError,
     StoppedError,
@@ -44,7 +45,7 @@ from remap.io.download import (
     part_path,
     sha256,
 )
-from remap.io.files import check_source, data_path
+from remap.io.files import data_path
 from remap.io.phoenix import OPTIONAL, REQUIRED
 from remap.io.phoenix_server import (
     FLUX_BYTES,

@@ -9,7 +9,9 @@ from typing import Any
 
 from astropy.io import fits
 
-from remap.io import files, segments
+from remap.io import segments
+from remap.io.content import GZIP, reading
+from remap.io.fits_files import is_fits, open_fits
 from remap.spectra import SpectrumError
 
 # Signs of a survey: (test as of `remap.io.segments.choose`, weight, reason). A weight of None: without it the file is
@@ -204,11 +206,11 @@ def identify(path: str | Path) -> tuple[Match, ...]:
       SpectrumError: the file is missing or broken.
     """
     path = Path(path)
-    with files.reading(path, "a spectrum"):
-        if not files.is_fits(path):
+    with reading(path, "a spectrum"):
+        if not is_fits(path):
             _check_text(path)
             return _rank(path, None)
-        with files.open_fits(path) as hdus:
+        with open_fits(path) as hdus:
             return _rank(path, hdus)
 
 
@@ -219,11 +221,11 @@ def describe(path: str | Path) -> str:
       SpectrumError: the file is missing or broken.
     """
     path = Path(path)
-    with files.reading(path, "a spectrum"):
-        if not files.is_fits(path):
+    with reading(path, "a spectrum"):
+        if not is_fits(path):
             _check_text(path)
             return "text"
-        with files.open_fits(path) as hdus:
+        with open_fits(path) as hdus:
             return segments.describe(hdus)
 
 
@@ -248,5 +250,5 @@ def _check_text(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(4096)
     binary = b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff"))
-    if binary and not start.startswith(files.GZIP):
+    if binary and not start.startswith(GZIP):
         raise SpectrumError(f"{path}: expected a FITS or text file, found another binary one")

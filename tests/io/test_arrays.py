@@ -8,7 +8,7 @@ from helpers.containers import KINDS, write_arrays
 
 from remap import io
 from remap.config import ConfigError
-from remap.io import containers, files
+from remap.io import containers, limits
 from remap.spectra import SpectrumError
 
 S, N = 7, 40
@@ -188,7 +188,7 @@ def test_parquet_that_unpacks_to_too_much_is_refused(tmp_path):
 
 def test_what_is_read_at_a_time_is_bounded(tmp_path, monkeypatch):
     path = write_arrays(tmp_path / "x", "npz", ARRAYS)
-    monkeypatch.setattr(files, "LARGEST", 1000)
+    monkeypatch.setattr(limits, "LARGEST", 1000)
     io.read_segments(path, source=SOURCE, rows=(0, 3))
     with pytest.raises(SpectrumError, match="expected up to 1e\\+03 bytes at a time, found 4 rows of 'flux'"):
         io.read_segments(path, source=SOURCE, rows=(0, 4))

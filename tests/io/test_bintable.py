@@ -7,8 +7,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from remap.io import files
 from remap.io.bintable import open_table
+from remap.io.fits_files import open_fits
 from remap.spectra import SpectrumError
 
 ROWS = 4
@@ -35,7 +35,7 @@ def write(path, columns, **cards):
 
 
 def table(path):
-    with files.open_fits(Path(path)) as hdus:
+    with open_fits(Path(path)) as hdus:
         return open_table(hdus[1], Path(path))
 
 

@@ -14,7 +14,9 @@ from benchmarks import fuzzing, small_files
 from benchmarks.small_files import SAMPLES, N
 from remap import io, surveys
 from remap.config import ConfigError
-from remap.io import files
+from remap.io import fits_structure
+from remap.io.fits_structure import START, check_fits
+from remap.io.limits import limited
 from remap.spectra import SpectrumError
 
 MUTANTS = 500  # of every reader; bench_readers --small --hostile has thousands
@@ -146,7 +148,7 @@ def test_very_many_hdus(tmp_path):
     empty = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU()])
     stream = streams.BytesIO()
     empty.writeto(stream)
-    path.write_bytes(path.read_bytes() + stream.getvalue()[2880:] * (files.MOST_HDUS + 1))
+    path.write_bytes(path.read_bytes() + stream.getvalue()[2880:] * (fits_structure.MOST_HDUS + 1))
     assert "HDUs" in refused("image", path, source)
 
 
@@ -288,7 +290,7 @@ def test_sums_of_every_length_are_astropys():
     for size in (0, 1, 3, 4, 2880, 12345):
         content = b"x" * 7 + rng.bytes(size)
         padded = np.frombuffer(content[7:] + bytes(-size % 2880), np.uint8)
-        assert files._sum(content, 7, 7 + size) == fits.ImageHDU()._compute_checksum(padded)
+        assert fits_structure._sum(content, 7, 7 + size) == fits.ImageHDU()._compute_checksum(padded)
 
 
 def test_real_files_have_sound_sums(data_root, caplog):
@@ -296,9 +298,9 @@ def test_real_files_have_sound_sums(data_root, caplog):
     seen = 0
     for path in sorted((data_root / "surveys").rglob("*.fits")):
         content = path.read_bytes()
-        if (b"DATASUM =" in content or b"CHECKSUM=" in content) and content.startswith(files.START):
-            with files.limited({"checksums": "all"}, "image"):
-                files.check_fits(content, path)
+        if (b"DATASUM =" in content or b"CHECKSUM=" in content) and content.startswith(START):
+            with limited({"checksums": "all"}, "image"):
+                check_fits(content, path)
             seen += 1
     assert seen >= 4
     assert not caplog.text

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
 from remap import io
-from remap.io import files
+from remap.io import fits_files
 from remap.spectra import SpectrumError, make_spectra, to_medium
 
 IMAGE = {"format": "image", "medium": "air", "axis": "linear", "wave_unit": "Angstrom"}
@@ -372,8 +372,10 @@ def test_phoenix_hires_and_its_wave_file(tmp_path, monkeypatch):
     }
 
     reads = []
-    inner = files.read_image
-    monkeypatch.setattr(files, "read_image", lambda path, hdu: reads.append(path.name) or inner(path, hdu))
+    inner = fits_files.read_image
+    monkeypatch.setattr(
+        fits_files, "read_image", lambda path, hdu: reads.append(path.name) or inner(path, hdu)
+    )
     io.read(flux, source=HIRES)
     io.read(flux, source=HIRES)
     assert reads.count("WAVE.fits") <= 1
