@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from remap.network.resnet import ResNet1D
 from remap.predict.arms import ArmInputs
 from remap.predict.ensemble import mean_pmf, member_pmf
-from remap.predict.predictor import Predictor
+from remap.predict.running import Runner
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.preprocess.templates import Templates
@@ -56,7 +56,7 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    predictor: Predictor,
+    runner: Runner,
     inputs: Mapping[str, ArmInputs],
     *,
     labels: np.ndarray | None = None,
@@ -73,23 +73,22 @@ def explain(
       library: to look in; None = none.
     """
     count = len(next(iter(inputs.values())).flux)
-    normal = {arm: predictor.normalize_arm(arm, x).flux for arm, x in inputs.items()}
+    normal = {arm: runner.normalize_arm(arm, x).flux for arm, x in inputs.items()}
     used = {
-        arm: usable(x.flux, x.valid, min_coverage=predictor.config["predict"]["min_coverage"])
-        for arm, x in inputs.items()
+        arm: usable(x.flux, x.valid, min_coverage=runner.limits["min_coverage"]) for arm, x in inputs.items()
     }
     good = {arm: x.valid & used[arm][:, None] for arm, x in inputs.items()}
     chosen, rms = np.full(count, -1), np.full(count, np.nan)
     beside = {arm: np.full(x.flux.shape, np.nan, np.float32) for arm, x in inputs.items()}
     if library is not None and labels is not None:
-        chosen, rms, beside = _best_library(predictor, library, normal, good, labels)
+        chosen, rms, beside = _best_library(runner, library, normal, good, labels)
     arms = {}
     for arm, x in inputs.items():
-        steps = predictor.preprocessing.arms[arm][2]
-        gradient = saliency(predictor, arm, normal[arm], x.valid) * (0.01 / steps)
+        steps = runner.preprocessing.arms[arm][2]
+        gradient = saliency(runner, arm, normal[arm], x.valid) * (0.01 / steps)
         gone = ~good[arm]
         arms[arm] = ArmExplanation(
-            predictor.preprocessing.wave(arm),
+            runner.preprocessing.wave(arm),
             np.where(gone, np.nan, x.flux).astype(np.float32),
             np.where(used[arm][:, None], _continuum(x.flux, normal[arm], good[arm]), np.nan).astype(
                 np.float32
@@ -101,18 +100,18 @@ def explain(
     return Explanation(arms, chosen, rms)
 
 
-def saliency(predictor: Predictor, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def saliency(runner: Runner, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Gradient of the medians of an arm's PMFs with respect to the normalised flux.
 
     Args:
-      flux: float32[S, N], normalised, as `Predictor.normalize_arm` gives it.
+      flux: float32[S, N], normalised, as `Runner.normalize_arm` gives it.
       valid: bool[S, N].
 
     Returns:
       float32[L, S, N], label's unit per unit of flux (the continuum) of one pixel.
     """
-    network, bins = predictor.networks[arm], predictor.preprocessing.labels
-    batch = predictor.config["predict"]["small_batch_size"]
+    network, bins = runner.networks[arm], runner.preprocessing.labels
+    batch = runner.limits["small_batch_size"]
     out = np.zeros((len(bins), *flux.shape), np.float32)
     for i in range(0, len(flux), batch):
         rows = slice(i, min(i + batch, len(flux)))
@@ -146,9 +145,11 @@ def median_gradient(
 
 
 def library_spectra(
-    workdir: Path, preprocessing: Preprocessing, templates: Templates | None
+    workdir: Path | None, preprocessing: Preprocessing, templates: Templates | None
 ) -> LibrarySpectra | None:
     """The prepared library of a working folder, or else the templates of velocities; None where there is neither."""
+    if workdir is None:
+        return _of_templates(preprocessing, templates)
     spreads = preprocessing.spreads[1]
     middle = spreads.index(sorted(spreads)[len(spreads) // 2])
     flux, valid, labels = {}, {}, None
@@ -162,8 +163,13 @@ def library_spectra(
             valid[arm], labels = np.asarray(part.valid), np.asarray(part.labels)
         return LibrarySpectra(flux, valid, labels)
     except FileNotFoundError:
-        if templates is None or set(templates.wave) != set(preprocessing.arms):
-            return None
+        return _of_templates(preprocessing, templates)
+
+
+def _of_templates(preprocessing: Preprocessing, templates: Templates | None) -> LibrarySpectra | None:
+    """Templates of velocities as a library, where they are on the grids of the arms and have the labels."""
+    if templates is None or set(templates.wave) != set(preprocessing.arms):
+        return None
     same = all(
         np.array_equal(templates.wave[arm], preprocessing.wave(arm)) for arm in preprocessing.arms
     ) and templates.labels.shape[1] == len(preprocessing.labels)
@@ -174,7 +180,7 @@ def library_spectra(
 
 
 def _best_library(
-    predictor: Predictor,
+    runner: Runner,
     library: LibrarySpectra,
     normal: Mapping[str, np.ndarray],
     good: Mapping[str, np.ndarray],
@@ -197,7 +203,7 @@ def _best_library(
         mask = np.broadcast_to(library.valid[arm], (rows.size, library.valid[arm].size))
         flux = np.where(mask, library.flux[arm][rows], 0.0).astype(np.float32)
         snr = np.full(rows.size, np.nan)
-        every[arm] = predictor.normalize_arm(arm, ArmInputs(flux, np.array(mask), snr)).flux
+        every[arm] = runner.normalize_arm(arm, ArmInputs(flux, np.array(mask), snr)).flux
     place = place.reshape(near[known].shape)
     for star, places in zip(np.flatnonzero(known), place, strict=True):
         total, pixels = np.zeros(places.size), 0

@@ -19,6 +19,7 @@ from remap.predict.catalogue import Catalogue, provenance
 from remap.predict.combining import Combiner, combine, complete_arms
 from remap.predict.ensemble import Network
 from remap.predict.expert import GivesOpinions, References
+from remap.predict.explain import Explanation, LibrarySpectra, explain, library_spectra
 from remap.predict.given import spectra_of
 from remap.predict.identity import describe_source
 from remap.predict.observing import read_and_observe
@@ -288,15 +289,75 @@ class Predictor:
             raise ConfigError(
                 "expected references to look for neighbours among, found none: run launch.references"
             )
-        observed = spectra
-        if not isinstance(spectra, Observed):
-            observed = self._observe(spectra_of(spectra, flux, medium=medium), velocities, settings)
+        observed = self._observed(spectra, flux, medium, velocities, settings)
         found = {
             arm: self.predict_arm(arm, ArmInputs(on.flux, on.valid, on.snr))
             for arm, on in observed.arms.items()
         }
         used = np.stack([a.used for a in found.values()])
         return self.known.neighbors({arm: a.look for arm, a in found.items()}, used, k)
+
+    def embed(
+        self,
+        spectra: Any,
+        flux: Any = None,
+        *,
+        medium: str | None = None,
+        velocities: Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The pooled features of every spectrum, those of each arm's first network (see `Catalogue.embeddings`).
+
+        Args:
+          spectra, flux, medium, velocities, settings: as `predict` takes them; or what `observe_files` gives.
+
+        Returns:
+          Arm -> float32[S, F]; NaN where the arm has too few valid pixels.
+        """
+        observed = self._observed(spectra, flux, medium, velocities, settings)
+        found = self.predict_arms(observed, embeddings=True)
+        return {arm: said.features for arm, said in found.items() if said.features is not None}
+
+    def explain(
+        self,
+        spectra: Any,
+        flux: Any = None,
+        *,
+        medium: str | None = None,
+        velocities: Sequence[float] | np.ndarray | str | None = None,
+        settings: ObserveSettings | None = None,
+        library: LibrarySpectra | None = None,
+    ) -> Explanation:
+        """Where in the spectra the answers come from: continuum, saliency, and the library spectrum that fits best.
+
+        Args:
+          spectra, flux, medium, velocities, settings: as `predict` takes them; or what `observe_files` gives.
+          library: to look in (`remap.predict.explain.library_spectra`); None = the templates of velocities, where the
+            networks have some.
+
+        Returns:
+          Of every arm float[S, N]: flux, continuum, normalised flux, library spectrum, and the saliency of each
+          label [L, S, N]; see `remap.predict.explain.explain`.
+        """
+        observed = self._observed(spectra, flux, medium, velocities, settings)
+        table = self.predict_observed(observed).table
+        labels = np.stack([np.asarray(table[name], float) for name in self.labels], axis=1)
+        library = library or library_spectra(None, self.preprocessing, self.templates)
+        inputs = {arm: ArmInputs(on.flux, on.valid, on.snr) for arm, on in observed.arms.items()}
+        return explain(self.runner, inputs, labels=labels, library=library)
+
+    def _observed(
+        self,
+        spectra: Any,
+        flux: Any,
+        medium: str | None,
+        velocities: Sequence[float] | np.ndarray | str | None,
+        settings: ObserveSettings | None,
+    ) -> Observed:
+        """Spectra as `predict` takes them on the arms' grids, or as they are where they are there already."""
+        if isinstance(spectra, Observed):
+            return spectra
+        return self._observe(spectra_of(spectra, flux, medium=medium), velocities, settings)
 
     def _observe(
         self,

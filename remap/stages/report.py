@@ -305,9 +305,8 @@ def _with_spectra(
     which = spectra.rows[rows]
     inputs = {a: ArmInputs(x.flux[which], x.valid[which], x.snr[which]) for a, x in spectra.arms.items()}
     labels = np.stack([np.asarray(catalogue.table[k], float)[rows] for k in predictor.labels], axis=1)
-    # A folder that is not there has no library.
-    library = library_spectra(workdir or Path(), predictor.preprocessing, predictor.templates)
-    found = explain(predictor, inputs, labels=labels, library=library)
+    library = library_spectra(workdir, predictor.preprocessing, predictor.templates)
+    found = explain(predictor.runner, inputs, labels=labels, library=library)
     out = {}
     for i, row in enumerate(rows):
         arms = [

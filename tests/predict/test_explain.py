@@ -34,7 +34,7 @@ def library(tiny_workdir, tiny_predictor):
 def found(tiny_predictor, inputs, library):
     labels = np.array([tiny.DWARFS[i][2:] for i in STARS])
     labels[1] = np.nan
-    return explain(tiny_predictor, inputs, labels=labels, library=library)
+    return explain(tiny_predictor.runner, inputs, labels=labels, library=library)
 
 
 def test_the_gradient_of_a_median_is_that_of_finite_differences():
@@ -56,7 +56,7 @@ def test_the_gradient_of_a_median_is_that_of_finite_differences():
 def test_saliency_is_the_change_of_the_median_with_the_flux(tiny_predictor, inputs, label):
     flux = tiny_predictor.normalize_arm("A", inputs["A"]).flux
     valid, bins = inputs["A"].valid, tiny_predictor.preprocessing.labels[label]
-    gradient = saliency(tiny_predictor, "A", flux, valid)[label]
+    gradient = saliency(tiny_predictor.runner, "A", flux, valid)[label]
     length = np.linalg.norm(gradient, axis=1, keepdims=True)
     assert np.all(length > 0)
 
@@ -73,7 +73,7 @@ def test_saliency_is_the_change_of_the_median_with_the_flux(tiny_predictor, inpu
 
 def test_units_and_gaps(found, tiny_predictor, inputs):
     arm = found.arms["A"]
-    gradient = saliency(tiny_predictor, "A", np.nan_to_num(arm.normalized, nan=1.0), inputs["A"].valid)
+    gradient = saliency(tiny_predictor.runner, "A", np.nan_to_num(arm.normalized, nan=1.0), inputs["A"].valid)
     np.testing.assert_allclose(
         arm.saliency[:, 1], gradient[:, 1] * 0.01 / 1.0, rtol=1e-4, atol=1e-7
     )  # pixels of 1 Å
@@ -113,12 +113,36 @@ def test_a_library_spectrum_finds_itself(tiny_predictor, library):
         for arm in library.flux
     }
     near = library.labels[some] + np.array([100.0, 0.1, -0.05])
-    found = explain(tiny_predictor, spectra, labels=near, library=library)
+    found = explain(tiny_predictor.runner, spectra, labels=near, library=library)
     assert found.chosen.tolist() == some
     np.testing.assert_allclose(found.rms, 0, atol=1e-6)
-    nothing = explain(tiny_predictor, spectra)
+    nothing = explain(tiny_predictor.runner, spectra)
     assert nothing.chosen.tolist() == [-1, -1]
     assert np.isnan(nothing.arms["A"].library).all()
+
+
+def test_a_predictor_explains_and_embeds_spectra_as_it_predicts_them(tiny_predictor):
+    spectra = tiny.spectra(STARS)
+    observed = observe([[spectra]], tiny_predictor.preprocessing)
+    found, same = tiny_predictor.explain(spectra), tiny_predictor.explain(observed)
+    by_hand = explain(
+        tiny_predictor.runner,
+        {a: ArmInputs(on.flux, on.valid, on.snr) for a, on in observed.arms.items()},
+        labels=np.stack(
+            [np.asarray(tiny_predictor.predict(spectra).table[x]) for x in tiny_predictor.labels], axis=1
+        ),
+        library=library_spectra(None, tiny_predictor.preprocessing, tiny_predictor.templates),
+    )
+    assert (found.chosen >= 0).all()
+    for one in (same, by_hand):
+        np.testing.assert_array_equal(found.chosen, one.chosen)
+        np.testing.assert_array_equal(found.arms["B"].saliency, one.arms["B"].saliency)
+    embedded = tiny_predictor.embed(spectra)
+    expected = tiny_predictor.predict(spectra, embeddings=True).embeddings
+    assert embedded.keys() == expected.keys() == {"A", "B"}
+    for arm, features in expected.items():
+        assert len(features) == len(STARS)
+        np.testing.assert_array_equal(embedded[arm], features)
 
 
 def test_without_a_library_the_templates_of_velocities_serve(tiny_predictor, tmp_path):
@@ -126,6 +150,8 @@ def test_without_a_library_the_templates_of_velocities_serve(tiny_predictor, tmp
     found = library_spectra(tmp_path, tiny_predictor.preprocessing, own)
     assert isinstance(found, LibrarySpectra)
     np.testing.assert_allclose(found.flux["A"], own.flux["A"] + 1, rtol=1e-6)
+    alone = library_spectra(None, tiny_predictor.preprocessing, own)
+    np.testing.assert_array_equal(alone.flux["A"], found.flux["A"])
     assert library_spectra(tmp_path, tiny_predictor.preprocessing, None) is None
     other = dataclasses.replace(own, wave={a: w + 0.5 for a, w in own.wave.items()})
     assert library_spectra(tmp_path, tiny_predictor.preprocessing, other) is None
