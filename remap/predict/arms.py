@@ -36,6 +36,7 @@ class ArmPrediction(NamedTuple):
         None  # float32[B, S, R], to the expert's references; None = there is no expert
     )
     features: np.ndarray | None = None  # float32[S, F], NaN where not used; None = not asked for
+    gap: np.ndarray | None = None  # float[S], the longest masked stretch over what is borne; None = not known
     look: Look | None = None  # what is compared with the references of neighbours; None = there are none
 
 

@@ -206,6 +206,8 @@ def arm_flags(arms: Arms, used: np.ndarray, snr: np.ndarray, limits: Mapping[str
     with np.errstate(invalid="ignore"):
         flags[snr < limits["min_snr"]] |= Flag.LOW_SNR
     flags[np.any(used & (coverage < limits["full_coverage"]), axis=0)] |= Flag.BAD_PIXELS
+    gaps = [np.zeros(len(snr)) if a.gap is None else a.gap for a in arms.values()]
+    flags[np.any(used & (np.stack(gaps) > 1), axis=0)] |= Flag.BAD_PIXELS
     flags[np.any(used & np.stack([a.trouble for a in arms.values()]), axis=0)] |= Flag.CONTINUUM
     flags[~used.all(axis=0)] |= Flag.MISSING_ARM
     return flags

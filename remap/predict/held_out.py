@@ -75,7 +75,7 @@ class SurveyPrediction(NamedTuple):
                 own = np.array(self.predictor.networks[arm].folds) == fold
                 chosen[arm][:, mine] = np.asarray(mean_pmf(each[own]))[:, mine]
         arms = {
-            arm: self.predictor.arm_prediction(x.raw, chosen[arm], x.normalized.trouble)._replace(
+            arm: self.predictor.arm_prediction(arm, x.raw, chosen[arm], x.normalized.trouble)._replace(
                 distances=self.distances.get(arm)
             )
             for arm, x in self.inputs.items()

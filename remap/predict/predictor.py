@@ -106,7 +106,11 @@ class Predictor:
     @functools.cached_property
     def runner(self) -> Runner:
         """What runs the networks over spectra, in batches."""
-        return Runner(self.preprocessing, self.networks, self.config["predict"], self.batch_size)
+        seen = dict(self.config.get("augment", {}))
+        if self.description.get("stage") == "finetune":
+            seen |= dict(self.config["finetune"].get("augment", {}))
+        limits, gap = self.config["predict"], int(seen.get("gap_pixels", 0))
+        return Runner(self.preprocessing, self.networks, limits, self.batch_size, gap)
 
     def predict_arm(self, arm: str, inputs: ArmInputs, *, embeddings: bool = False) -> ArmPrediction:
         """PMFs of one arm, the mean over its networks, in batches of one shape.
@@ -152,9 +156,11 @@ class Predictor:
         """float32[M, L, S, F]: embeddings of every network of one arm; arguments as of `member_pmfs`."""
         return self.runner.member_embeddings(arm, flux, valid)
 
-    def arm_prediction(self, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray) -> ArmPrediction:
+    def arm_prediction(
+        self, arm: str, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray
+    ) -> ArmPrediction:
         """PMFs float32[L, S, K] of spectra as a prediction: NaN where the arm has too few valid pixels."""
-        return self.runner.arm_prediction(inputs, pmf, trouble)
+        return self.runner.arm_prediction(arm, inputs, pmf, trouble)
 
     def combine(
         self,

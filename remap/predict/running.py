@@ -25,7 +25,9 @@ from remap.predict.ensemble import (
 from remap.predict.expert import References
 from remap.predict.references import join_looks, look_at
 from remap.preprocess.description import Preprocessing
-from remap.preprocess.grid import usable
+from remap.preprocess.grid import longest_gap, usable
+
+LONGEST_GAP = 1.5  # `predict.longest_gap` of older configs, which do not have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Runner:
       networks: arm -> its networks.
       limits: the config's section `predict`.
       batch_size: spectra of a batch; None = `small_batch_size` of the limits for so few or fewer, else `batch_size`.
+      gap_pixels: the longest masked stretches of the training; 0 = it had none.
     """
 
     preprocessing: Preprocessing
     networks: Mapping[str, Network]
     limits: Mapping[str, Any]
     batch_size: int | None = None
+    gap_pixels: int = 0
 
     def predict_arm(
         self,
@@ -76,7 +80,7 @@ class Runner:
                 network = self.networks[arm]
                 found = member_features(network.members[0], flux, valid, model=network.model)
                 features.append(sharding.to_host(found)[:count])
-        found = self.arm_prediction(inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
+        found = self.arm_prediction(arm, inputs, np.concatenate(pmfs, axis=1), np.concatenate(troubles))
         if features:
             found = found._replace(
                 features=np.where(found.used[:, None], np.concatenate(features), np.float32(np.nan))
@@ -84,11 +88,17 @@ class Runner:
         found = found._replace(look=join_looks(found_looks)) if found_looks else found
         return found._replace(distances=np.concatenate(distances, axis=1)) if distances else found
 
-    def arm_prediction(self, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray) -> ArmPrediction:
+    def arm_prediction(
+        self, arm: str, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray
+    ) -> ArmPrediction:
         """PMFs float32[L, S, K] of spectra as a prediction: NaN where the arm has too few valid pixels."""
         used = usable(inputs.flux, inputs.valid, min_coverage=self.limits["min_coverage"])
         pmf = np.where(used[None, :, None], pmf, np.nan)
-        return ArmPrediction(pmf, used, inputs.valid.mean(axis=1), inputs.snr, trouble)
+        spread = np.median(self.preprocessing.fwhm(arm)) / self.preprocessing.arms[arm][2]
+        # Stretches of the training join to longer ones.
+        borne = max(self.limits.get("longest_gap", LONGEST_GAP) * spread, 2 * self.gap_pixels)
+        gap = longest_gap(inputs.valid) / borne
+        return ArmPrediction(pmf, used, inputs.valid.mean(axis=1), inputs.snr, trouble, gap=gap)
 
     def distances(self, arm: str, flux: np.ndarray, valid: np.ndarray, references: References) -> np.ndarray:
         """float32[B, S, R]: of normalised spectra float32[S, N] to an expert's references."""

@@ -208,6 +208,18 @@ def usable(flux: np.ndarray, valid: np.ndarray, *, min_coverage: float) -> np.nd
     return out
 
 
+def longest_gap(valid: np.ndarray) -> np.ndarray:
+    """int[S]: the longest run of pixels that are not valid, of bool[S, N]; runs at the ends count, too."""
+    at = np.arange(1, valid.shape[1] + 1)
+    out = np.zeros(len(valid), int)
+    for i in range(0, len(valid), BLOCK):
+        some = valid[i : i + BLOCK]
+        rows = np.flatnonzero(~some.all(axis=1))
+        last = np.maximum.accumulate(np.where(some[rows], at, 0), axis=1)
+        out[i + rows] = np.max(at - last, axis=1)
+    return out
+
+
 def model_inputs(flux: np.ndarray, valid: np.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
     """Flux and mask as the device arrays that normaliser and network take."""
     return jnp.asarray(scale_to_unit(flux, valid)), jnp.asarray(valid)

@@ -343,6 +343,22 @@ def test_many_bad_pixels_are_flagged_and_too_many_drop_the_arm(predict_with, goo
 
 
 @pytest.mark.parametrize(
+    ("pixels", "trained", "wide"),
+    [(1, 0, False), (3, 0, False), (4, 0, True), (5, 0, True), (5, 2, True), (5, 3, False)],
+)
+def test_a_masked_stretch_that_may_hide_a_line_is_flagged(tiny_predictor, pixels, trained, wide):
+    """The line spread is 2.6 pixels: a stretch of four is the first that is wider than 1.5 of them."""
+    finetune = {**tiny_predictor.config["finetune"], "augment": {"gap_pixels": trained}}
+    predictor = dataclasses.replace(tiny_predictor, config={**tiny_predictor.config, "finetune": finetune})
+    observed = observe([[tiny.spectra((1, 2))]], predictor.preprocessing)
+    arm = observed.arms["A"]
+    arm.valid[1, 50 : 50 + pixels] = False
+    assert arm.valid.mean() > 0.95
+    flags = predictor.predict_observed(observed).table["flags"]
+    assert (flags & Flag.BAD_PIXELS > 0).tolist() == [False, wide]
+
+
+@pytest.mark.parametrize(
     ("keep", "arms", "flag"),
     [
         (tiny.WAVE > 5122, "B", Flag.MISSING_ARM),
