@@ -19,7 +19,7 @@ from remap.predict.catalogue import Flag, build_catalogue
 from remap.predict.expert import GivesOpinions
 from remap.predict.formats import PmfKey
 from remap.predict.identity import broken_arms
-from remap.predict.references import Look, ReferenceSet
+from remap.predict.references import ComparesSpectra, Look
 from remap.preprocess.observed import Observed
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Combiner:
     prior: Callable[[int, int], np.ndarray | None]
     expert: GivesOpinions | None = None
     calibration: Calibrates | None = None
-    known: ReferenceSet | None = None
+    known: ComparesSpectra | None = None
 
 
 class Rows(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import ml_collections
@@ -18,8 +19,11 @@ from remap.predict.catalogue import Catalogue
 from remap.predict.ensemble import check_common, check_config, mean_pmf
 from remap.predict.expert import Expert, FoldExpert
 from remap.predict.expert_store import read_expert
+from remap.predict.fold_references import FoldReferences
 from remap.predict.loading import load
+from remap.predict.neighbors import unit_mean
 from remap.predict.predictor import Predictor
+from remap.predict.references import Look, bridged
 from remap.store.stars import read_split, split_settings
 from remap.store.workdir import check_prepared, load_survey, read_calibration
 
@@ -33,10 +37,12 @@ class HeldOut(NamedTuple):
     arms: dict[str, ArmPrediction]  # of all stars; those of `tested` by their own fold alone
     tested: np.ndarray  # bool[S], True where no network used had trained on the star
     fold: np.ndarray  # int[S], the fold whose network predicts the star, -1 = the mean over all
+    known: FoldReferences | None = None  # what the stars are compared with; None = nothing
 
     def catalogue(self, stars: Table) -> Catalogue:
-        """The arms combined, and calibrated if the predictor is."""
-        return self.predictor.combine(self.arms, list(stars["file"]), star_ids=list(stars["star_id"]))
+        """The arms combined, calibrated if the predictor is, and compared with the references if there are any."""
+        names, ids = list(stars["file"]), list(stars["star_id"])
+        return self.predictor.combine(self.arms, names, star_ids=ids, known=self.known)
 
 
 class SurveyInputs(NamedTuple):
@@ -57,6 +63,9 @@ class SurveyPrediction(NamedTuple):
     calibrations: dict[int, Calibration]  # fold -> fit without its test stars, {} without a calibration
     experts: dict[int, Expert]  # fold -> the expert of its training stars, {} without one
     distances: dict[str, np.ndarray]  # arm -> float32[B, S, R] to the expert's references, {} without one
+    looks: Mapping[str, Look] = MappingProxyType(
+        {}
+    )  # arm -> what is compared with the references, {} = nothing
 
     def held_out(self, part: str = "test", *, calibrated: bool = True) -> HeldOut:
         """Each star by networks that did not train on it, where there are any.
@@ -76,7 +85,7 @@ class SurveyPrediction(NamedTuple):
                 chosen[arm][:, mine] = np.asarray(mean_pmf(each[own]))[:, mine]
         arms = {
             arm: self.predictor.arm_prediction(arm, x.raw, chosen[arm], x.normalized.trouble)._replace(
-                distances=self.distances.get(arm)
+                distances=self.distances.get(arm), look=self.looks.get(arm)
             )
             for arm, x in self.inputs.items()
         }
@@ -86,9 +95,13 @@ class SurveyPrediction(NamedTuple):
         calibration = self.predictor.calibration if calibrated else None
         if calibration is not None:
             calibration = FoldCalibration(self.calibrations, of_star, calibration)
-        return HeldOut(
-            dataclasses.replace(self.predictor, calibration=calibration, expert=expert), arms, tested, of_star
-        )
+        known = None
+        if self.looks:
+            members = {arm: network.folds for arm, network in self.predictor.networks.items()}
+            ids = [str(name) for name in self.stars["star_id"]]
+            known = FoldReferences(self.predictor.known, members, of_star, ids)
+        predictor = dataclasses.replace(self.predictor, calibration=calibration, expert=expert)
+        return HeldOut(predictor, arms, tested, of_star, known)
 
     def _sides(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """`tested` and `fold` of `HeldOut`."""
@@ -114,6 +127,7 @@ def predict_survey(
     *,
     calibrated: bool = True,
     expert: bool = True,
+    references: bool = False,
     inputs: Mapping[str, SurveyInputs] | None = None,
 ) -> SurveyPrediction:
     """Runs every network of a stage once on all survey spectra, which are normalised once.
@@ -124,6 +138,7 @@ def predict_survey(
       stars: S rows of `store.stars.readable_stars`.
       calibrated: read the calibration of the fine-tuned networks, where there is one.
       expert: read the expert beside them, where there is one.
+      references: compare with what `launch.references` has kept of the fine-tuned networks, where it has.
       inputs: those of another stage's prediction in the same folder, not to normalise the spectra again.
 
     Raises:
@@ -135,7 +150,7 @@ def predict_survey(
     workdir = Path(workdir)
     folds = list(config.split.run) if stage == "finetune" else None
     predictor = load(
-        workdir, stage=stage, folds=folds, calibrated=calibrated, expert=expert, references=False
+        workdir, stage=stage, folds=folds, calibrated=calibrated, expert=expert, references=references
     )
     check_prepared(config, workdir)
     own, recorded = config_to_json(config), {"predict": predictor.config["predict"]}
@@ -152,12 +167,14 @@ def predict_survey(
     if inputs is None:
         raw = {arm: _inputs(workdir, arm, stars) for arm in predictor.networks}
         inputs = {arm: SurveyInputs(x, predictor.normalize_arm(arm, x)) for arm, x in raw.items()}
-    pmfs = {arm: predictor.member_pmfs(arm, x.normalized.flux, x.raw.valid) for arm, x in inputs.items()}
+    pmfs, looks = _outputs(predictor, inputs)
     distances = {
         arm: predictor.reference_distances(arm, x.normalized.flux, x.raw.valid)
         for arm, x in (inputs.items() if predictor.references is not None else ())
     }
-    return SurveyPrediction(predictor, stars, dict(inputs), pmfs, splits, calibrations, experts, distances)
+    return SurveyPrediction(
+        predictor, stars, dict(inputs), pmfs, splits, calibrations, experts, distances, looks
+    )
 
 
 def held_out(
@@ -201,6 +218,21 @@ def _inputs(workdir: Path, arm: str, stars: Table) -> ArmInputs:
             f"stars.ecsv, found {len(survey.flux)}"
         )
     return ArmInputs(survey.flux, survey.valid, snr)
+
+
+def _outputs(
+    predictor: Predictor, inputs: Mapping[str, SurveyInputs]
+) -> tuple[dict[str, np.ndarray], dict[str, Look]]:
+    """PMFs of every network, by arm, and what is compared with the references, {} where there are none."""
+    pmfs, looks = {}, {}
+    for arm, x in inputs.items():
+        flux, valid = x.normalized.flux, x.raw.valid
+        if predictor.known is None:
+            pmfs[arm] = predictor.member_pmfs(arm, flux, valid)
+        else:
+            pmfs[arm], embeddings = predictor.runner.member_outputs(arm, flux, valid)
+            looks[arm] = Look(unit_mean(embeddings), bridged(flux, valid), valid)
+    return pmfs, looks
 
 
 def _fold_experts(workdir: Path, predictor: Predictor, folds: list[int]) -> dict[int, Expert]:

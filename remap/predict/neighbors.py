@@ -180,3 +180,25 @@ def unit_mean(embeddings: np.ndarray) -> np.ndarray:
     members, labels, stars, size = embeddings.shape
     side = np.transpose(embeddings, (1, 2, 0, 3)).reshape(labels, stars, members * size)
     return np.asarray(side / np.sqrt(members), np.float32)
+
+
+def some_members(embeddings: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Of what `unit_mean` gives for M networks, what it would give for some of them.
+
+    Args:
+      embeddings: float32[L, S, M·F].
+      own: bool[M], at least one.
+
+    Returns:
+      float32[L, S, m·F] of the m that are meant; the same array where these are all.
+
+    Examples:
+      >>> import numpy as np
+      >>> some_members(np.full((1, 1, 8), 0.5, np.float32), np.array([True, False, False, False])).tolist()
+      [[[1.0, 1.0]]]
+    """
+    if own.all():
+        return embeddings
+    labels, stars, _ = embeddings.shape
+    kept = embeddings.reshape(labels, stars, own.size, -1)[:, :, own]
+    return np.asarray(kept.reshape(labels, stars, -1) * np.sqrt(own.size / own.sum()), np.float32)

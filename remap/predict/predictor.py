@@ -23,7 +23,7 @@ from remap.predict.explain import Explanation, LibrarySpectra, explain, library_
 from remap.predict.given import spectra_of
 from remap.predict.identity import describe_source
 from remap.predict.observing import read_and_observe
-from remap.predict.references import Neighbors, ReferenceSet
+from remap.predict.references import ComparesSpectra, Neighbors, ReferenceSet
 from remap.predict.running import Runner
 from remap.predict.treatment import FileVelocities, Reading, joined, make_reading, with_velocities
 from remap.preprocess.description import Preprocessing
@@ -154,7 +154,7 @@ class Predictor:
 
     def member_embeddings(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """float32[M, L, S, F]: embeddings of every network of one arm; arguments as of `member_pmfs`."""
-        return self.runner.member_embeddings(arm, flux, valid)
+        return self.runner.member_outputs(arm, flux, valid)[1]
 
     def arm_prediction(
         self, arm: str, inputs: ArmInputs, pmf: np.ndarray, trouble: np.ndarray
@@ -172,6 +172,7 @@ class Predictor:
         observed: Observed | None = None,
         date: str | None = None,
         source: Mapping[str, Any] | None = None,
+        known: ComparesSpectra | None = None,
     ) -> Catalogue:
         """The catalogue of the arms' predictions, combined as `predict.combine` says, pooled with the opinion of
         the expert if there is one, and then calibrated.
@@ -185,6 +186,7 @@ class Predictor:
           observed: what the spectra were before: velocities and positions for the catalogue, and their flags.
           date: of the catalogue, ISO 8601; None = now.
           source: what the provenance is to say of where the spectra came from, JSON values.
+          known: compares the spectra with the references; None = `Predictor.known`.
 
         Raises:
           ConfigError: no arm, or one that the networks do not have.
@@ -193,7 +195,7 @@ class Predictor:
         table, pmfs = combine(
             complete_arms(arms, pixels),
             names,
-            self._combiner,
+            self._combiner(known),
             messages=messages,
             star_ids=star_ids,
             observed=observed,
@@ -202,15 +204,14 @@ class Predictor:
         features = {arm: a.features for arm, a in arms.items() if a.features is not None}
         return Catalogue(table, pmfs, edges, self._provenance(len(names), date, source or {}), features)
 
-    @property
-    def _combiner(self) -> Combiner:
+    def _combiner(self, known: ComparesSpectra | None) -> Combiner:
         return Combiner(
             self.preprocessing.labels,
             self.config["predict"],
             self.prior,
             self.expert,
             self.calibration,
-            self.known,
+            known or self.known,
         )
 
     def _provenance(self, inputs: int, date: str | None, source: Mapping[str, Any]) -> dict[str, Any]:

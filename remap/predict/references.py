@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -79,6 +79,22 @@ class Comparison(NamedTuple):
 
     columns: dict[str, tuple[np.ndarray, str, str]]  # name -> values, unit, description
     far: np.ndarray  # bool[S]
+
+
+@runtime_checkable
+class ComparesSpectra(Protocol):
+    """What the combination of the arms asks of references."""
+
+    def compare(
+        self,
+        looks: Mapping[str, Look],
+        used: np.ndarray,
+        pmfs: Mapping[str, np.ndarray],
+        edges: Mapping[str, np.ndarray],
+        units: Mapping[str, str],
+    ) -> Comparison:
+        """See `ReferenceSet.compare`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -377,7 +393,8 @@ def read_references(
     with named(folder / "references.npz", _AGAIN):
         embedding = {}
         for arm, network in networks.items():
-            keep = np.isin(folds[arm], list(network.weights))
+            # In the order of the networks, whose embeddings of a spectrum these are compared with.
+            keep = [i for fold in network.weights for i in np.flatnonzero(np.array(folds[arm]) == fold)]
             embedding[arm] = unit_mean(a[f"embedding_{arm}"][keep])
         far = {name.removeprefix("far_"): value for name, value in a.items() if name.startswith("far_")}
         familiar = None if found["familiar"] is None else Familiar.from_json(found["familiar"], far)

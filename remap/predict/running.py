@@ -129,15 +129,14 @@ class Runner:
             axis=2,
         )
 
-    def member_embeddings(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """float32[M, L, S, F]: embeddings of every network of one arm, for normalised spectra float32[S, N]."""
-        return np.concatenate(
-            [
-                sharding.to_host(self._outputs(arm, flux, valid)[1])[:, :, :count]
-                for flux, valid, count in self.batches(flux, valid)
-            ],
-            axis=2,
-        )
+    def member_outputs(self, arm: str, flux: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `member_pmfs`, and float32[M, L, S, F]: the embeddings that the same run gives."""
+        pmfs, embeddings = [], []
+        for some, good, count in self.batches(flux, valid):
+            pmf, embedding = self._outputs(arm, some, good)
+            pmfs.append(sharding.to_host(pmf)[:, :, :count])
+            embeddings.append(sharding.to_host(embedding)[:, :, :count])
+        return np.concatenate(pmfs, axis=2), np.concatenate(embeddings, axis=2)
 
     def batches(
         self, flux: np.ndarray, valid: np.ndarray

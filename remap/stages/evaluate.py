@@ -75,7 +75,7 @@ class EvaluateSettings:
     quoted_source: str = "the paper's table 1, 30 MARVELS calibration stars"
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
+def evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *, references: bool = True) -> Table:
     """Predicts the survey's labelled stars and writes tables and, where matplotlib is there, plots.
 
     Every star is predicted by networks that did not train on it: a selected star by the network of the fold
@@ -85,6 +85,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
 
     Writes into evaluate/: summary.ecsv, by_snr.ecsv (`tables.by_snr`), table1.md (`tables.table1`), STAGE.fits
     (catalogues), one_to_one_STAGE.png, calibration_STAGE.png and training_*.png.
+
+    Args:
+      references: compare the stars of the fine-tuned networks with what `launch.references` has kept, where it has:
+        neighbours, and the flag FAR. A star is compared in the networks that predict it, and never with a spectrum of
+        its own (`remap.predict.fold_references`). The summary does not depend on it.
 
     Returns:
       The summary: one row per stage ("uncalibrated": fine-tuned, without `calibrate`; "validation": the same
@@ -107,7 +112,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     rows, snr_rows, inputs = [], [], None
     for stage in STAGES if config.align.kind != "none" else ("pretrain", "finetune"):
         try:
-            survey = predict_survey(config, workdir, stars, stage, inputs=inputs)
+            survey = predict_survey(config, workdir, stars, stage, inputs=inputs, references=references)
         except FileNotFoundError as error:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue
@@ -151,6 +156,7 @@ def _report_stage(
     catalogue, tested = found.catalogue(stars), found.tested
     catalogue.write(out / f"{stage}.fits", overwrite=True)
     catalogues = {stage: catalogue}
+    survey = survey._replace(looks={})  # of the catalogues that are not written
     if found.predictor.calibration is not None:
         catalogues["uncalibrated"] = survey.held_out(calibrated=False).catalogue(stars)
     rows = []

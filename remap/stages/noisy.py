@@ -52,7 +52,7 @@ def repredict(survey: SurveyPrediction, inputs: dict[str, SurveyInputs]) -> Surv
         arm: predictor.reference_distances(arm, x.normalized.flux, x.raw.valid)
         for arm, x in (inputs.items() if predictor.references is not None else ())
     }
-    return survey._replace(inputs=inputs, pmfs=pmfs, distances=distances)
+    return survey._replace(inputs=inputs, pmfs=pmfs, distances=distances, looks={})
 
 
 def stack(copies: Sequence[HeldOut]) -> HeldOut:
