@@ -7,7 +7,7 @@ network.json            config, preprocessing, what the trainings share, calibra
 weights.safetensors     the arrays of all members, "ARM/NUMBER/..." (and "ARM/prior")
 templates.safetensors   spectra of the library that velocities are measured with
 references.safetensors  spectra to compare with, for neighbours and the flag FAR (`remap.predict.packing`)
-CARD.md                 what it was trained on, its range, results on stars that it never saw, what to cite
+CARD.md                 what it was trained on, its range, results on stars kept aside, what to cite
 
 Weights are float16, which halves the files, unless that moves a median by more than a hundredth of the width: then
 they are float32.

@@ -146,15 +146,27 @@ def make_card(
         f"Networks: {', '.join(f'{n} of arm {arm}' for arm, n in members.items())}, {kind}.",
     ]
     lines = [about.strip(), "", "## Training", "", *(f"- {fact}" for fact in facts), ""]
-    lines += ["## Stars that it never saw", ""]
+    lines += ["## Stars kept aside", "", *_who_saw_whom(predictor, average=difference is not None), ""]
     lines += [
-        "Each star by the network of the fold that it was kept out of. `robust`: 1.48 times the median absolute",
-        "residual about the median; `scatter_star`: the same without the error of the known label; `cover68_star`,",
-        "`cover95_star`: how many labels lie in the intervals of PMF ⊗ label error.",
+        "`robust`: 1.48 times the median absolute residual about the median; `scatter_star`: the same without",
+        "the error of the known label; `cover68_star`, `cover95_star`: how many lie in the intervals of PMF ⊗",
+        "label error.",
         "",
         *_table(summary),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _who_saw_whom(predictor: Predictor, *, average: bool) -> list[str]:
+    """Lines that say of which networks the results are, and which stars the released ones have seen."""
+    if not average and all(len(set(network.folds)) == 1 for network in predictor.networks.values()):
+        return ["Of the networks released, on stars that they never saw."]
+    what = "the average of the folds' weights" if average else "the mean over the folds"
+    return [
+        "Each star by the networks of the fold that it was kept out of, which never saw it (stars of no fold by",
+        f"those of all). What is released is {what}: it has seen every star that was fine-tuned on,",
+        "and cannot be tested on these.",
+    ]
 
 
 def _table(summary: Table) -> list[str]:

@@ -40,7 +40,7 @@ def test_networks_and_their_cards():
     done = run("networks")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("fgk_r1800: Teff, log g and [Fe/H]")
-    assert "## Stars that it never saw" in run("networks", "fgk_r1800").stdout
+    assert "## Stars kept aside" in run("networks", "fgk_r1800").stdout
 
 
 @pytest.mark.parametrize(

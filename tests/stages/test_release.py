@@ -42,6 +42,8 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(calibrated, tmp_path
     assert "Bins: teff " in card
     assert "Fine-tuned on stars with " in card
     assert "Networks: 2 of arm A, 2 of arm B, one per fold of the stars." in card
+    assert "## Stars kept aside\n\nEach star by the networks of the fold that it was kept out of" in card
+    assert "What is released is the mean over the folds: it has seen every star" in card
     assert remap.load(tmp_path / "out").calibration is not None
     # One network per arm.
     monkeypatch.setattr(stage, "ALIKE", 0.0)
@@ -59,6 +61,7 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(calibrated, tmp_path
         r"Networks: 1 of arm A, 1 of arm B, the average of the weights .* teff \d\.\d\d \(\d\.\d\d\), logg ",
         card,
     )
+    assert "What is released is the average of the folds' weights: it has seen every star" in card
     one = remap.load(tmp_path / "one")
     found = one.predict(tiny.spectra((0, 1))).meta
     assert set(found["weights"]["A"]) == {"-1"}
