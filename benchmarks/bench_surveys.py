@@ -93,6 +93,9 @@ def stars() -> tuple[Star, ...]:
     )
 
 
+HBETA = 4861.3  # Å, air
+
+
 def main() -> None:
     root = io.find_data("surveys")
     if bool(NETWORK.value) == bool(cli.WORKDIR.value):
@@ -217,15 +220,22 @@ def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
     """What bad pixels do to the labels of MILES stars, as they are and cleaned."""
     stars, rng = miles(root), np.random.default_rng(0)
     kinds = {
-        "nothing": lambda flux, level: flux,
-        "one pixel per arm ten times as bright": lambda flux, level: _hit(flux, rng, 2, 9 * level),
-        "ten pixels 1.1 to 2 times as bright": lambda flux, level: _hit(
+        "nothing": lambda flux, level, wave: flux,
+        "one pixel per arm ten times as bright": lambda flux, level, wave: _hit(flux, rng, 2, 9 * level),
+        "ten pixels 1.1 to 2 times as bright": lambda flux, level, wave: _hit(
             flux, rng, 10, level * rng.uniform(0.1, 1, 10)
         ),
-        "three stretches of ten zeros": lambda flux, level: _blank(flux, rng),
-        "one pixel of 1.5e21": lambda flux, level: _hit(flux, rng, 1, 1.5e21),
-        "one pixel per arm ten times as far below zero": lambda flux, level: _hit(flux, rng, 2, -11 * level),
-        "one pixel per arm half as far below zero": lambda flux, level: _hit(flux, rng, 2, -1.5 * level),
+        "three stretches of ten zeros": lambda flux, level, wave: _blank(flux, rng),
+        "one pixel of 1.5e21": lambda flux, level, wave: _hit(flux, rng, 1, 1.5e21),
+        "one pixel per arm ten times as far below zero": lambda flux, level, wave: _hit(
+            flux, rng, 2, -11 * level
+        ),
+        "4 Å masked in the core of Hβ": lambda flux, level, wave: _masked(flux, wave, HBETA, 2.0),
+        "8 Å masked in the core of Hβ": lambda flux, level, wave: _masked(flux, wave, HBETA, 4.0),
+        "8 Å masked elsewhere": lambda flux, level, wave: _masked(flux, wave, 4904.0, 4.0),
+        "one pixel per arm half as far below zero": lambda flux, level, wave: _hit(
+            flux, rng, 2, -1.5 * level
+        ),
     }
     plain = dataclasses.replace(predictor.observe_settings, bad_pixels=False, cosmic_rays=False)
     ways = {
@@ -237,11 +247,14 @@ def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
     yield (
         "| spoiled by | treated | "
         + " | ".join(f"{x}: median change, 95 %" for x in LABELS)
-        + " | unusable |"
+        + " | unusable | BAD_PIXELS |"
     )
-    yield "|---|---|" + "---|" * (len(LABELS) + 1)
+    yield "|---|---|" + "---|" * (len(LABELS) + 2)
     for kind, change in kinds.items():
-        bad = [dataclasses.replace(s, flux=change(s.flux.copy(), float(np.median(s.flux)))) for s in stars]
+        bad = [
+            dataclasses.replace(s, flux=change(s.flux.copy(), float(np.median(s.flux)), s.wave))
+            for s in stars
+        ]
         for way, settings in ways.items():
             table = predictor.predict(bad, settings=settings).table
             cells = []
@@ -250,8 +263,17 @@ def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
                 known = difference[np.isfinite(difference)]
                 high = np.percentile(known, 95) if known.size else np.nan
                 cells.append(f"{np.median(known):.{UNITS[label] + 1}f}, {high:.{UNITS[label]}f}")
-            lost = np.count_nonzero(np.asarray(table["flags"]) & Flag.UNREADABLE)
-            yield f"| {kind} | {way} | " + " | ".join(cells) + f" | {lost} of {len(stars)} |"
+            lost, told = (
+                np.count_nonzero(np.asarray(table["flags"]) & flag)
+                for flag in (Flag.UNREADABLE, Flag.BAD_PIXELS)
+            )
+            yield f"| {kind} | {way} | {' | '.join(cells)} | {lost} of {len(stars)} | {told} |"
+
+
+def _masked(flux: np.ndarray, wave: np.ndarray, middle: float, half: float) -> np.ndarray:
+    """Flux without the pixels within `half` Å of a wavelength."""
+    flux[0, np.abs(wave - middle) < half] = np.nan
+    return flux
 
 
 def _hit(flux: np.ndarray, rng: np.random.Generator, count: int, height: np.ndarray | float) -> np.ndarray:
