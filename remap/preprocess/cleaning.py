@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from remap.config import ConfigError
+from remap.preprocess.blocks import in_blocks
 from remap.spectra import Spectra
 
 SEGMENT = 128  # pixels over which local statistics are taken
@@ -136,14 +137,15 @@ def mask_bad(spectra: Spectra, settings: CleaningSettings) -> Spectra:
       [0, 1, 2, 100]
     """
     valid = spectra.valid.copy()
-    step = max(1, BLOCK // (8 * spectra.wave.size))
-    for i in range(0, len(spectra), step):
-        rows = slice(i, i + step)
+
+    def mask(rows: slice) -> None:
         flux = np.where(valid[rows], spectra.flux[rows], np.nan).astype(np.float64)
         flux[_zeros(flux, settings.zero_run)] = np.nan
         flux[_absurd(flux, settings.absurd, settings.negative)] = np.nan
         flux[_dead(flux, settings.dead_run)] = np.nan
         valid[rows] &= np.isfinite(flux)
+
+    in_blocks(mask, len(spectra), spectra.wave.size)
     return dataclasses.replace(spectra, valid=valid)
 
 
@@ -169,7 +171,7 @@ def segment_median(values: np.ndarray, size: int, smooth: int = 1) -> np.ndarray
     whole = known.all(axis=1)
     if whole.all():
         return cut.between(medians)
-    out = np.full((count, pixels), np.nan)
+    out = np.full((count, pixels), np.nan, medians.dtype)
     out[whole] = cut.between(medians[whole])
     for i in np.flatnonzero(~whole & known.any(axis=1)):
         out[i] = np.interp(np.arange(pixels), cut.centres[known[i]], medians[i, known[i]])

@@ -19,14 +19,18 @@ import logging
 import numpy as np
 from scipy import ndimage
 
-from remap.preprocess.cleaning import BLOCK, CleaningSettings, segment_median
+from remap.preprocess.blocks import in_blocks
+from remap.preprocess.cleaning import CleaningSettings, segment_median
 from remap.preprocess.deviations import (
     FLOOR,
     WINDOW,
+    Window,
     confirm,
     excess_scatter,
     half_window,
     least_significance,
+    make_windows,
+    suspects,
 )
 from remap.preprocess.line_width import pixels_per_fwhm
 from remap.preprocess.resample import FWHM_PER_SIGMA
@@ -38,6 +42,7 @@ SEGMENT = 256  # pixels over which noise and contrast are taken
 PASSES = 4  # found pixels are left out and their neighbours looked at again
 FIRST = 0.7  # of the threshold, for the quick look that finds candidates
 MOST = 0.05  # of the pixels are candidates, the most significant ones
+LARGEST = 1e15  # of a value in units of the noise: its square is in float32's range
 BESIDE = 2  # pixels around a cosmic ray that are looked at again
 
 
@@ -76,13 +81,13 @@ def mask_cosmic_rays(spectra: Spectra, settings: CleaningSettings) -> Spectra:
     if not able.any():
         return spectra
     valid = spectra.valid.copy()
-    step = max(1, BLOCK // (16 * spectra.wave.size))
-    for i in range(0, len(spectra), step):
-        rows = slice(i, i + step)
+    narrowest = width * settings.sharpness
+
+    def mask(rows: slice) -> None:
         ivar = None if spectra.ivar is None else spectra.ivar[rows]
-        valid[rows] &= ~_find(
-            spectra.flux[rows], valid[rows], ivar, width * settings.sharpness, able, settings
-        )
+        valid[rows] &= ~_find(spectra.flux[rows], valid[rows], ivar, narrowest, able, settings)
+
+    in_blocks(mask, len(spectra), spectra.wave.size)
     return dataclasses.replace(spectra, valid=valid)
 
 
@@ -107,22 +112,27 @@ def _find(
     peaks, dips = _quick_look(
         np.where(whole[:, None], y - level, 0), noise, apart, able & valid, width, settings
     )
-    excess = excess_scatter(y, noise, apart, whole, width, settings)
-    limit = np.full(len(y), settings.cosmic_sigma)
-    look, half = peaks, half_window(float(np.median(width)))
-    for turn in range(PASSES):
+
+    def around(look: np.ndarray) -> list[Window]:
         rows, columns = np.nonzero(look & able & ~apart)
-        if rows.size == 0:
-            break
-        hit, dip = confirm(y, noise, apart, rows, columns, width, excess, limit, settings)
+        return make_windows(y, noise, apart, rows, columns, width, 2 * settings.cosmic_width)
+
+    limit = np.full(len(y), settings.cosmic_sigma)
+    half, windows = half_window(float(np.median(width))), around(peaks)
+    some = suspects(windows, len(y), settings)
+    if not some.any():
+        return found
+    windows = [window.of(some) for window in windows]
+    excess = excess_scatter(y, noise, apart, whole & some, width, settings)
+    for turn in range(PASSES):
+        hit, dip = confirm(windows, apart, excess, limit, settings)
         if turn == 0:
             # a higher limit finds nothing where the lowest one does not, so most spectra need not know theirs
             some = (hit | dip).any(axis=1)
             limit = least_significance(y, noise, apart, dips & some[:, None], width, excess, settings)
             again = limit > settings.cosmic_sigma
             if again.any():
-                mine = again[rows]
-                new = confirm(y, noise, apart, rows[mine], columns[mine], width, excess, limit, settings)
+                new = confirm([window.of(again) for window in windows], apart, excess, limit, settings)
                 hit[again], dip[again] = new[0][again], new[1][again]
         found |= hit
         apart |= hit | dip
@@ -132,7 +142,9 @@ def _find(
         near = ndimage.binary_dilation((hit | dip)[rows], np.ones((1, 2 * half + 1), bool))
         height = np.where(apart[rows], -np.inf, y[rows])
         new[rows] = beside | (near & (peaks[rows] | (height == ndimage.maximum_filter1d(height, 3, axis=1))))
-        look = new
+        windows = around(new)
+        if not windows:
+            break
     return found
 
 
@@ -163,7 +175,11 @@ def _noise(
     if ivar is not None:
         good = valid & (ivar > 0)
         sigma = 1 / np.sqrt(np.where(good, ivar, 1).astype(np.float64))
-        return np.where(good, sigma, segment_median(np.where(good, sigma, np.nan), SEGMENT))
+        rows = ~good.all(axis=1)
+        if rows.any():
+            known = np.where(good[rows], sigma[rows], np.nan)
+            sigma[rows] = np.where(good[rows], known, segment_median(known, SEGMENT))
+        return sigma
     typical = float(np.median(width))
     taps = _whitening(typical, 1000.0, half_window(typical))
     sharp = np.abs(ndimage.convolve1d(y, taps, axis=1, mode="mirror")) / np.sqrt(np.sum(taps**2))
@@ -183,35 +199,66 @@ def _quick_look(
     width: np.ndarray,
     settings: CleaningSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels worth a closer look bool[S, N], by one filter per spectrum: peaks of the significance, and dips."""
-    typical = float(np.median(width))
+    """Pixels worth a closer look bool[S, N], by one filter per spectrum: peaks of the significance, and dips.
+
+    In float32: what is found here is looked at again, more exactly.
+    """
+    typical, widest = float(np.median(width)), settings.cosmic_width
     half = half_window(typical)
-    u = y / segment_median(np.where(apart, np.nan, noise), SEGMENT)
-    u = np.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0)
-    contrast = 1.4826 * segment_median(np.abs(np.where(apart, np.nan, u)), SEGMENT)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        u = y / segment_median(np.where(apart, np.nan, noise), SEGMENT)
+    u = np.clip(np.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0), -LARGEST, LARGEST).astype(np.float32)
+    lost = apart.any()
+    contrast = 1.4826 * segment_median(np.abs(np.where(apart, np.float32(np.nan), u)), SEGMENT)
     ratio = np.sqrt(np.maximum(np.nan_to_num(np.median(contrast, axis=1)) ** 2 - 1, FLOOR**2))
-    bucket = np.clip(np.rint(np.log2(ratio)), -2, 10)
-    best = np.full((2, *y.shape), -np.inf)
-    for b in np.unique(bucket):
-        rows = np.flatnonzero(bucket == b)
-        taps = _whitening(typical, 2.0**b, half)
-        z = ndimage.convolve1d(u[rows], taps, axis=1, mode="nearest")
-        s = np.empty((settings.cosmic_width, *z.shape))
-        for k in range(1, settings.cosmic_width + 1):
-            lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
-            ndimage.uniform_filter1d(z, k, axis=1, output=s[k - 1])
-            s[k - 1] *= k / np.sqrt(taps[half + lags].sum())
-        spread = np.where(apart[rows], np.nan, np.abs(s)).reshape(-1, y.shape[1])
-        spread = 1.4826 * segment_median(spread, 2 * SEGMENT).reshape(s.shape)
+    found, bucket = np.unique(np.clip(np.rint(np.log2(ratio)), -2, 10), return_inverse=True)
+    taps = np.stack([_whitening(typical, 2.0**b, half) for b in found.tolist()])
+    z = _symmetric_filter(u, taps[bucket, half:].astype(np.float32))
+    high, low = np.full_like(z, -np.inf), np.full_like(z, np.inf)
+    padded = np.pad(z, ((0, 0), (widest, widest)), mode="symmetric")
+    total = np.zeros_like(z)
+    for k in range(1, widest + 1):
+        total += _moved(padded, k // 2 if k % 2 else -(k // 2), widest)  # sums over k pixels
+        lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
+        s = total * (1 / np.sqrt(taps[:, half + lags].sum(axis=(1, 2))))[bucket, None].astype(np.float32)
+        size = np.abs(s)
+        if lost:
+            size[apart] = np.nan
+        spread = 1.4826 * segment_median(size, 2 * SEGMENT)
         s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
-        for k in range(1, settings.cosmic_width + 1):
-            for sign in (0, 1):
-                score = -s[k - 1] if sign else s[k - 1]
-                score = ndimage.maximum_filter1d(score, k, axis=1) if k > 1 else score
-                best[sign, rows] = np.maximum(best[sign, rows], score)
-    best = np.where(able, best, -np.inf)
-    peaks = (best > FIRST * settings.cosmic_sigma) & (best == ndimage.maximum_filter1d(best, 3, axis=2))
-    most = max(int(MOST * y.shape[1]), 16)
-    for sign, i in np.argwhere(peaks.sum(axis=2) > most):
-        peaks[sign, i] &= best[sign, i] >= np.partition(best[sign, i][peaks[sign, i]], -most)[-most]
-    return peaks[0], peaks[1]
+        around = np.pad(s, ((0, 0), (k, k)), mode="symmetric") if k > 1 else s
+        for i in range(k):
+            moved = _moved(around, i - k // 2, k) if k > 1 else s
+            np.maximum(high, moved, out=high)
+            np.minimum(low, moved, out=low)
+    return _candidates(high, able, settings), _candidates(-low, able, settings)
+
+
+def _symmetric_filter(values: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """Rows [S, N] filtered by one of their own each, of which the right half [S, H + 1] is given; ends are held."""
+    half = taps.shape[1] - 1
+    padded = np.pad(values, ((0, 0), (half, half)), mode="edge")
+    out = values * taps[:, :1]
+    pair = np.empty_like(out)
+    for i in range(1, half + 1):
+        np.add(_moved(padded, -i, half), _moved(padded, i, half), out=pair)
+        pair *= taps[:, i : i + 1]
+        out += pair
+    return out
+
+
+def _moved(padded: np.ndarray, by: int, margin: int) -> np.ndarray:
+    """The values `by` pixels to the right of every pixel, of rows with a margin at both ends."""
+    return padded[:, margin + by : padded.shape[1] - margin + by]
+
+
+def _candidates(score: np.ndarray, able: np.ndarray, settings: CleaningSettings) -> np.ndarray:
+    """bool[S, N]: the highest peaks of a score."""
+    score = np.where(able, score, -np.inf)
+    peaks = score > FIRST * settings.cosmic_sigma
+    peaks[:, 1:] &= score[:, 1:] >= score[:, :-1]
+    peaks[:, :-1] &= score[:, :-1] >= score[:, 1:]
+    most = max(int(MOST * score.shape[1]), 16)
+    for i in np.flatnonzero(np.count_nonzero(peaks, axis=1) > most):
+        peaks[i] &= score[i] >= np.partition(score[i][peaks[i]], -most)[-most]
+    return peaks

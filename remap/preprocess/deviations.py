@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from remap.preprocess.cleaning import BLOCK, CleaningSettings, segment_median
+from remap.preprocess.blocks import ELEMENTS
+from remap.preprocess.cleaning import CleaningSettings, segment_median
 from remap.preprocess.resample import FWHM_PER_SIGMA
 
 SAMPLES = 40  # places from which the scatter of deviations is taken,
@@ -29,6 +31,18 @@ def half_window(width: float) -> int:
     return int(np.clip(np.ceil(REACH * width), *WINDOW))
 
 
+def suspects(windows: Sequence[Window], count: int, settings: CleaningSettings) -> np.ndarray:
+    """bool[S]: spectra of which a window has a deviation beyond the threshold, of either sign.
+
+    An excess of the scatter and a higher limit only take deviations away: of the other spectra neither need be known.
+    """
+    out = np.zeros(count, bool)
+    for window in windows:
+        best = _best_blocks(window, np.ones((len(window.rows), settings.cosmic_width)))
+        out[window.rows[np.maximum(best.top, best.bottom) > settings.cosmic_sigma]] = True
+    return out
+
+
 def least_significance(
     y: np.ndarray,
     noise: np.ndarray,
@@ -46,12 +60,10 @@ def least_significance(
     limit, few = np.full(len(y), settings.cosmic_sigma), int(DIPS[0] + DIPS[1] * y.shape[1])
     many = dips.sum(axis=1) > few
     rows, columns = np.nonzero(dips & many[:, None] & ~apart)
-    chunk, scores = _chunk(width), [np.zeros(0)]
-    for i in range(0, rows.size, chunk):
-        r, c = rows[i : i + chunk], columns[i : i + chunk]
-        window = _window(y, noise, apart, r, c, width, 4 * settings.cosmic_width + 1)
+    scores = [np.zeros(0)]
+    for window in make_windows(y, noise, apart, rows, columns, width, 2 * settings.cosmic_width):
         window = window._replace(z=-window.z)
-        best = _best_blocks(window, excess.at(r, c), settings.cosmic_width)
+        best = _best_blocks(window, excess.at(window.rows, window.columns))
         which = np.flatnonzero((best.top > settings.cosmic_sigma) & (best.bottom > best.top / 2))
         best.top[which[~_peak_says_more(window, which, settings.cosmic_width)]] = 0.0
         scores.append(best.top)
@@ -93,11 +105,8 @@ def excess_scatter(
     rows, columns = np.repeat(np.flatnonzero(whole), places), np.tile(at, np.count_nonzero(whole))
     sizes = range(1, 1 + settings.cosmic_width)
     scores = np.full((len(sizes), count, places), np.nan)
-    chunk = _chunk(width)
     found = []
-    for i in range(0, rows.size, chunk):
-        part = slice(i, i + chunk)
-        window = _window(y, noise, apart, rows[part], columns[part], width, 2 * settings.cosmic_width + 1)
+    for window in make_windows(y, noise, apart, rows, columns, width, settings.cosmic_width // 2):
         centre = window.out.shape[1] // 2
         found.append([_score(window, slice(centre - (k - 1) // 2, centre + k // 2 + 1)) for k in sizes])
     if found:
@@ -111,14 +120,43 @@ def excess_scatter(
 class Window(NamedTuple):
     """What is around each of C pixels, in units of the noise at it: the middle m of n pixels."""
 
-    at: np.ndarray  # int[C, m], columns
+    rows: np.ndarray  # int[C]
+    columns: np.ndarray  # int[C]
+    at: np.ndarray  # int[C, m], columns of the pixels
     out: np.ndarray  # bool[C, m], pixels that say nothing
     inverse: np.ndarray  # float64[C, m, m], inverse covariance of the n pixels
     z: np.ndarray  # float64[C, m], inverse covariance times flux
 
+    def of(self, spectra: np.ndarray) -> Window:
+        """Those of some spectra, bool[S]."""
+        keep = spectra[self.rows]
+        return Window(*(values[keep] for values in self))
 
-def _chunk(width: np.ndarray) -> int:
-    return max(1, BLOCK // (4 * (2 * half_window(float(np.median(width))) + 1) ** 2))
+
+def make_windows(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    width: np.ndarray,
+    beside: int,
+) -> list[Window]:
+    """The Gaussian process around pixels, in so many at a time as fit into memory.
+
+    Args:
+      y: float64[S, N], flux.
+      noise: float64[S, N], its standard deviation.
+      apart: bool[S, N], pixels that say nothing of others.
+      rows: int[C], of the pixels.
+      columns: int[C], of the same.
+      width: float64[N], FWHM of the narrowest lines, pixels.
+      beside: pixels on either side of which something is to be said, too.
+    """
+    half = half_window(float(np.median(width)))
+    step = max(1, ELEMENTS // (2 * half + 1) ** 2)
+    parts = [slice(i, i + step) for i in range(0, rows.size, step)]
+    return [_window(y, noise, apart, rows[p], columns[p], width, half, min(beside, half)) for p in parts]
 
 
 def _window(
@@ -128,10 +166,9 @@ def _window(
     rows: np.ndarray,
     columns: np.ndarray,
     width: np.ndarray,
-    middle_pixels: int,
+    half: int,
+    beside: int,
 ) -> Window:
-    """The Gaussian process around pixels."""
-    half = half_window(float(np.median(width)))
     offset = np.arange(-half, half + 1)
     at = columns[:, None] + offset
     inside = (at >= 0) & (at < y.shape[1])
@@ -158,12 +195,12 @@ def _window(
     kernel[:, np.arange(offset.size), np.arange(offset.size)] += np.where(
         out, 1e6 * loose[:, None] ** 2, noise2
     )
-    inner = slice(half - min(middle_pixels // 2, half), half + min(middle_pixels // 2, half) + 1)
+    inner = slice(half - beside, half + beside + 1)
     columns_of = np.linalg.solve(
         kernel, np.broadcast_to(np.eye(offset.size)[:, inner], (*at.shape, inner.stop - inner.start))
     )
     z = np.einsum("cij,ci->cj", columns_of, values)
-    return Window(at[:, inner], out[:, inner], columns_of[:, inner], z)
+    return Window(rows, columns, at[:, inner], out[:, inner], columns_of[:, inner], z)
 
 
 def _score(window: Window, block: slice) -> np.ndarray:
@@ -183,9 +220,9 @@ class _Best(NamedTuple):
     lowest: np.ndarray  # int[C], its pixel in the window
 
 
-def _best_blocks(window: Window, excess: np.ndarray, widest: int) -> _Best:
+def _best_blocks(window: Window, excess: np.ndarray) -> _Best:
     """The best of all blocks up to the widest; `excess` float64[C, widest] divides their significances."""
-    half = window.out.shape[1] // 2
+    half, widest = window.out.shape[1] // 2, excess.shape[1]
     first = [np.arange(max(half - 2 * k + 1, 0), half + k) for k in range(1, widest + 1)]
     length = np.repeat(np.arange(1, widest + 1), [f.size for f in first])
     scores = np.concatenate(
@@ -240,23 +277,17 @@ def _high_pixels(window: Window, which: np.ndarray, block: np.ndarray) -> np.nda
 
 
 def confirm(
-    y: np.ndarray,
-    noise: np.ndarray,
+    windows: Sequence[Window],
     apart: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    width: np.ndarray,
     excess: Excess,
     limit: np.ndarray,
     settings: CleaningSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosmic rays bool[S, N] among candidates, and pixels that are too low instead, which nothing is said of."""
     hit, dip = np.zeros_like(apart), np.zeros_like(apart)
-    chunk = _chunk(width)
-    for i in range(0, rows.size, chunk):
-        r, c = rows[i : i + chunk], columns[i : i + chunk]
-        window = _window(y, noise, apart, r, c, width, 4 * settings.cosmic_width + 1)
-        top, start, length, bottom, lowest = _best_blocks(window, excess.at(r, c), settings.cosmic_width)
+    for window in windows:
+        r = window.rows
+        top, start, length, bottom, lowest = _best_blocks(window, excess.at(r, window.columns))
         sure = top > limit[r]
         which = np.flatnonzero(sure & (bottom > top / 2))
         sure[which] &= _peak_says_more(window, which, settings.cosmic_width)

@@ -84,11 +84,16 @@ def taper(good: np.ndarray, share: float) -> np.ndarray:
     """Weights [S, N] that rise as a cosine over a share of the pixels at each end of the good ones."""
     pixels = good.shape[1]
     width = max(share * pixels, 1.0)
-    first = good.argmax(axis=1)[:, None]
-    last = pixels - 1 - good[:, ::-1].argmax(axis=1)[:, None]
+    ends, kind = np.unique(
+        np.stack([good.argmax(axis=1), pixels - 1 - good[:, ::-1].argmax(axis=1)]),
+        axis=1,
+        return_inverse=True,
+    )
+    first, last = ends[:, :, None]
     at = np.arange(pixels)
     inside = np.clip(np.minimum(at - first + 0.5, last - at + 0.5) / width, 0, 1)
-    return np.where(good.any(axis=1, keepdims=True), 0.5 - 0.5 * np.cos(np.pi * inside), 0)
+    curves = 0.5 - 0.5 * np.cos(np.pi * inside)
+    return np.where(good.any(axis=1, keepdims=True), curves[kind.ravel()], 0)
 
 
 def _median(values: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -111,10 +116,18 @@ def _level(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
     # A part that is mostly noise about zero says nothing of the level.
     usual = _median(level, level > 0)[:, None]
     at = (np.arange(parts) + 0.5) * length - 0.5
-    out = np.zeros(flux.shape)
-    for row, values, known in zip(out, level, level > 0.01 * usual, strict=True):
-        if known.any():
-            row[:] = np.interp(np.arange(pixels), at[known], values[known])
+    known = level > 0.01 * usual
+    left = np.clip(np.searchsorted(at, np.arange(pixels), side="right") - 1, 0, max(parts - 2, 0))
+    # As `np.interp` for every row, to the last bit, where all parts are known.
+    out = (np.diff(level, append=level[:, -1:], axis=1) / length).take(left, axis=1)
+    out *= np.clip(np.arange(pixels), at[0], at[-1]) - at[left]
+    out += level.take(left, axis=1)
+    last = np.arange(pixels) >= at[-1]
+    out[:, last] = level[:, -1:]
+    for i in np.flatnonzero(~known.all(axis=1)):
+        out[i] = 0
+        if known[i].any():
+            out[i] = np.interp(np.arange(pixels), at[known[i]], level[i, known[i]])
     return out
 
 

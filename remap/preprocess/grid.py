@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from remap.config import ConfigError
+from remap.preprocess.cleaning import nan_median
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.resample import LineSpread, degrade_and_resample, resample
 from remap.spectra import Spectra, SpectrumError, doppler_shift, to_medium
@@ -101,11 +102,13 @@ def observed_on_grid(
     wave = preprocessing.wave(arm)
     # Only what is needed: far from the arms, in the ultraviolet, the formula for the index of air has poles.
     low, high = doppler_shift(wave[[0, -1]], velocity)
-    near = (spectra.wave >= low - CROP_MARGIN) & (spectra.wave <= high + CROP_MARGIN)
-    if np.count_nonzero(near) < FEWEST_PIXELS:
+    near = slice(
+        int(np.searchsorted(spectra.wave, low - CROP_MARGIN)),
+        int(np.searchsorted(spectra.wave, high + CROP_MARGIN, side="right")),
+    )
+    if near.stop - near.start < FEWEST_PIXELS:
         return _nothing(spectra, wave, preprocessing.medium)
-    if not near.all():
-        spectra = spectra.pixels(np.flatnonzero(near))
+    spectra = spectra.pixels(near)
     if velocity:
         spectra = at_rest(spectra, velocity)
     if spectra.fwhm is None:
@@ -176,19 +179,14 @@ def snr_estimate(flux: np.ndarray, valid: np.ndarray, ivar: np.ndarray | None) -
       valid: bool[S, N].
       ivar: float[S, N] or None.
     """
-    out = np.full(len(flux), np.nan)
-    for i, (f, v) in enumerate(zip(flux, valid, strict=True)):
-        if not v.any():
-            continue
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a constant or zero spectrum
         if ivar is not None:
-            out[i] = np.median(f[v] * np.sqrt(ivar[i][v]))
-            continue
-        triple = v[4:] & v[2:-2] & v[:-4]
-        noise = np.abs(2 * f[2:-2] - f[:-4] - f[4:])[triple]
-        if noise.size:
-            with np.errstate(divide="ignore", invalid="ignore"):  # a constant or zero spectrum
-                out[i] = np.median(f[v]) / (1.482602 / np.sqrt(6) * np.median(noise))
-    return out
+            ratio = np.where(valid, flux * np.sqrt(np.where(valid, ivar, 0)), np.nan)
+            return nan_median(ratio).astype(np.float64)
+        triple = valid[:, 4:] & valid[:, 2:-2] & valid[:, :-4]
+        noise = np.abs(2 * flux[:, 2:-2] - flux[:, :-4] - flux[:, 4:])
+        level = nan_median(np.where(valid, flux, np.nan))
+        return level / (1.482602 / np.sqrt(6) * nan_median(np.where(triple, noise, np.nan)))
 
 
 def usable(flux: np.ndarray, valid: np.ndarray, *, min_coverage: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from remap.preprocess.blocks import in_blocks
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import snr_estimate
 from remap.spectra import Spectra
@@ -126,24 +127,33 @@ def empty_arm(count: int, pixels: int) -> ArmOnGrid:
     )
 
 
-def put(arm: ArmOnGrid, row: int, one: Spectra) -> None:
-    """Writes one spectrum into a row, scaled to a largest value of 1: fluxes of 1e-17 would leave float32's range."""
-    valid = one.valid[0]
-    flux = np.where(valid, one.flux[0], 0.0)
-    peak = np.abs(flux).max()
-    peak = peak if peak > 0 else 1.0
-    arm.flux[row] = (flux / peak).astype(np.float32)
-    arm.valid[row] = valid
-    if one.ivar is not None:
-        # Signal to noise first: the square of a damaged file's flux of 1e200 is no number, and 0 of it NaN.
-        with np.errstate(over="ignore"):
-            ivar = (np.sqrt(np.where(valid, one.ivar[0], 0.0).astype(np.float64)) * peak) ** 2
-            arm.ivar[row] = ivar
-        arm.valid[row] &= np.isfinite(arm.ivar[row])
-    arm.snr[row] = snr_estimate(one.flux, one.valid, one.ivar)[0]
-    if one.ivar is None and np.isfinite(arm.snr[row]) and one.fact("snr")[0] > 0:
-        arm.snr[row] = one.fact("snr")[0]  # the scatter of pixels takes lines for noise
-    arm.scale[row] = peak
+def put(arm: ArmOnGrid, rows: int | np.ndarray, spectra: Spectra) -> None:
+    """Writes spectra into rows, scaled to a largest value of 1: fluxes of 1e-17 would leave float32's range."""
+    rows, stated = np.atleast_1d(rows), spectra.fact("snr")
+
+    def write(some: slice) -> None:
+        to, valid = rows[some], spectra.valid[some]
+        flux = np.where(valid, spectra.flux[some], 0.0)
+        peak = np.abs(flux).max(axis=1, keepdims=True)
+        peak = np.where(peak > 0, peak, 1)
+        ivar = None if spectra.ivar is None else spectra.ivar[some]
+        snr = snr_estimate(spectra.flux[some], valid, ivar)
+        if ivar is None:
+            # the scatter of pixels takes lines for noise
+            snr = np.where(np.isfinite(snr) & (stated[some] > 0), stated[some], snr)
+        else:
+            # Signal to noise first: the square of a damaged file's flux of 1e200 is no number, and 0 of it NaN.
+            with np.errstate(over="ignore"):
+                scaled = (np.sqrt(np.where(valid, ivar, 0.0).astype(np.float64)) * peak) ** 2
+                scaled = scaled.astype(np.float32)
+            valid = valid & np.isfinite(scaled)
+            arm.ivar[to] = scaled
+        arm.flux[to] = (flux / peak).astype(np.float32)
+        arm.valid[to] = valid
+        arm.snr[to] = snr
+        arm.scale[to] = peak[:, 0]
+
+    in_blocks(write, len(spectra), spectra.wave.size)
 
 
 def either(take: np.ndarray, yes: ArmOnGrid, no: ArmOnGrid) -> ArmOnGrid:

@@ -29,7 +29,7 @@ def place(
     out: Placed = {}
     for arm in preprocessing.arms:
         pixels = len(preprocessing.wave(arm))
-        parts: list[list[Spectra]] = [[] for _ in velocity]
+        parts: list[list[tuple[Spectra, int]]] = [[] for _ in velocity]
         coarse = np.zeros(len(velocity), bool)
         for segment, owner in zip(split.segments, split.owner, strict=True):
             unknown = segment.fwhm is None and (
@@ -38,17 +38,30 @@ def place(
             for speed, rows in _by_velocity(owner, velocity):
                 on = observed_on_grid(segment.rows(rows), preprocessing, arm, velocity=speed)
                 wide = unknown or coarser_than(on, preprocessing, arm, tolerance=settings.coarser)
-                for i, exposure in enumerate(owner[rows]):
-                    if on.valid[i].any():
-                        parts[exposure].append(on.rows(slice(i, i + 1)))
-                        coarse[exposure] |= wide
+                for i in np.flatnonzero(on.valid.any(axis=1)).tolist():
+                    parts[owner[rows[i]]].append((on, i))
+                    coarse[owner[rows[i]]] |= wide
         arm_out = empty_arm(len(velocity), pixels)
         for exposure, found in enumerate(parts):
-            if found:
-                one = found[0] if len(found) == 1 else stack(_together(found), settings=settings.stacking)
-                put(arm_out, exposure, one)
+            if len(found) > 1:
+                several = _together([on.rows(slice(i, i + 1)) for on, i in found])
+                put(arm_out, exposure, stack(several, settings=settings.stacking))
+        _put_single(arm_out, parts)
         out[arm] = (arm_out, coarse)
     return out
+
+
+def _put_single(arm: ArmOnGrid, parts: Sequence[Sequence[tuple[Spectra, int]]]) -> None:
+    """Exposures of one segment, those of a container at a time: the container and the row in it are given."""
+    containers: dict[int, tuple[Spectra, list[int], list[int]]] = {}
+    for exposure, found in enumerate(parts):
+        if len(found) == 1:
+            ((on, i),) = found
+            _, exposures, rows = containers.setdefault(id(on), (on, [], []))
+            exposures.append(exposure)
+            rows.append(i)
+    for on, exposures, rows in containers.values():
+        put(arm, np.array(exposures), on if rows == list(range(len(on))) else on.rows(np.array(rows)))
 
 
 def _by_velocity(owner: np.ndarray, velocity: np.ndarray) -> list[tuple[float, np.ndarray]]:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import interpolate, sparse
 
+from remap.preprocess.blocks import in_blocks
+from remap.preprocess.spline import Spline
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
@@ -151,18 +153,16 @@ def resample(spectra: Spectra, new_wave: ArrayLike, *, medium: str) -> Spectra:
 
     at = np.clip(new_wave, wave[0], wave[-1])
     flux = np.empty(valid.shape, spectra.flux.dtype)
-    step = max(1, CHUNK // (4 * wave.size))  # four spline coefficients per pixel
-    for i in range(0, len(spectra), step):
-        rows = slice(i, i + step)
-        bridged = _bridge(wave, spectra.flux[rows], spectra.valid[rows])
-        flux[rows] = interpolate.CubicSpline(wave, bridged, axis=1)(at)
-    ivar = None
-    if spectra.ivar is not None:
-        ivar = np.zeros(valid.shape, spectra.ivar.dtype)
-        for i, (row, good) in enumerate(zip(spectra.ivar, spectra.valid, strict=True)):
-            if good.any():
-                ivar[i] = 1 / np.interp(at, wave[good], 1 / row[good].astype(np.float64))
-        ivar[~valid] = 0
+    ivar = None if spectra.ivar is None else np.zeros(valid.shape, spectra.ivar.dtype)
+    fine = Spline.make(wave, at)
+
+    def fill(rows: slice) -> None:
+        flux[rows] = fine.values(_bridge(wave, spectra.flux[rows], spectra.valid[rows]))
+        if ivar is not None:
+            variance = _lines_at(at, wave, spectra.ivar[rows], spectra.valid[rows])
+            np.divide(1, variance, out=ivar[rows], where=valid[rows], casting="same_kind")
+
+    in_blocks(fill, len(spectra), wave.size)
     fwhm = None
     if spectra.fwhm is not None:
         fwhm = np.interp(new_wave, wave, spectra.fwhm)  # a width does not care for the medium: 3e-4 of it
@@ -259,6 +259,24 @@ def degrade_and_resample(
         facts=spectra.facts,
     )
     return resample(degraded, new_wave, medium=medium)
+
+
+def _lines_at(at: np.ndarray, wave: np.ndarray, ivar: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Variances [S, M] at some places, on straight lines between those of the valid pixels; 1 for rows without any.
+
+    As `np.interp` for every row, to the last bit.
+    """
+    variance = 1 / np.where(valid, ivar, 1).astype(np.float64)
+    variance = _bridge(wave, variance, valid, empty=1.0)
+    left = np.clip(np.searchsorted(wave, at, side="right") - 1, 0, wave.size - 2)
+    slope = np.diff(variance, axis=1)
+    slope /= np.diff(wave)
+    out = slope.take(left, axis=1)
+    out *= at - wave[left]
+    out += variance.take(left, axis=1)
+    end = at == wave[-1]
+    out[:, end] = variance[:, -1:]
+    return out
 
 
 def _line_spread_on(lsf: LineSpread, wave: np.ndarray, new_wave: np.ndarray) -> LineSpread:

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from remap.config import ConfigError
+from remap.preprocess.blocks import in_blocks
 from remap.preprocess.flattening import Flattened, flatten
 from remap.preprocess.templates import Templates
 from remap.preprocess.velocity_fit import fit_shifts
-from remap.preprocess.velocity_search import FAR, OVERLAP, CoarseGrid, contrast_of, parabola
+from remap.preprocess.velocity_search import FAR, CoarseGrid, contrast_of, parabola
 from remap.preprocess.velocity_settings import VelocitySettings
 from remap.spectra import SPEED_OF_LIGHT
 
@@ -78,15 +79,15 @@ def measure_velocities(
     settings = settings or VelocitySettings()
     count = _check(arms, templates)
     grid = CoarseGrid.make(templates, list(arms), settings)
-    step = max(1, CHUNK // (grid.size * templates.labels.shape[0]))
-    parts = []
-    for i in range(0, count, step):
+
+    def measure(rows: slice) -> Velocities:
         flat = {}
         for arm, (flux, valid, ivar) in arms.items():
-            rows = slice(i, i + step)
             part = None if ivar is None else ivar[rows]
             flat[arm] = flatten(flux[rows], valid[rows], part, wave=templates.wave[arm], settings=settings)
-        parts.append(_measure(flat, templates, grid, settings))
+        return _measure(flat, templates, grid, settings)
+
+    parts = in_blocks(measure, count, grid.size * templates.labels.shape[0], CHUNK)
     names = [f.name for f in dataclasses.fields(Velocities)]
     if not parts:
         return Velocities(
@@ -103,17 +104,14 @@ def _measure(
     valid = sum(np.count_nonzero(f.weight, axis=1) for f in flat.values())
     usable = (valid >= settings.min_coverage * pixels) & (valid >= settings.min_pixels)
     with np.errstate(divide="ignore", invalid="ignore"):
-        cross, square, cover, power = grid.correlate(flat)
-        covered = cover >= OVERLAP * cover.max(axis=1, keepdims=True)
-        shape = cross / np.sqrt(np.maximum(square, 1e-6 * square.max(axis=2, keepdims=True)))
+        shape, covered, power = grid.correlate(flat)
     usable &= np.isfinite(shape).all(axis=(1, 2)) & (power > 0)
-    shape = np.where(usable[:, None, None] & covered[:, None], shape, 0)
-    searched = np.where(grid.searched, shape, 0)  # a negative one is an emission spectrum: no candidate
-    star = np.arange(len(usable))
-    peak = searched.max(axis=1).argmax(axis=1)
-    first = np.flatnonzero(grid.searched)[[0, -1]]
-    edge = (peak <= first[0]) | (peak >= first[1])
-    usable &= searched[star, :, peak].max(axis=1) > 0
+    shape[~np.broadcast_to((usable[:, None] & covered)[:, None], shape.shape)] = 0
+    star, (first, last) = np.arange(len(usable)), np.flatnonzero(grid.searched)[[0, -1]]
+    searched = shape[:, :, first : last + 1].max(axis=1)
+    peak = first + searched.argmax(axis=1)
+    edge = (peak <= first) | (peak >= last)
+    usable &= searched.max(axis=1) > 0  # a negative one is an emission spectrum
 
     # The best templates near the peak, from the maximum of the very best.
     reach = int(np.ceil(templates.width))

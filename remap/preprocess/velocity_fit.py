@@ -51,25 +51,24 @@ def fit_shifts(
     reach = 2 * templates.width + 2
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(ITERATIONS):
-            model = _solve(
-                sum(_moments(_curves(flat[a], templates.tables[a], best, place), weights[a]) for a in flat)
-            )
+            curves = {a: _curves(flat[a], templates.tables[a], best, place) for a in flat}
+            model = _solve(sum(_moments(curves[a], weights[a]) for a in flat))
             move = model.gradient / model.curvature / OVERSAMPLE
             # Where residuals are large, Gauss-Newton converges slowly: a secant through its last two steps does not.
             factor = 1.0 if before is None else (place - before[0]) / (before[1] - move)
             before = place, move
             move = move * np.where((factor > 0.3) & (factor < 3), factor, 1)
             place = np.clip(place + np.clip(np.nan_to_num(move), -1, 1), start - reach, start + reach)
-        curves = {a: _curves(flat[a], templates.tables[a], best, place) for a in flat}
-        model = _solve(sum(_moments(curves[a], weights[a]) for a in flat))
+        # The last step is so small that the curves of before it serve for what follows.
         number, slope_sum, height_sum, parts = 0.0, 0.0, 0.0, []
         for arm, w in weights.items():
             total = np.maximum(w.sum(axis=1), np.finfo(np.float32).tiny)[:, None, None]
-            c = curves[arm] - np.sum(w[:, None] * curves[arm], axis=2, keepdims=True) / total
+            mean, rows = curves[arm] @ w[:, :, None] / total, model.rows.astype(np.float32)
             # Rows: the model's lines, and its slope less what the shares of the templates can take up.
-            fitted, across = np.moveaxis(model.rows.astype(np.float32) @ c, 1, 0)
-            residual = w * (c[:, 1] - fitted)
-            parts.append(np.add.reduceat(w * c[:, 1] * fitted, _cuts(templates, arm, smooth), axis=1))
+            fitted, across = np.moveaxis(rows @ curves[arm] - rows @ mean, 1, 0)
+            light = curves[arm][:, 1] - mean[:, 1]
+            residual = w * (light - fitted)
+            parts.append(np.add.reduceat(w * light * fitted, _cuts(templates, arm, smooth), axis=1))
             number = number + np.count_nonzero(w, axis=1)
             pixel = np.median(np.diff(templates.tables[arm].place)) / OVERSAMPLE
             span = max(int(np.ceil(CORRELATED * templates.width / pixel)), 2)
@@ -139,19 +138,20 @@ def _curves(flat: Flattened, table: Table, best: np.ndarray, place: np.ndarray) 
     """On an arm's pixels [S, 2 + 2 K, N]: 1, the spectrum, its K templates shifted by `place` steps, their slopes."""
     at = table.place - OVERSAMPLE * place[:, None]
     size, points = best.shape[1], table.value.shape[1]
-    first = np.clip(at.astype(np.intp), 0, points - 2)
-    share = np.clip(at - first, 0, 1).astype(np.float32)
+    first = at.astype(np.intp)
+    np.clip(first, 0, points - 2, out=first)
+    at -= first
+    np.clip(at, 0, 1, out=at)
+    share = at.astype(np.float32)
     out = np.empty((len(best), 2 + 2 * size, table.place.size), np.float32)
     out[:, 0] = 1
     out[:, 1] = flat.value
     for k in range(size):
-        left = first + (best[:, k] * points)[:, None]
-        right = left + 1
-        for i, values in ((2 + k, table.value.ravel()), (2 + size + k, table.slope.ravel())):
-            low, high = values.take(left), values.take(right)
-            high -= low
-            high *= share
-            np.add(low, high, out=out[:, i])
+        found = table.both.take(first + (best[:, k] * points)[:, None])
+        found = found.view(np.float32).reshape(*share.shape, 4)
+        for i, part in ((2 + k, 0), (2 + size + k, 2)):
+            np.multiply(found[..., part + 1], share, out=out[:, i])
+            out[:, i] += found[..., part]
     return out
 
 

@@ -14,7 +14,16 @@ from remap.preprocess.velocity_settings import VelocitySettings
 from remap.spectra import SPEED_OF_LIGHT
 
 OVERLAP = 0.5  # share of the weight that a shifted template must cover
+CACHED = 2**17  # complex numbers of a product of transforms that are in a processor's cache
 FAR = 3.0  # half widths of the autocorrelation from a peak, where it is forgotten
+
+
+class Correlation(NamedTuple):
+    """What the coarse search finds, of S spectra, T templates and L lags."""
+
+    shape: np.ndarray  # float32[S, T, L], Σ w d t / √(Σ w t²)
+    covered: np.ndarray  # bool[S, L], where spectrum and shifted template have enough in common
+    power: np.ndarray  # float64[S], Σ w d²
 
 
 class CoarseGrid(NamedTuple):
@@ -53,20 +62,40 @@ class CoarseGrid(NamedTuple):
             )
         return cls(size, lags, np.abs(lags) <= limit, pixels, transforms)
 
-    def correlate(self, flat: Mapping[str, Flattened]) -> tuple[np.ndarray, ...]:
-        """Sums over the pixels at every lag: w d t [S, T, L], w t² [S, T, L] and w [S, L]; and w d² [S]."""
-        sums: list = [0, 0, 0]
-        power = 0.0
+    def correlate(self, flat: Mapping[str, Flattened]) -> Correlation:
+        """How well the templates go with spectra at every lag."""
+        power, transforms, covers = 0.0, [], 0
         for arm, (value, weight) in flat.items():
-            power = power + np.sum(weight * value**2, axis=1)
-            first, second = self._transform(arm, weight * value), self._transform(arm, weight)
+            light = weight * value
+            power = power + np.sum(light * value, axis=1)
+            first, second = self._transform(arm, light), self._transform(arm, weight)
             cross, square, cover = self.transforms[arm]
-            sums[0] = sums[0] + first[:, None] * cross
-            sums[1] = sums[1] + second[:, None] * square
-            sums[2] = sums[2] + second * cover
-        lag = self.lags[-1]
-        every = (fft.irfft(x, self.size) for x in sums)
-        return (*(np.concatenate([x[..., -lag:], x[..., : lag + 1]], axis=-1) for x in every), power)
+            transforms.append((first, second, cross, square))
+            covers = covers + second * cover
+        cover = self._lags(covers)
+        covered = cover >= OVERLAP * cover.max(axis=1, keepdims=True)
+        templates, frequencies = transforms[0][2].shape
+        shape = np.empty((len(power), templates, self.lags.size), np.float32)
+        step = max(1, CACHED // (templates * frequencies))
+        size = np.empty((2, min(step, len(power)), templates, frequencies), np.complex64)
+        for i in range(0, len(power), step):
+            some = slice(i, i + step)
+            total, more = size[:, : len(power[some])]
+            sums = []
+            for kind in (0, 1):
+                for arm, parts in enumerate(transforms):
+                    np.multiply(parts[kind][some, None], parts[2 + kind], out=more if arm else total)
+                    if arm:
+                        total += more
+                sums.append(self._lags(total))
+            square = np.maximum(sums[1], 1e-6 * sums[1].max(axis=2, keepdims=True))
+            np.divide(sums[0], np.sqrt(square, out=square), out=shape[some])
+        return Correlation(shape, covered, power)
+
+    def _lags(self, transforms: np.ndarray) -> np.ndarray:
+        """The values [..., L] at the lags of Fourier transforms [..., F]."""
+        lag, every = self.lags[-1], fft.irfft(transforms, self.size)
+        return np.concatenate([every[..., -lag:], every[..., : lag + 1]], axis=-1)
 
     def _transform(self, arm: str, x: np.ndarray) -> np.ndarray:
         """Fourier transforms of pixels [S, N], brought onto the coarse grid by straight lines."""
