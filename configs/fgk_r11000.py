@@ -5,8 +5,7 @@
     python -m launch.predict    --workdir=workdirs/fgk_r11000 --stage=pretrain --survey=harps FILE...
 
 Spectra that are sharper are degraded to it. `launch.pretrain` is the last stage: fine-tuning needs a survey.
-Sized for an hour on two quiet cores: a step on 32 spectra of 2,300 pixels costs about five times that of
-configs/miles.py.
+An arm takes some 21 minutes on one quiet core; two processes (`--arms=A`, `--arms=B`) train both at once.
 
 Data: `lte_grid.npz` and `coolstars_grid.npz` under the data root.
 """
