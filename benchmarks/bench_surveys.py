@@ -251,10 +251,7 @@ def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
     )
     yield "|---|---|" + "---|" * (len(LABELS) + 2)
     for kind, change in kinds.items():
-        bad = [
-            dataclasses.replace(s, flux=change(s.flux.copy(), float(np.median(s.flux)), s.wave))
-            for s in stars
-        ]
+        bad = [_changed(s, change(s.flux.copy(), float(np.median(s.flux)), s.wave)) for s in stars]
         for way, settings in ways.items():
             table = predictor.predict(bad, settings=settings).table
             cells = []
@@ -268,6 +265,12 @@ def spoiled(predictor: Predictor, root: Path) -> Iterator[str]:
                 for flag in (Flag.UNREADABLE, Flag.BAD_PIXELS)
             )
             yield f"| {kind} | {way} | {' | '.join(cells)} | {lost} of {len(stars)} | {told} |"
+
+
+def _changed(spectra: Spectra, flux: np.ndarray) -> Spectra:
+    """Spectra of another flux, in which NaN is a bad pixel."""
+    good = np.isfinite(flux)
+    return dataclasses.replace(spectra, flux=np.where(good, flux, 0.0), valid=spectra.valid & good)
 
 
 def _masked(flux: np.ndarray, wave: np.ndarray, middle: float, half: float) -> np.ndarray:
