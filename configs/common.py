@@ -511,7 +511,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "full_coverage": 0.95,  # below it the arm is used and flagged
         # So is one with a masked stretch of more line spreads, and of more than twice the pixels that gaps had in the
         # training: networks take a line that it hides for missing.
-        "longest_gap": 1.5,
+        "longest_gap": 1.0,
         "min_snr": 20.0,  # per pixel; below it a row is flagged
         "edge_mass": 0.5,  # probability in the outermost two bins of a range beyond which a row is flagged
         # Limits of labels between which labelled stars were: a row is flagged where its median is within so many half

@@ -27,7 +27,7 @@ from remap.predict.references import join_looks, look_at
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import longest_gap, usable
 
-LONGEST_GAP = 1.5  # `predict.longest_gap` of older configs, which do not have it
+LONGEST_GAP = 1.0  # `predict.longest_gap` of older configs, which do not have it
 
 
 @dataclasses.dataclass(frozen=True)
