@@ -51,9 +51,13 @@ def pretrain(
     workdir = Path(workdir)
     preprocessing = check_prepared(config, workdir)
     embeddings = record(EmbeddingSettings, config.embeddings, "embeddings")
-    for name in chosen_arms(preprocessing, arms):
+    chosen = chosen_arms(preprocessing, arms)
+    for name in preprocessing.arms:
         folder = stage_folder(workdir, "pretrain", name)
+        # Of the other arms, too: networks of other settings do not belong beside those of this run.
         if checkpoint.is_finished(folder, open_arm(config, preprocessing, name, "pretrain").meta):
+            continue
+        if name not in chosen:
             continue
         with hold(folder):
             _pretrain_arm(pretraining(config, workdir, preprocessing, name), embeddings, folder)

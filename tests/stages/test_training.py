@@ -202,6 +202,17 @@ def test_runs_of_single_arms_and_folds_make_the_same_networks_and_the_last_recor
         assert same_networks(workdir / place, tiny_workdir / place)
 
 
+def test_a_run_of_one_arm_is_refused_beside_a_network_of_other_settings(tiny_data, tiny_workdir, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(tiny_workdir, workdir)
+    shutil.rmtree(workdir / "pretrain" / "B")
+    with pytest.raises(
+        ValueError, match=r"A: trained with other settings.*model\.kernel: expected 7, found 3"
+    ):
+        pretrain(tiny.config(tiny_data, model__kernel=7), workdir, arms=("B",))
+    assert not (workdir / "pretrain" / "B").exists()
+
+
 @pytest.mark.parametrize(
     ("stage", "what", "message"),
     [
