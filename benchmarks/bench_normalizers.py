@@ -1,0 +1,185 @@
+"""Which continuum normaliser do labels want? The same networks, trained as long, behind each of the three.
+
+    python -m benchmarks.bench_normalizers --workdir=workdirs/bench_normalizers
+    python -m benchmarks.bench_normalizers --workdir=/tmp/short --short           seconds, for tests
+
+Networks of `configs/miles.py:giants` (both libraries, then MILES's dwarfs and giants, consensus labels), once behind
+Algorithm 1 and once behind each of the others with their default settings; the same seed, folds and number of steps.
+Zero-shot and fine-tuned, calibrated on validation stars. Validation stars decide which is better; test stars are
+for the record. Intervals: 95 % bootstrap over stars of the ratio to Algorithm 1, paired. Resumable; arms and folds
+can be trained as runs of their own (`--train_arms`, `--train_folds`), in processes side by side. Writes
+normalizers.md into the working folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+from absl import flags
+from astropy.table import Table
+
+from launch import cli
+from remap.config import ConfigError
+from remap.continuum import get_normalizer
+from remap.pmf.bootstrap import nan_mean, nan_robust, paired_interval
+from remap.pmf.distributions import pmf_quantile
+from remap.pmf.metrics import crps
+from remap.predict.catalogue import Catalogue
+from remap.predict.held_out import predict_survey
+from remap.stages.calibrate import calibrate
+from remap.stages.evaluate import summarize
+from remap.stages.finetune import finetune
+from remap.stages.preprocess import preprocess
+from remap.stages.pretrain import pretrain
+from remap.store.stars import readable_stars, within
+
+PAPER = "algorithm1"
+NAMES = (PAPER, "chebyshev", "quantile")
+CHOSEN = flags.DEFINE_list("normalizers", list(NAMES), f"Any of {', '.join(NAMES)}.")
+FOLDS = flags.DEFINE_list("folds", ["0", "1", "2"], "Folds, of five, that are fine-tuned and tested.")
+TRAIN_ARMS = flags.DEFINE_list("train_arms", [], "Train these arms and stop; nothing = all, and compare.")
+TRAIN_FOLDS = flags.DEFINE_list("train_folds", [], "With --train_arms: these folds alone.")
+SEED = flags.DEFINE_integer("network_seed", 0, "Seed of folds, networks and batches.")
+SHORT = flags.DEFINE_bool("short", False, "A training of seconds that proves nothing.", allow_override=True)
+RESAMPLES = 2000
+PARTS = ("zero-shot", "validation", "test")
+COLUMNS = ("n", "bias", "std", "robust", "scatter_star", "cover68_star", "cover95_star", "nll_star", "crps")
+IN_UNIT = ("bias", "std", "robust", "scatter_star", "crps")
+FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
+
+
+def main() -> None:
+    if unknown := sorted(set(CHOSEN.value) - set(NAMES)):
+        raise ConfigError(f"normalizers: expected any of {list(NAMES)}, found {unknown}")
+    root = Path(cli.WORKDIR.value)
+    folds = tuple(int(f) for f in FOLDS.value)
+    results, groups = {}, {}
+    for name in CHOSEN.value:
+        config = config_of(name, folds, seed=SEED.value, short=SHORT.value)
+        train(config, root / name)
+        if not TRAIN_ARMS.value:
+            results[name], groups = predict(config, root / name), config.evaluate.groups.to_dict()
+    if results:
+        if len(results) > 1:
+            results["their mean"] = {p: together([r[p] for r in results.values()]) for p in PARTS}
+        text = markdown(results, groups)
+        (root / "normalizers.md").write_text(text)
+        print(text)
+
+
+def config_of(name: str, folds: tuple[int, ...], *, seed: int, short: bool) -> ml_collections.ConfigDict:
+    """That of MILES, dwarfs and giants, with another normaliser."""
+    c = importlib.import_module("configs.miles").get_config("giants,short" if short else "giants")
+    with c.unlocked():
+        c.seed = seed
+        c.embeddings.epochs = ()
+        c.split.run = folds
+        c.expert.kind = "none"  # a fit to the pixels, which would hide what the networks make of them
+        if name != PAPER:
+            settings = dataclasses.asdict(get_normalizer(name).settings())
+            settings.pop("pixel", None)  # of the grid
+            c.continuum = {"name": name, **settings}
+    return c
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """All stages, or those of the arms and folds that the flags name."""
+    if not (workdir / "data" / "preprocessing.json").is_file():
+        preprocess(config, workdir)
+    arms = tuple(TRAIN_ARMS.value) or None
+    pretrain(config, workdir, arms=arms)
+    finetune(config, workdir, arms=arms, folds=tuple(int(f) for f in TRAIN_FOLDS.value) or None)
+    if arms is None:
+        calibrate(config, workdir)
+
+
+class Predicted(NamedTuple):
+    """What the networks behind one normaliser say of the stars of one part."""
+
+    catalogue: Catalogue
+    stars: Table
+    tested: np.ndarray  # bool[S]
+
+
+def predict(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Predicted]:
+    """Part -> predictions: zero-shot of all stars, fine-tuned of validation stars, and of test stars, calibrated."""
+    stars = readable_stars(workdir)
+    zero_shot = predict_survey(config, workdir, stars, "pretrain", calibrated=False)
+    tuned = predict_survey(config, workdir, stars, "finetune", inputs=zero_shot.inputs)
+    held = {
+        "zero-shot": zero_shot.held_out(),
+        "validation": tuned.held_out("val", calibrated=False),
+        "test": tuned.held_out(),
+    }
+    # A star that no fold tests is predicted by the mean over all folds: not here, where folds are left out.
+    tested = {part: h.tested & ((h.fold >= 0) | (part == "zero-shot")) for part, h in held.items()}
+    return {part: Predicted(h.catalogue(stars), stars, tested[part]) for part, h in held.items()}
+
+
+def together(those: Sequence[Predicted]) -> Predicted:
+    """The mean of the PMFs of several, as one prediction."""
+    first = those[0]
+    pmfs = {k: np.mean([p.catalogue.pmfs[k] for p in those], axis=0) for k in first.catalogue.edges}
+    table = first.catalogue.table.copy()
+    for label, edges in first.catalogue.edges.items():
+        table[label] = pmf_quantile(pmfs[label], edges, [0.5])[:, 0]
+    return Predicted(first.catalogue._replace(table=table, pmfs=pmfs), first.stars, first.tested)
+
+
+def markdown(results: Mapping[str, Mapping[str, Predicted]], groups: Mapping[str, Any]) -> str:
+    """A table of numbers and one of paired ratios for each part and group."""
+    lines = []
+    for part, (group, limits) in itertools.product(PARTS, groups.items()):
+        lines += ["", f"**{part}, {group}**", "", f"| normaliser | label | {' | '.join(COLUMNS)} |"]
+        lines.append("|---" * (2 + len(COLUMNS)) + "|")
+        for name, parts in results.items():
+            for row in summarize(*parts[part], {group: limits}, name):
+                form = FORMATS[row["label"]]
+                cells = [(form if c in IN_UNIT else "{:.4g}").format(row[c]) for c in COLUMNS]
+                lines.append(f"| {name} | {row['label']} | {' | '.join(cells)} |")
+        if PAPER not in results:
+            continue
+        lines += ["", f"| over {PAPER} | label | CRPS | robust scatter |", "|---|---|---|---|"]
+        for name in (n for n in results if n != PAPER):
+            for label in FORMATS:
+                own, base = (results[n][part] for n in (name, PAPER))
+                member = base.tested & within(base.stars, limits)
+                lines.append(f"| {name} | {label} | {_ratios(own, base, member, label)} |")
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def _ratios(own: Predicted, base: Predicted, member: np.ndarray, label: str) -> str:
+    """Two cells: the ratio of the mean CRPS and of the robust scatters, with intervals."""
+    truth = np.asarray(base.stars[label], float)[member]
+    cells = []
+    for statistic in (nan_mean, nan_robust):
+        values = []
+        for each in (own, base):
+            pmf, edges = each.catalogue.pmfs[label][member], each.catalogue.edges[label]
+            median = np.asarray(each.catalogue.table[label], float)[member]
+            values.append(crps(pmf, edges, truth) if statistic is nan_mean else median - truth)
+        found = paired_interval(
+            values[0][None],
+            values[1][None],
+            statistic,
+            stars=np.asarray(base.stars["star_id"])[member],
+            compare="ratio",
+            resamples=RESAMPLES,
+            level=0.95,
+            resample_runs=False,
+            seed=0,
+        )
+        bold = "**" if found.excludes(1.0) else ""
+        cells.append(f"{bold}{found.value:.2f} ({found.low:.2f} to {found.high:.2f}){bold}")
+    return " | ".join(cells)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir",))
