@@ -25,10 +25,9 @@ from launch import cli
 from remap.autoencoder import adapt, regress
 from remap.autoencoder.errors import bootstrap, gap_settings
 from remap.autoencoder.estimate import estimate
-from remap.autoencoder.inputs import Pixels
 from remap.autoencoder.members import encode, load_members
 from remap.autoencoder.report import Matched, compare, match
-from remap.autoencoder.sources import open_sky, open_source
+from remap.autoencoder.sources import Sky, encode_stars, open_sky, open_source
 from remap.autoencoder.train import train_autoencoders
 from remap.network import resnet
 from remap.pmf.metrics import coverage, crps, residual_table
@@ -131,14 +130,14 @@ def run_variant(root: Path, name: str) -> dict[str, Any]:
         write_config(workdir, config)
         stage = common.start_stage(config)
         catalogue, _ = predict_held_out(config, workdir, stars, stage)
-        features = main_features(config, workdir, preprocessing, stage, sky.pixels, matched)
+        features = main_features(config, workdir, preprocessing, stage, sky, matched)
     else:
         adapted = route == "autoencoder"
         if adapted:
             adapt.adapt(config, workdir)
         regress.regress(config, workdir)
         catalogue = estimate(config, workdir, adapted=adapted)
-        features = latents(config, workdir, sky.pixels, matched, adapted)
+        features = latents(config, workdir, sky, matched, adapted)
     seconds = time.monotonic() - began
     held = sky.held[matched.stars]
     groups = {"all": np.ones(len(held), bool), "kept aside": held}
@@ -158,26 +157,27 @@ def main_features(
     workdir: Path,
     preprocessing: Preprocessing,
     stage: str,
-    observed: Pixels,
+    sky: Sky,
     matched: Matched,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pooled features of all arms side by side: of matched stars, of library spectra of their labels."""
     low, high = config.autoencoder.scale_low, config.autoencoder.scale_high
     ends = np.cumsum([0] + [len(preprocessing.wave(arm)) for arm in preprocessing.arms])
     parts: list[list[np.ndarray]] = [[], []]
+    observed = sky.pixels(matched.stars)
     for arm, start, stop in zip(preprocessing.arms, ends[:-1], ends[1:], strict=True):
         variables, meta = checkpoint.load_final(stage_folder(workdir, stage, arm) / "final")
         variables.pop("prior", None)
         model = resnet.build_model(meta["config"]["model"], preprocessing.labels)
-        for i, (pixels, rows) in enumerate(((observed, matched.stars), (matched.first.pixels, slice(None)))):
-            flux = low + (high - low) * pixels.flux[rows, start:stop]
-            batch = Batch(flux, pixels.valid[rows, start:stop], jnp.zeros(0), jnp.zeros(0))
+        for i, pixels in enumerate((observed, matched.first.pixels)):
+            flux = low + (high - low) * pixels.flux[:, start:stop]
+            batch = Batch(flux, pixels.valid[:, start:stop], jnp.zeros(0), jnp.zeros(0))
             parts[i].append(np.asarray(network_outputs(model, variables, batch)[1]))
     return tuple(np.concatenate(p, axis=1) for p in parts)
 
 
 def latents(
-    config: ml_collections.ConfigDict, workdir: Path, observed: Pixels, matched: Matched, adapted: bool
+    config: ml_collections.ConfigDict, workdir: Path, sky: Sky, matched: Matched, adapted: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Latent features of all autoencoders side by side: of matched stars, of library spectra of their labels.
 
@@ -186,8 +186,9 @@ def latents(
     chunk = config.autoencoder.chunk
     for_stars = load_members(config, workdir, "adapted" if adapted else "library")
     for_library = load_members(config, workdir, config.regressor.encoder if adapted else "library")
-    join = lambda members, flux: np.concatenate(list(encode(members, flux, chunk=chunk)), axis=1)  # noqa: E731
-    return join(for_stars, observed.flux[matched.stars]), join(for_library, matched.first.pixels.flux)
+    (stars,) = encode_stars([for_stars], sky, matched.stars)
+    library = encode(for_library, matched.first.pixels.flux, chunk=chunk)
+    return np.concatenate(list(stars), axis=1), np.concatenate(list(library), axis=1)
 
 
 def label_errors(

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from launch import cli
 from remap.pmf.luminosity import dwarf_giant
 from remap.predict.catalogue import read_catalogue
-from remap.store.stars import readable_stars
+from remap.store.stars import labelled_rows, readable_stars
 
 MARGIN = flags.DEFINE_float(
     "margin", 2.0, "Standard errors of log g from the line within which the truth is open."
@@ -44,6 +44,7 @@ def share(hits: int, count: int) -> str:
 def main() -> None:
     workdir = Path(cli.WORKDIR.value)
     found, stars = read_catalogue(workdir / "evaluate" / "finetune.fits").table, readable_stars(workdir)
+    stars = stars[labelled_rows(workdir, stars)]
     teff, logg, error = (np.asarray(stars[name], float) for name in ("teff", "logg", "logg_err"))
     known = np.isfinite(teff) & np.isfinite(logg) & np.isfinite(found["dwarf_probability"])
     known &= np.array([status == "ok" for status in stars["status"]])

@@ -61,6 +61,7 @@ def add_route(c: ml_collections.ConfigDict) -> None:
         "checkpoint_epochs": 60,
         "keep": 1,
         "validation": 0.2,  # fraction of the stars kept aside
+        "stars": 20000,  # spectra at most, drawn at random, and half as many kept aside; published: all
     }
     c.regressor = {
         "encoder": "library",  # whose features of library spectra to learn from: or "adapted"

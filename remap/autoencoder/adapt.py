@@ -7,6 +7,7 @@ al. 2024, A&A 687, A205).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from remap.autoencoder.inputs import Pool, Ranges, draw_pool, take
 from remap.autoencoder.members import (
@@ -29,11 +30,11 @@ from remap.autoencoder.members import (
     read_members,
 )
 from remap.autoencoder.network import AdaptBatch, AdaptObjective, Pixels, adapt_rules
-from remap.autoencoder.sources import Source, read_sky, read_source, training_pool
+from remap.autoencoder.sources import Sky, Source, read_sky, read_source, training_pool
 from remap.config import ConfigError, Section, record
 from remap.network.discrepancy import AlignSettings, find_scale, squared_distances
 from remap.sampling.batches import FixedSource, fixed_rows, source_tree
-from remap.sampling.sources import locate_each, matched_chance
+from remap.sampling.sources import in_chunks, locate_each, matched_chance
 from remap.store import checkpoint
 from remap.store.workdir import write_config
 from remap.train.keys import root_key
@@ -97,6 +98,7 @@ class AdaptSettings(FitSettings):
       batch_size: spectra in a batch.
       rehearsal: fraction of every batch that is drawn from the library.
       validation: fraction of the stars kept aside.
+      stars: spectra at most, drawn at random, and half as many kept aside.
       align: see `AlignSettings`.
       neighbours: library spectra that tell which cell a star is in.
       matched: library spectra drawn from the stars' cells.
@@ -113,6 +115,7 @@ class AdaptSettings(FitSettings):
     batch_size: int = 128
     rehearsal: float = 0.0
     validation: float = 0.2
+    stars: int = 20000
     align: Section = dataclasses.field(default_factory=dict)
     neighbours: int = 8
     matched: int = 8192
@@ -125,6 +128,8 @@ class AdaptSettings(FitSettings):
             raise ConfigError(
                 "adapt.align.kind 'autoencoder' is this route itself; expected 'none', 'mmd' or 'coral'"
             )
+        if self.stars < 1:
+            raise ConfigError(f"adapt.stars: expected at least 1, found {self.stars}")
         if self.observed < 1:
             raise ConfigError(
                 f"adapt.rehearsal {self.rehearsal} leaves no room for stars in a batch of {self.batch_size}"
@@ -176,8 +181,7 @@ class _Drawn(NamedTuple):
 def _spectra(route: Route, settings: AdaptSettings, members: list[Member]) -> _Drawn:
     """What all members are fine-tuned on."""
     sky = read_sky(route)
-    stars = take(sky.pixels, jnp.flatnonzero(sky.usable & ~sky.held))
-    aside = take(sky.pixels, jnp.flatnonzero(sky.usable & sky.held))
+    stars, aside = (sky.pixels(rows) for rows in chosen_rows(sky, settings.stars, seed=route.seed))
     align = settings.alignment
     library = matched = None
     if settings.replayed or align.kind != "none":
@@ -196,6 +200,23 @@ def _spectra(route: Route, settings: AdaptSettings, members: list[Member]) -> _D
         matched,
         _validation(aside, matched),
     )
+
+
+def chosen_rows(sky: Sky, most: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the survey that are trained on, `most` at most, and half as many kept aside: all, or some at random.
+
+    Args:
+      seed: of the config.
+    """
+
+    def some(rows: np.ndarray, count: int, part: str) -> np.ndarray:
+        if len(rows) <= count:
+            return rows
+        key = root_key(seed, "adapt", "stars", part)
+        return np.sort(rows[np.asarray(jax.random.permutation(key, len(rows)))[:count]])
+
+    trained, aside = (np.flatnonzero(sky.usable & (sky.held == held)) for held in (False, True))
+    return some(trained, most, "trained"), some(aside, most // 2, "aside")
 
 
 def _validation(aside: Pixels, matched: Pixels | None) -> AdaptBatch | None:
@@ -223,8 +244,10 @@ def _matched_pool(
         np.concatenate(list(encode(members, x, chunk=chunk)), axis=1) for x in (pool.pixels.flux, stars.flux)
     )
     std = np.where(drawn.std(axis=0) > 0, drawn.std(axis=0), 1.0)
-    square = squared_distances(jnp.asarray(observed / std), jnp.asarray(drawn / std))
-    _, nearest = jax.lax.top_k(-square, settings.neighbours)
+    # Features that hardly change lie far from zero in this unit: their squares would leave no digit of the distances.
+    drawn, observed = ((x - drawn.mean(axis=0)) / std for x in (drawn, observed))
+    near = functools.partial(_nearest, library=jnp.asarray(drawn), count=settings.neighbours)
+    nearest = in_chunks(near, observed, chunk)
     labels = np.asarray(pool.labels)[np.asarray(nearest)].mean(axis=1)
     library = source.libraries[0]
     place = {c: k for k, c in enumerate(source.cells.tolist())}
@@ -244,3 +267,11 @@ def _matched_pool(
         noise=route.autoencoder.noise,
         chance=None if library.chance is None else matched_chance(library, cell),
     )
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _nearest(
+    stars: Float[Array, "stars features"], *, library: Float[Array, "spectra features"], count: int
+) -> Int[Array, "stars count"]:
+    """The library spectra that are nearest to each star."""
+    return jax.lax.top_k(-squared_distances(stars, library), count)[1]

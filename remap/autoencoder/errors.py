@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 from astropy.table import Table
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from remap.autoencoder.estimate import estimate_labels
 from remap.autoencoder.members import Member
@@ -81,26 +81,42 @@ def reconstruction_rows(
     Args:
       scale: normalised flux in the unit of the pixels.
     """
-    parts = {
-        "library": (held, np.ones(len(held.flux), bool)),
-        "survey, trained on": (sky.pixels, sky.usable & ~sky.held),
-        "survey, kept aside": (sky.pixels, sky.usable & sky.held),
+    stages = {"before": members["library"], "after": members["adapted"]}
+    survey = {
+        "survey, trained on": np.flatnonzero(sky.usable & ~sky.held),
+        "survey, kept aside": np.flatnonzero(sky.usable & sky.held),
     }
-    rows = []
-    for stage, name in (("before", "library"), ("after", "adapted")):
-        for domain, (pixels, mask) in parts.items():
-            if not mask.any():
-                continue
-            flux, valid = pixels.flux[mask], pixels.valid[mask]
-            found = [np.asarray(_square_errors(m.model, m.params, flux, valid)) for m in members[name]]
-            square = np.mean(found, axis=0)
+    squares = {"library": {stage: _member_errors(own, held) for stage, own in stages.items()}}
+    for domain, rows in survey.items():
+        if len(rows):
+            squares[domain] = _survey_errors(stages, sky, rows)
+    out = []
+    for stage in stages:
+        for domain, found in squares.items():
+            square = np.mean(found[stage], axis=0)
             rms = lambda x: scale * float(np.sqrt(np.mean(x)))  # noqa: E731
             low, high = bootstrap(gap, square, rms)
-            rows.append(
+            out.append(
                 {"stage": stage, "domain": domain, "n": len(square), "rms": rms(square)}
                 | {"rms_low": low, "rms_high": high}
             )
-    return rows
+    return out
+
+
+def _survey_errors(
+    stages: Mapping[str, list[Member]], sky: Sky, rows: np.ndarray
+) -> dict[str, Float[np.ndarray, "autoencoders stars"]]:
+    """Mean squared errors of spectra of the survey, by the autoencoders of each stage."""
+    parts: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
+    for some, pixels in sky.blocks(rows):
+        for stage, own in stages.items():
+            parts[stage].append(_member_errors(own, pixels)[:, : len(some)])
+    return {stage: np.concatenate(each, axis=1) for stage, each in parts.items()}
+
+
+def _member_errors(members: list[Member], pixels: Pixels) -> Float[np.ndarray, "autoencoders stars"]:
+    found = [_square_errors(m.model, m.params, pixels.flux, pixels.valid) for m in members]
+    return np.stack([np.asarray(each) for each in found])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -122,28 +138,43 @@ def bootstrap(
     return float(low), float(high)
 
 
-def zero_shot(config: ml_collections.ConfigDict, workdir: Path, stars: Table) -> dict[str, Catalogue]:
-    """What zero-shot deep-REMAP says of the stars, by name; nothing where its networks are not there."""
+def zero_shot(
+    config: ml_collections.ConfigDict, workdir: Path, stars: Table, rows: Int[np.ndarray, " some"]
+) -> dict[str, Catalogue]:
+    """What zero-shot deep-REMAP says of some of the stars, by name; nothing where its networks are not there.
+
+    Args:
+      stars: all rows of `store.stars.readable_stars`.
+      rows: those that are predicted.
+    """
+    if not len(rows):
+        return {}
     arms = [stage_folder(workdir, "pretrain", arm) for arm in config.arm_names]
     if all(has_final(folder / "final") for folder in arms):
-        return {"zero-shot": held_out(config, workdir, stars, "pretrain").catalogue(stars)}
+        return {"zero-shot": held_out(config, workdir, stars, "pretrain", rows=rows).catalogue(stars[rows])}
     logger.info("report: no comparison with zero-shot deep-REMAP: launch.pretrain has not run here")
     return {}
 
 
 def label_rows(
-    gap: GapSettings, groups: Section, stars: Table, sky: Sky, routes: Mapping[str, Catalogue]
+    gap: GapSettings,
+    groups: Section,
+    stars: Table,
+    usable: Bool[np.ndarray, " stars"],
+    routes: Mapping[str, Catalogue],
 ) -> list[dict[str, Any]]:
     """Estimates of survey stars against their labels.
 
     Args:
       groups: name -> limits of labels (`stars.within`).
-      routes: name -> its estimates: "zero-shot", with which the others are compared, where it is there.
+      stars: S rows, with the labels.
+      usable: those whose spectra cover every arm.
+      routes: name -> its estimates of these: "zero-shot", with which the others are compared, where it is there.
     """
     rows = []
     for route, found in routes.items():
         for group, limits in groups.items():
-            member = within(stars, limits) & sky.usable
+            member = within(stars, limits) & usable
             for label, edges in found.edges.items():
                 truth = np.asarray(stars[label], float)
                 known = member & np.isfinite(truth)

@@ -25,6 +25,7 @@ from remap.predict.catalogue import Catalogue, Flag, build_catalogue, provenance
 from remap.store.stars import readable_stars
 
 KERNELS = ("spread", "residual")
+BLOCK = 256  # spectra whose mixtures are made together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,15 @@ def mixture_pmf(values: np.ndarray, width: np.ndarray, edges: np.ndarray) -> np.
     return np.diff(cumulative, axis=-1).astype(np.float32)
 
 
+def _mixtures(values: np.ndarray, width: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """As `mixture_pmf`, for any number of spectra: on the way there are as many PMFs as networks."""
+    out = np.empty((values.shape[1], len(edges) - 1), np.float32)
+    for i in range(0, len(out), BLOCK):
+        some = slice(i, i + BLOCK)
+        out[some] = mixture_pmf(values[:, some], width[:, some], edges)
+    return out
+
+
 def fine_bins(label: LabelBins, refine: int) -> LabelBins:
     """The label's bins, each divided by `refine`: the ensemble's spread may be far smaller than a bin."""
     return LabelBins(label.name, label.low, label.high, label.bins * refine, label.unit)
@@ -161,7 +171,7 @@ def make_catalogue(
         values = estimates.values[:, :, j].reshape(members, -1)
         residual = estimates.residual[:, :, j].reshape(members)
         width = kernel_width(values, residual, kernel=settings.estimate.kernel)
-        pmf = np.where(sky.usable[:, None], mixture_pmf(values, width, fine.edges), np.nan)
+        pmf = np.where(sky.usable[:, None], _mixtures(values, width, fine.edges), np.nan)
         pmfs[label.name], edges[label.name], units[label.name] = pmf, fine.edges, fine.unit
     # Of all labels or of none.
     lost = sky.usable & ~np.all([np.isfinite(pmf).all(axis=1) for pmf in pmfs.values()], axis=0)
@@ -222,15 +232,21 @@ def estimate_sky(
     adapted: bool,
     date: str | None,
 ) -> Catalogue:
-    """As `estimate`, of encoders and spectra that have been read already."""
+    """As `estimate`, of encoders and spectra that have been found already.
+
+    Of pixels and latent features there are never more than those of `autoencoder.chunk` spectra.
+    """
     regressors = load_regressors(route, route.regressor.encoder if adapted else "library")
     stars = readable_stars(route.workdir)
-    latent = encode(members, sky.pixels.flux, chunk=route.autoencoder.chunk)
+    values = np.empty((*regressors.residual.shape, len(stars)))
+    for rows, pixels in sky.blocks(np.arange(len(stars))):
+        latent = encode(members, pixels.flux, chunk=sky.chunk)
+        values[..., rows] = estimate_labels(regressors, latent).values[..., : len(rows)]
     return make_catalogue(
         settings,
         route.preprocessing.labels,
         tuple(route.preprocessing.arms),
-        estimate_labels(regressors, latent),
+        Estimates(values, regressors.residual),
         sky,
         files=list(stars["file"]),
         star_ids=list(stars["star_id"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ def load_libraries(
 
 
 def load_surveys(workdir: Path, preprocessing: Preprocessing) -> tuple[tuple[Stars, ...], np.ndarray]:
-    """The preprocessed survey in every arm, and its signal-to-noise float[A, S]."""
+    """The preprocessed survey in every arm, mapped (`load_survey`), and its signal-to-noise float[A, S]."""
     parts = [load_survey(workdir, arm) for arm in preprocessing.arms]
     return tuple(s for s, _ in parts), np.stack([snr for _, snr in parts])
 
@@ -267,11 +267,41 @@ def take(pixels: Pixels, index: Int[Array, " batch"]) -> Pixels:
     return jax.tree.map(lambda a: a[index], pixels)
 
 
-def survey_pixels(window: Window, surveys: Sequence[Stars]) -> Pixels:
-    """Observed spectra as the network takes them; they are their own target."""
-    fluxes, valids = [jnp.asarray(s.flux) for s in surveys], [jnp.asarray(s.valid) for s in surveys]
-    flux, valid = _pack(window, fluxes, valids)
-    return Pixels(flux, flux, valid)
+def survey_blocks(
+    window: Window, surveys: Sequence[Stars], rows: Int[np.ndarray, " stars"], *, chunk: int
+) -> Iterator[tuple[Int[np.ndarray, " some"], Pixels]]:
+    """Observed spectra as the network takes them, `chunk` at a time; they are their own target.
+
+    All blocks have one shape, so that one program serves, and only their rows are read from surveys that are mapped.
+
+    Args:
+      surveys: of the arms.
+      rows: of the survey that are wanted, in any order.
+
+    Yields:
+      Some of the rows, and `chunk` spectra that begin with theirs; the rest repeats the last one.
+    """
+    for i in range(0, len(rows), chunk):
+        some = rows[i : i + chunk]
+        index = rows[np.minimum(np.arange(i, i + chunk), len(rows) - 1)]
+        fluxes = [jnp.asarray(s.flux[index]) for s in surveys]
+        valids = [jnp.asarray(s.valid[index]) for s in surveys]
+        flux, valid = _pack(window, fluxes, valids)
+        yield some, Pixels(flux, flux, valid)
+
+
+def survey_pixels(
+    window: Window, surveys: Sequence[Stars], rows: Int[np.ndarray, " stars"], *, chunk: int
+) -> Pixels:
+    """All of `survey_blocks` together, on the device."""
+    width = sum(s.flux.shape[1] for s in surveys)
+    flux, valid = np.zeros((len(rows), width), np.float32), np.zeros((len(rows), width), bool)
+    at = 0
+    for some, pixels in survey_blocks(window, surveys, rows, chunk=chunk):
+        here = slice(at, at := at + len(some))
+        flux[here], valid[here] = pixels.flux[: len(some)], pixels.valid[: len(some)]
+    on_device = jnp.asarray(flux)
+    return Pixels(on_device, on_device, jnp.asarray(valid))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -40,7 +40,7 @@ from remap.autoencoder.members import (
     read_members,
 )
 from remap.autoencoder.regress import load_regressors
-from remap.autoencoder.sources import Sky, Source, held_pool, read_sky, read_source
+from remap.autoencoder.sources import Sky, Source, encode_stars, held_pool, read_sky, read_source
 from remap.config import Section, record
 from remap.network.discrepancy import median_distance
 from remap.predict.catalogue import Catalogue
@@ -49,7 +49,7 @@ from remap.report.plots import groups_one_to_one, training_curves
 from remap.report.two_sample import classifier_auc, feature_tests, mmd_test
 from remap.sampling.sources import locate
 from remap.store.records import read_records
-from remap.store.stars import readable_stars, within
+from remap.store.stars import labelled_rows, readable_stars, within
 from remap.store.tables import ecsv_writer
 from remap.train.keys import root_key
 from remap.writing import check_writable, write_files
@@ -93,8 +93,10 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     for name, found in catalogues.items():
         found.write(out / ("estimates.fits" if name == "after" else "before.fits"), overwrite=True)
     names = [b.name for b in route.preprocessing.labels]
-    routes = zero_shot(config, route.workdir, stars) | catalogues
-    rows = label_rows(gap, groups_of_stars, stars, sky, routes)
+    known = labelled_rows(route.workdir, stars)
+    routes = zero_shot(config, route.workdir, stars, known)
+    routes |= {name: _of_rows(found, known) for name, found in catalogues.items()}
+    rows = label_rows(gap, groups_of_stars, stars[known], sky.usable[known], routes)
     labels = Table(rows + _library_rows(route, gap, members, held, names))
     scale = source.window.high - source.window.low
     reconstruction = Table(reconstruction_rows(gap, members, sky, held.pixels, scale=scale))
@@ -125,6 +127,12 @@ def report(config: ml_collections.ConfigDict, workdir: str | Path, *, date: str 
     except ImportError as error:
         logger.warning("report: figures are missing: %s", error)
     return Report(domains, reconstruction, labels)
+
+
+def _of_rows(catalogue: Catalogue, rows: np.ndarray) -> Catalogue:
+    """Some rows of a catalogue."""
+    pmfs = {key: pmf[rows] for key, pmf in catalogue.pmfs.items()}
+    return catalogue._replace(table=catalogue.table[rows], pmfs=pmfs)
 
 
 def _library_rows(
@@ -197,13 +205,13 @@ class Features(NamedTuple):
 
 
 def _features(members: Mapping[str, list[Member]], sky: Sky, matched: Matched, *, chunk: int) -> Features:
-    stars = sky.pixels.flux[matched.stars]
+    before, after = encode_stars((members["library"], members["adapted"]), sky, matched.stars)
     return Features(
         encode(members["library"], matched.first.pixels.flux, chunk=chunk),
         encode(members["library"], matched.second.pixels.flux, chunk=chunk),
         encode(members["adapted"], matched.first.pixels.flux, chunk=chunk),
-        encode(members["library"], stars, chunk=chunk),
-        encode(members["adapted"], stars, chunk=chunk),
+        before,
+        after,
     )
 
 

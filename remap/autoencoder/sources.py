@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import Float
 
 from remap.autoencoder.inputs import (
     Pool,
@@ -18,27 +20,49 @@ from remap.autoencoder.inputs import (
     load_libraries,
     load_surveys,
     make_window,
+    survey_blocks,
     survey_pixels,
 )
-from remap.autoencoder.members import Route, make_route
+from remap.autoencoder.members import Member, Route, encode, make_route
 from remap.autoencoder.network import Pixels
 from remap.config import ConfigError
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.grid import usable
 from remap.sampling.folds import split_stars
-from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
+from remap.sampling.sources import Library, Stars, cell_origin, split_cells, with_cells
 from remap.store.stars import readable_stars
 from remap.train.keys import root_key
 
 
 class Sky(NamedTuple):
-    """The survey's spectra as the autoencoders take them, in the order of `stars.readable_stars`."""
+    """The survey's spectra, in the order of `stars.readable_stars`; they stay in their files until asked for."""
 
-    pixels: Pixels  # of all S rows
+    window: Window  # what makes pixels of them
+    surveys: tuple[Stars, ...]  # of the arms, S rows each
+    chunk: int  # spectra that are normalised at a time
     usable: np.ndarray  # bool[S], every arm is covered well enough
     held: np.ndarray  # bool[S], kept aside from the fine-tuning, by star
     coverage: np.ndarray  # float[A, S], valid fraction of each arm
     snr: np.ndarray  # float[A, S]
+
+    def pixels(self, rows: np.ndarray) -> Pixels:
+        """Spectra int[R] of the survey as the autoencoders take them, all at once."""
+        return survey_pixels(self.window, self.surveys, rows, chunk=self.chunk)
+
+    def blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Pixels]]:
+        """The same, some rows at a time (`inputs.survey_blocks`): what is made of blocks is cut to their rows."""
+        return survey_blocks(self.window, self.surveys, rows, chunk=self.chunk)
+
+
+def encode_stars(
+    members: Sequence[Sequence[Member]], sky: Sky, rows: np.ndarray
+) -> list[Float[np.ndarray, "autoencoders stars features"]]:
+    """Latent features of spectra int[R] of the survey by several sets of autoencoders; see `members.encode`."""
+    found: list[list[np.ndarray]] = [[] for _ in members]
+    for some, pixels in sky.blocks(rows):
+        for parts, own in zip(found, members, strict=True):
+            parts.append(encode(list(own), pixels.flux, chunk=sky.chunk)[:, : len(some)])
+    return [np.concatenate(parts, axis=1) for parts in found]
 
 
 def open_sky(config: ml_collections.ConfigDict, workdir: Path, preprocessing: Preprocessing) -> Sky:
@@ -65,8 +89,8 @@ def read_sky(route: Route) -> Sky:
             f"adapt: expected survey spectra to train on, found {np.count_nonzero(good)} of {len(good)} that "
             f"cover every arm, all kept aside"
         )
-    pixels = survey_pixels(open_window(route), surveys)
-    return Sky(pixels, good, held, np.stack([s.valid.mean(axis=1) for s in surveys]), snr)
+    coverage = np.stack([s.valid.mean(axis=1) for s in surveys])
+    return Sky(open_window(route), surveys, route.autoencoder.chunk, good, held, coverage, snr)
 
 
 class Source(NamedTuple):

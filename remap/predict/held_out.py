@@ -27,6 +27,7 @@ from remap.predict.references import Look, bridged
 from remap.store.stars import read_split, split_settings
 from remap.store.workdir import check_prepared, load_survey, read_calibration
 
+_PARTS = ("train", "val", "test")  # of a split, besides "other"
 _SIZES = ("batch_size", "small_batch_size")  # of `predict`: they change the speed alone
 
 
@@ -34,7 +35,7 @@ class HeldOut(NamedTuple):
     """What networks say of stars that they did not train on."""
 
     predictor: Predictor  # all folds together, calibrated by fold where there is a calibration
-    arms: dict[str, ArmPrediction]  # of all stars; those of `tested` by their own fold alone
+    arms: dict[str, ArmPrediction]  # of the S stars; those of `tested` by their own fold alone
     tested: np.ndarray  # bool[S], True where no network used had trained on the star
     fold: np.ndarray  # int[S], the fold whose network predicts the star, -1 = the mean over all
     known: FoldReferences | None = None  # what the stars are compared with; None = nothing
@@ -53,13 +54,14 @@ class SurveyInputs(NamedTuple):
 
 
 class SurveyPrediction(NamedTuple):
-    """What every network of a stage says of every survey spectrum; which of them may speak is `held_out`'s choice."""
+    """What every network of a stage says of survey spectra; which of them may speak is `held_out`'s choice."""
 
     predictor: Predictor
-    stars: Table  # S rows
+    stars: Table  # S rows, of the spectra that were asked for
     inputs: dict[str, SurveyInputs]
     pmfs: dict[str, np.ndarray]  # arm -> float32[M, L, S, K], of each network
     splits: dict[int, np.ndarray]  # fold -> str[S], who trained its networks; {} where no star trained any
+    parts: dict[int, dict[str, np.ndarray]]  # fold -> part -> identifiers of its stars, of the whole survey
     calibrations: dict[int, Calibration]  # fold -> fit without its test stars, {} without a calibration
     experts: dict[int, Expert]  # fold -> the expert of its training stars, {} without one
     distances: dict[str, np.ndarray]  # arm -> float32[B, S, R] to the expert's references, {} without one
@@ -108,12 +110,13 @@ class SurveyPrediction(NamedTuple):
         of_star = np.full(len(self.stars), -1)
         if not self.splits:
             return np.ones(len(self.stars), bool), of_star
-        # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was.
+        # By star, not by spectrum: a spectrum that was not selected may be another one of a star that was, whose own
+        # is perhaps not among these rows.
         ids = np.asarray(self.stars["star_id"])
-        first = next(iter(self.splits.values()))
-        tested = ~np.isin(ids, ids[first != "other"]) & (part == "test")
-        for fold, split in self.splits.items():
-            mine = np.isin(ids, ids[split == part]) & ~tested
+        first = next(iter(self.parts.values()))
+        tested = ~np.isin(ids, np.concatenate(list(first.values()))) & (part == "test")
+        for fold, parts in self.parts.items():
+            mine = np.isin(ids, parts[part]) & ~tested
             tested |= mine
             of_star[mine] = fold
         return tested, of_star
@@ -129,17 +132,21 @@ def predict_survey(
     expert: bool = True,
     references: bool = False,
     inputs: Mapping[str, SurveyInputs] | None = None,
+    rows: np.ndarray | None = None,
 ) -> SurveyPrediction:
-    """Runs every network of a stage once on all survey spectra, which are normalised once.
+    """Runs every network of a stage once on survey spectra, which are normalised once.
 
     Args:
       config: must be that of the folder's data and, for the stage "finetune", of its networks; `split.run` says which
         folds are used.
-      stars: S rows of `store.stars.readable_stars`.
+      stars: all rows of `store.stars.readable_stars`.
       calibrated: read the calibration of the fine-tuned networks, where there is one.
       expert: read the expert beside them, where there is one.
       references: compare with what `launch.references` has kept of the fine-tuned networks, where it has.
-      inputs: those of another stage's prediction in the same folder, not to normalise the spectra again.
+      inputs: those of another stage's prediction of the same rows in the same folder, not to normalise the spectra
+        again.
+      rows: int[S], the spectra that are predicted, at least one; None = all. Nothing of the others comes into memory,
+        and who trained which networks is read of all.
 
     Raises:
       FileNotFoundError: the stage has not been run, or not for all folds.
@@ -155,17 +162,21 @@ def predict_survey(
     check_prepared(config, workdir)
     own, recorded = config_to_json(config), {"predict": predictor.config["predict"]}
     check_common(recorded, own, f"{workdir / 'config.json'}: other settings than the config's", free=_SIZES)
-    splits, calibrations, experts = {}, {}, {}
+    rows = np.arange(len(stars)) if rows is None else rows
+    splits, parts, calibrations, experts = {}, {}, {}, {}
     if stage == "finetune":
         check_config(predictor.description, own, f"{workdir / stage}")
         how, arms = split_settings(config), tuple(predictor.networks)
-        splits = {fold: read_split(workdir, stars, how, arms, fold) for fold in folds}
+        whole = {fold: read_split(workdir, stars, how, arms, fold) for fold in folds}
+        splits = {fold: split[rows] for fold, split in whole.items()}
+        ids = np.asarray(stars["star_id"])
+        parts = {fold: {part: ids[split == part] for part in _PARTS} for fold, split in whole.items()}
         if predictor.calibration is not None:
             calibrations = _fold_calibrations(workdir, folds, alone=not expert)
         if predictor.expert is not None:
             experts = _fold_experts(workdir, predictor, folds)
     if inputs is None:
-        raw = {arm: _inputs(workdir, arm, stars) for arm in predictor.networks}
+        raw = {arm: _inputs(workdir, arm, stars, rows) for arm in predictor.networks}
         inputs = {arm: SurveyInputs(x, predictor.normalize_arm(arm, x)) for arm, x in raw.items()}
     pmfs, looks = _outputs(predictor, inputs)
     distances = {
@@ -173,7 +184,7 @@ def predict_survey(
         for arm, x in (inputs.items() if predictor.references is not None else ())
     }
     return SurveyPrediction(
-        predictor, stars, dict(inputs), pmfs, splits, calibrations, experts, distances, looks
+        predictor, stars[rows], dict(inputs), pmfs, splits, parts, calibrations, experts, distances, looks
     )
 
 
@@ -186,12 +197,13 @@ def held_out(
     *,
     calibrated: bool = True,
     expert: bool = True,
+    rows: np.ndarray | None = None,
 ) -> HeldOut:
-    """Predicts all survey stars, each by networks that did not train on it where there are any.
+    """Predicts survey stars, all or some, each by networks that did not train on it where there are any.
 
     For one part of the stars; who wants more keeps the result of `predict_survey`, which says what is refused.
     """
-    found = predict_survey(config, workdir, stars, stage, calibrated=calibrated, expert=expert)
+    found = predict_survey(config, workdir, stars, stage, calibrated=calibrated, expert=expert, rows=rows)
     return found.held_out(part)
 
 
@@ -210,14 +222,16 @@ def predict_held_out(
     return found.catalogue(stars), found.tested
 
 
-def _inputs(workdir: Path, arm: str, stars: Table) -> ArmInputs:
+def _inputs(workdir: Path, arm: str, stars: Table, rows: np.ndarray) -> ArmInputs:
     survey, snr = load_survey(workdir, arm)
     if len(survey.flux) != len(stars):
         raise ConfigError(
             f"{workdir / 'data'}: expected {len(stars)} spectra of arm {arm}, as many as readable stars in "
             f"stars.ecsv, found {len(survey.flux)}"
         )
-    return ArmInputs(survey.flux, survey.valid, snr)
+    if np.array_equal(rows, np.arange(len(stars))):  # they stay where they are
+        return ArmInputs(survey.flux, survey.valid, snr)
+    return ArmInputs(survey.flux[rows], survey.valid[rows], snr[rows])
 
 
 def _outputs(

@@ -21,7 +21,7 @@ from remap.predict.expert_store import expert_digest
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.stages.noisy import noisy_inputs, repredict, stack
 from remap.store.atomic import check_writable
-from remap.store.stars import readable_stars, within
+from remap.store.stars import labelled_rows, readable_stars, within
 from remap.store.workdir import network_description, write_calibration
 from remap.train.keys import root_key
 
@@ -53,7 +53,9 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
     check_writable(workdir / "calibration.json")
     stars = readable_stars(workdir)
     settings = calibration_settings(config.calibrate)
-    survey = predict_survey(config, workdir, stars, "finetune", calibrated=False)
+    survey = predict_survey(
+        config, workdir, stars, "finetune", calibrated=False, rows=labelled_rows(workdir, stars)
+    )
     for name, limits in settings.groups.items() if settings.kind == "deconvolved" else ():
         if unknown := sorted(set(limits) - set(survey.predictor.labels)):
             raise ConfigError(
@@ -66,7 +68,7 @@ def calibrate(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
             f"calibrate needs validation stars, found none in {workdir / 'finetune'} with split.validation "
             f"{config.split.validation}: fine-tune with more"
         )
-    tested = found.tested & within(stars, config.calibrate.select)
+    tested = found.tested & within(survey.stars, config.calibrate.select)
     if not tested.any():
         raise ConfigError(
             f"calibrate.select {dict(config.calibrate.select)} leaves none of {found.tested.sum()} validation stars"

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from astropy.table import Table
 
-from remap.config import Section, record
+from remap.config import ConfigError, Section, record
 from remap.pmf.bootstrap import star_scatter
 from remap.pmf.metrics import attainable_slope, coverage, crps, nll, pit, residual_table, uniform_distance
 from remap.predict.catalogue import Catalogue
@@ -22,7 +22,7 @@ from remap.report.reliability import CalibrationFound, calibration_curves
 from remap.report.tables import by_snr, table1
 from remap.store.atomic import check_writable, write_files, write_text
 from remap.store.records import read_records
-from remap.store.stars import readable_stars, within
+from remap.store.stars import labelled_rows, readable_stars, within
 from remap.store.tables import ecsv_writer
 
 logger = logging.getLogger(__name__)
@@ -78,13 +78,15 @@ class EvaluateSettings:
 def evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *, references: bool = True) -> Table:
     """Predicts the survey's labelled stars and writes tables and, where matplotlib is there, plots.
 
+    Stars without any known label have no part, and their spectra are not looked at: `launch.predict` is for them.
+
     Every star is predicted by networks that did not train on it: a selected star by the network of the fold
     in which it is a test star, the others (giants, say) by the mean over all folds. Stars of folds that were
     not run are left out. (The stage align, if there is one, and `finetune.unlabelled` take spectra of any star,
     without labels.)
 
     Writes into evaluate/: summary.ecsv, by_snr.ecsv (`tables.by_snr`), table1.md (`tables.table1`), STAGE.fits
-    (catalogues), one_to_one_STAGE.png, calibration_STAGE.png and training_*.png.
+    (catalogues of the labelled stars), one_to_one_STAGE.png, calibration_STAGE.png and training_*.png.
 
     Args:
       references: compare the stars of the fine-tuned networks with what `launch.references` has kept, where it has:
@@ -102,17 +104,23 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *, referenc
 
     Raises:
       FileNotFoundError: no stage has been run.
-      ConfigError, ValueError: what `predict_survey` refuses, such as a config that contradicts the networks.
+      ConfigError, ValueError: no star has a label; and what `predict_survey` refuses, such as a config that
+        contradicts the networks.
     """
     workdir = Path(workdir)
     settings = record(EvaluateSettings, config.evaluate, "evaluate")
     stars = readable_stars(workdir)
     out = workdir / "evaluate"
     check_writable(out / "summary.ecsv")
+    known = labelled_rows(workdir, stars)
+    if not len(known):
+        raise ConfigError(f"{workdir}: expected stars with a known label, found none among {len(stars)}")
     rows, snr_rows, inputs = [], [], None
     for stage in STAGES if config.align.kind != "none" else ("pretrain", "finetune"):
         try:
-            survey = predict_survey(config, workdir, stars, stage, inputs=inputs, references=references)
+            survey = predict_survey(
+                config, workdir, stars, stage, inputs=inputs, references=references, rows=known
+            )
         except FileNotFoundError as error:
             logger.warning("evaluate: no %s stage: %s", stage, error)
             continue

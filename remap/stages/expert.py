@@ -40,7 +40,7 @@ from remap.predict.expert import (
 from remap.predict.expert_store import save_expert
 from remap.predict.held_out import HeldOut, SurveyPrediction, predict_survey
 from remap.stages.common import start_stage
-from remap.store.stars import readable_stars
+from remap.store.stars import labelled_rows, readable_stars
 from remap.store.workdir import write_config
 from remap.writing import check_writable
 
@@ -101,7 +101,16 @@ def expert(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         )
     check_writable(workdir / "expert" / "references.npz")
     stars = readable_stars(workdir)
-    survey = predict_survey(config, workdir, stars, "finetune", calibrated=False, expert=False)
+    survey = predict_survey(
+        config,
+        workdir,
+        stars,
+        "finetune",
+        calibrated=False,
+        expert=False,
+        rows=labelled_rows(workdir, stars),
+    )
+    stars = survey.stars
     mine = np.any([split != "other" for split in survey.splits.values()], axis=0)
     references = _references(config, workdir, survey, mine)
     distances = {

@@ -24,8 +24,8 @@ from remap.report.html.figures import by_severity, in_words
 from remap.report.html.svg import number
 from remap.spectra import air_to_vacuum
 from remap.stages.neighbours import catalogue_neighbours
-from remap.store.stars import read_split, readable_stars, split_settings, within
-from remap.store.workdir import read_config
+from remap.store.stars import labelled, read_split, readable_stars, split_settings, within
+from remap.store.workdir import load_survey, read_config
 from remap.synth.atoms import ELEMENTS, IONISATION, solar_abundances
 from remap.synth.lines import load_lines
 
@@ -216,8 +216,13 @@ def known_labels(
     if path.is_file():
         held = read_catalogue(path)
         same = held.meta.get("checkpoint_step") == catalogue.meta.get("checkpoint_step")
-        if same and list(map(str, held.table["file"])) == list(map(str, stars["file"])):
-            table, rows, allowed = held.table, of_star, free | tested
+        # It has the stars with known labels: all others have nothing to be compared with.
+        names = [list(map(str, each["file"])) for each in (stars, held.table)]
+        known = labelled(stars, [k for k in catalogue.edges if k in stars.colnames])
+        place = _rows_by_name(*reversed(names))
+        if same and set(names[1]) <= set(names[0]) and np.all(place[known] >= 0):
+            of_star = of_star[place[of_star] >= 0]
+            table, rows, allowed = held.table, place[of_star], free | tested
             note = (
                 "Stars of the networks' own survey, each predicted by networks that did not train on it "
                 f"({path.name} of launch.evaluate), so that single values may differ from those of the table."
@@ -366,8 +371,8 @@ def _survey(workdir: Path, catalogue: Catalogue, arms: Sequence[str]) -> tuple[T
         return None
     stars, inputs = readable_stars(workdir), {}
     for arm in arms:
-        with np.load(data / f"survey_{arm}.npz") as a:
-            inputs[arm] = ArmInputs(a["flux"], a["valid"], a["snr"])
+        survey, snr = load_survey(workdir, arm)
+        inputs[arm] = ArmInputs(survey.flux, survey.valid, snr)
     rows = _rows_by_name(list(map(str, stars["file"])), list(map(str, catalogue.table["file"])))
     if "snr" in catalogue.table.colnames:
         used = [str(a).split(",") for a in catalogue.table["arms"]]

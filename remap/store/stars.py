@@ -14,7 +14,7 @@ from remap.config import ConfigError, Section, record
 from remap.sampling.folds import split_stars
 from remap.store.atomic import named, read_json, write_json
 from remap.store.checkpoint import check_equal, has_state, plain
-from remap.store.workdir import read_stars, stage_folder
+from remap.store.workdir import read_preprocessing, read_stars, stage_folder
 
 # Status of a survey spectrum in `data/stars.ecsv`.
 STATUS_OK, STATUS_UNLABELLED, STATUS_OUTSIDE, STATUS_UNREADABLE = "ok", "unlabelled", "outside", "unreadable"
@@ -24,6 +24,16 @@ def readable_stars(workdir: Path) -> Table:
     """The rows of `data/stars.ecsv` that have a spectrum, in the order of `workdir.load_survey`."""
     stars = read_stars(workdir)
     return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+
+
+def labelled(stars: Table, names: Sequence[str]) -> np.ndarray:
+    """bool[S]: spectra of stars of which at least one of the labels is known."""
+    return np.any([np.isfinite(np.asarray(stars[name], float)) for name in names], axis=0)
+
+
+def labelled_rows(workdir: Path, stars: Table) -> np.ndarray:
+    """int[R]: which of the rows of `readable_stars` are `labelled`, by the labels of the folder's networks."""
+    return np.flatnonzero(labelled(stars, [b.name for b in read_preprocessing(workdir).labels]))
 
 
 def within(stars: Table, limits: Section) -> np.ndarray:

@@ -88,9 +88,8 @@ def test_a_star_without_finite_estimates_is_flagged_and_harms_no_other():
     values = np.stack([rng.normal(5000, 50, (2, 2, 4)), rng.normal(4, 0.1, (2, 2, 4))], axis=2)
     limits = {"edge_mass": 0.5, "mode_prominence": 0.5, "min_snr": 20.0, "full_coverage": 0.95}
     labels = (LabelBins("teff", 4000.0, 6000.0, 25, "K"), LabelBins("logg", 3.0, 5.0, 20, "dex"))
-    sky = Sky(
-        None, np.array([True, True, False, True]), np.zeros(4, bool), np.ones((1, 4)), np.full((1, 4), 50.0)
-    )
+    usable, held = np.array([True, True, False, True]), np.zeros(4, bool)
+    sky = Sky(None, (), 1, usable, held, np.ones((1, 4)), np.full((1, 4), 50.0))
 
     def make(values):
         estimates = Estimates(values, np.ones((2, 2, 2)))

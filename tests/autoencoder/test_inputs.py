@@ -12,6 +12,7 @@ from remap.autoencoder.inputs import (
     draw_pool,
     limit_cells,
     pool_at,
+    survey_blocks,
     survey_pixels,
 )
 from remap.sampling.sources import Library, Stars, find_cells
@@ -123,7 +124,8 @@ def test_survey_and_library_pass_through_the_same_code():
     flux = [np.full((1, n), 2.0 * np.exp(-0.3), np.float32) for n in PIXELS]
     valid = [np.tile(x.valid, (1, 1)) for x in LIBRARIES]
     nothing = np.full((1, 2), np.nan, np.float32)
-    seen = survey_pixels(WINDOW, [Stars(f, v, nothing, nothing) for f, v in zip(flux, valid, strict=True)])
+    surveys = [Stars(f, v, nothing, nothing) for f, v in zip(flux, valid, strict=True)]
+    seen = survey_pixels(WINDOW, surveys, np.arange(1), chunk=4)
     drawn, _ = draw_pixels(
         jax.random.key(0),
         jax.tree.map(jnp.asarray, LIBRARIES),
@@ -134,6 +136,42 @@ def test_survey_and_library_pass_through_the_same_code():
     )
     np.testing.assert_allclose(seen.flux, drawn.flux, rtol=1e-6)
     np.testing.assert_array_equal(seen.valid, drawn.valid)
+
+
+class Mapped:
+    """An array in a file, and how many rows of it were asked for at a time."""
+
+    def __init__(self, path, array):
+        array.tofile(path)
+        self.array, self.asked = np.memmap(path, array.dtype, mode="c", shape=array.shape), []
+        self.shape = array.shape
+
+    def __getitem__(self, index):
+        self.asked.append(np.asarray(index))
+        return self.array[index]
+
+
+def test_a_mapped_survey_larger_than_a_block_gives_the_same_pixels_as_at_once(tmp_path):
+    rng = np.random.default_rng(0)
+    flux = [rng.uniform(1, 2, (50, n)).astype(np.float32) for n in PIXELS]
+    valid = [rng.random(f.shape) < 0.8 for f in flux]
+    expected = WINDOW.join([jnp.asarray(f / 2) for f in flux], [jnp.asarray(v) for v in valid])
+    mapped = [
+        Stars(*(Mapped(tmp_path / f"{i}_{j}", a) for j, a in enumerate(arrays)), None, None)
+        for i, arrays in enumerate(zip(flux, valid, strict=True))
+    ]
+    rows = rng.permutation(50)[:19]
+    found = survey_pixels(WINDOW, mapped, rows, chunk=8)
+    np.testing.assert_allclose(found.flux, expected[0][rows], rtol=1e-6)
+    np.testing.assert_array_equal(found.valid, expected[1][rows])
+    np.testing.assert_array_equal(found.target, found.flux)
+    for arm in mapped:
+        assert [len(index) for index in arm.flux.asked] == [8, 8, 8]  # one shape, and no more in memory
+        assert set(np.concatenate(arm.valid.asked)) == set(rows)
+    blocks = list(survey_blocks(WINDOW, mapped, rows, chunk=8))
+    assert [some.tolist() for some, _ in blocks] == [rows[i : i + 8].tolist() for i in (0, 8, 16)]
+    assert {pixels.flux.shape for _, pixels in blocks} == {(8, 10)}
+    assert survey_pixels(WINDOW, mapped, rows[:0], chunk=8).flux.shape == (0, 10)
 
 
 def test_a_pool_draws_every_cell_alike_and_does_not_depend_on_the_chunk_for_its_labels():

@@ -11,10 +11,11 @@ from astropy.table import Table
 from helpers import tiny
 
 from remap.autoencoder import adapt, errors, regress
+from remap.autoencoder import estimate as estimates
 from remap.autoencoder.estimate import estimate, estimate_labels
 from remap.autoencoder.members import encode, load_members, member_folder, open_route
 from remap.autoencoder.report import report
-from remap.autoencoder.sources import held_pool, open_sky, open_source, training_pool
+from remap.autoencoder.sources import encode_stars, held_pool, open_sky, open_source, training_pool
 from remap.autoencoder.train import train_autoencoders
 from remap.config import ConfigError
 from remap.predict.catalogue import Flag, read_catalogue
@@ -135,6 +136,73 @@ def test_fine_tuning_does_not_see_labels_or_stars_kept_aside(route, copy, tiny_d
         save_arrays(path, **arrays)
     adapt.adapt(config, workdir)
     assert same(final(route, "adapt"), final(workdir, "adapt"))
+
+
+def test_fine_tuning_takes_no_more_stars_than_it_is_told(route, copy, tiny_data, monkeypatch):
+    seen = []
+
+    def watched(task, *arguments):
+        seen.append(task)
+        return loop.fit(task, *arguments)
+
+    monkeypatch.setattr(adapt, "fit", watched)
+    workdir = copy(route, without=("adapt",))
+    adapt.adapt(tiny.route_config(tiny_data, adapt__stars=17), workdir)  # as many as there are
+    assert same(final(route, "adapt"), final(workdir, "adapt"))
+    shutil.rmtree(workdir / "adapt")
+    whole = seen[0]
+    assert len(whole.source.stars.spectra.flux) == 17
+
+    config = tiny.route_config(tiny_data, adapt__stars=6)
+    adapt.adapt(config, workdir)
+    some = seen[-1]
+    assert some.source.stars.count == len(some.source.stars.spectra.flux) == 6
+    for few, many in (
+        (some.source.stars.spectra, whole.source.stars.spectra),
+        (some.validation.stars, whole.validation.stars),
+    ):
+        where = [np.flatnonzero((np.asarray(many.flux) == x).all(axis=1)) for x in np.asarray(few.flux)]
+        assert all(len(w) == 1 for w in where)
+        assert np.all(np.diff(np.concatenate(where)) > 0)
+    assert len(some.validation.stars.flux) == 3
+    assert len(whole.validation.stars.flux) == 5
+    sky = open_sky(config, workdir, read_preprocessing(workdir))
+    chosen = {seed: adapt.chosen_rows(sky, 6, seed=seed)[0].tolist() for seed in range(8)}
+    assert len({tuple(c) for c in chosen.values()}) > 4  # at random
+    with pytest.raises(ConfigError, match=r"adapt\.stars: expected at least 1, found 0"):
+        adapt.adapt(tiny.route_config(tiny_data, adapt__stars=0), workdir)
+
+
+def test_estimates_of_a_mapped_survey_do_not_depend_on_the_blocks(route, tiny_data, monkeypatch):
+    config = tiny.route_config(tiny_data)
+    opened = open_route(config, route)
+    sky = open_sky(config, route, read_preprocessing(route))
+    for survey in sky.surveys:
+        assert isinstance(survey.flux.base, np.memmap)
+    members = load_members(config, route, "adapted")
+    shapes = []
+
+    def watched(members, flux, **kwargs):
+        shapes.append(flux.shape)
+        return encode(members, flux, **kwargs)
+
+    monkeypatch.setattr(estimates, "encode", watched)
+    settings = estimates.catalogue_settings(config)
+
+    def found(chunk, block):
+        monkeypatch.setattr(estimates, "BLOCK", block)
+        own = sky._replace(chunk=chunk)
+        return estimates.estimate_sky(opened, settings, members, own, adapted=True, date="2024-01-01")
+
+    whole, parts = found(64, 1000), found(5, 4)
+    assert shapes == [(64, 240)] + [(5, 240)] * 5
+    for label, pmf in whole.pmfs.items():
+        np.testing.assert_allclose(parts.pmfs[label], pmf, atol=1e-5)
+    assert np.isfinite(whole.table["teff"]).sum() == 22
+    rows = np.array([20, 3, 7])
+    latent = encode(members, sky.pixels(rows).flux, chunk=16)
+    (again,) = encode_stars([members], sky._replace(chunk=2), rows)
+    np.testing.assert_allclose(again, latent, atol=1e-5)
 
 
 def test_an_arm_that_is_not_covered_keeps_a_star_out(route, tiny_data):
@@ -293,13 +361,13 @@ def test_report_compares_with_zero_shot_where_it_is_there(route, copy, tiny_data
     workdir = copy(route)
     config = tiny.route_config(tiny_data)
     zero = HeldOutStub(estimate(config, workdir, adapted=False, date="2024-01-01"))
-    monkeypatch.setattr(errors, "held_out", lambda *arguments: zero)
+    monkeypatch.setattr(errors, "held_out", lambda *arguments, rows: zero)
     monkeypatch.setattr(errors, "has_final", lambda folder: True)
     stars = readable_stars(workdir)
     catalogue = estimate(config, workdir, date="2024-01-01")
     sky = open_sky(config, workdir, read_preprocessing(workdir))
-    routes = errors.zero_shot(config, workdir, stars) | {"after": catalogue}
-    rows = errors.label_rows(errors.gap_settings(config), config.evaluate.groups, stars, sky, routes)
+    routes = errors.zero_shot(config, workdir, stars, np.arange(len(stars))) | {"after": catalogue}
+    rows = errors.label_rows(errors.gap_settings(config), config.evaluate.groups, stars, sky.usable, routes)
     found = {(r["route"], r["group"], r["label"]): r for r in rows}
     after, before = found["after", "dwarfs", "teff"], found["zero-shot", "dwarfs", "teff"]
     assert after["n"] == before["n"] > 10

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from configs import common
 from remap import surveys
+from remap.autoencoder.adapt import AdaptSettings
 from remap.autoencoder.errors import GapSettings, gap_settings
 from remap.autoencoder.estimate import EstimateSettings
 from remap.autoencoder.grid_search import GridSettings, combinations
@@ -235,6 +236,8 @@ def test_defaults_of_the_routes_records_are_the_published_values():
     settings = record(EnsembleSettings, c.autoencoder, "autoencoder")
     assert settings == EnsembleSettings(limits=settings.limits)
     assert record(RegressSettings, c.regressor, "regressor") == RegressSettings()
+    adapted = record(AdaptSettings, c.adapt, "adapt")
+    assert adapted == AdaptSettings(align=adapted.align)
     assert gap_settings(c) == GapSettings()
     assert record(GridSettings, c.search, "search") == GridSettings()
     assert settings.noise == Noise()

@@ -162,6 +162,39 @@ def test_parts_are_chosen_from_the_same_predictions(tiny_data, workdir):
             np.testing.assert_array_equal(found.arms[arm].pmf, expected.arms[arm].pmf)
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_rows_are_predicted_as_among_all_others(tiny_data, workdir, part):
+    config = tiny.config(tiny_data, calibrate__min_stars=2)
+    calibrate(config, workdir)
+    stars = readable_stars(workdir)
+    rows = np.array([22, 0, 5, 18, 9, 16, 3])
+    whole = predict_survey(config, workdir, stars, "finetune").held_out(part)
+    some = predict_survey(config, workdir, stars, "finetune", rows=rows)
+    found = some.held_out(part)
+    assert list(some.stars["file"]) == list(stars["file"][rows])
+    np.testing.assert_array_equal(found.tested, whole.tested[rows])
+    np.testing.assert_array_equal(found.fold, whole.fold[rows])
+    assert len(set(found.fold)) > 1
+    expected, own = whole.catalogue(stars), found.catalogue(some.stars)
+    for key, pmf in expected.pmfs.items():
+        np.testing.assert_allclose(own.pmfs[key], pmf[rows], atol=1e-6)
+
+
+def test_a_spectrum_is_its_stars_without_the_one_that_was_trained_on(tiny_data, workdir):
+    """dwarf_16 is a second visit to D00; here it was not selected, and the first one is not among the rows."""
+    stars = readable_stars(workdir)
+    first, second = (list(stars["file"]).index(f"dwarf_{i:02d}.fits") for i in (0, 16))
+    for path in workdir.glob("finetune/*/*/split.json"):
+        found = json.loads(path.read_text())
+        assert found["part"][first] == found["part"][second] != "other"
+        found["part"][second] = "other"
+        write_json(path, found)
+    config = tiny.config(tiny_data)
+    whole = held_out(config, workdir, stars, "finetune")
+    alone = held_out(config, workdir, stars, "finetune", rows=np.array([second]))
+    assert alone.fold[0] == whole.fold[second] >= 0
+
+
 def test_calibration_that_lacks_a_fold_is_refused(tiny_data, workdir):
     """Its test stars would be calibrated by the fit to all, in which they may have a part."""
     calibrate(tiny.config(tiny_data, calibrate__min_stars=2, split__run=(0,)), workdir)

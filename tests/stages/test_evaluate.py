@@ -9,11 +9,13 @@ from helpers import tiny
 from scipy.stats import kstest
 
 from remap import load
+from remap.config import ConfigError
 from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import read_catalogue
 from remap.predict.held_out import predict_held_out
+from remap.stages import calibrate as calibration
 from remap.stages import evaluate
-from remap.store.stars import STATUS_UNREADABLE, fold_split, split_settings, within
+from remap.store.stars import STATUS_UNREADABLE, fold_split, labelled_rows, split_settings, within
 from remap.store.workdir import load_survey, read_stars
 
 
@@ -35,6 +37,12 @@ def no_matplotlib(*_):
 def stars_of(workdir):
     stars = read_stars(workdir)
     return stars[[s != STATUS_UNREADABLE for s in stars["status"]]]
+
+
+def labelled_of(workdir):
+    """The stars that the written catalogues have."""
+    stars = stars_of(workdir)
+    return stars[labelled_rows(workdir, stars)]
 
 
 def held_out(tiny_data, workdir, stage="finetune", **changes):
@@ -125,7 +133,7 @@ def test_summary_repeats_from_the_written_catalogue(report):
     """Every number again, from the file and the label table, with NumPy alone."""
     workdir, table = report
     np.testing.assert_array_equal(Table.read(workdir / "evaluate" / "summary.ecsv")["bias"], table["bias"])
-    stars = stars_of(workdir)
+    stars = labelled_of(workdir)
     for stage in ("pretrain", "finetune"):
         catalogue = read_catalogue(workdir / "evaluate" / f"{stage}.fits")
         assert list(catalogue.table["file"]) == list(stars["file"])
@@ -152,7 +160,7 @@ def test_summary_repeats_from_the_written_catalogue(report):
 def test_numbers_of_the_stars_themselves_are_those_of_pmfs_smeared_by_the_labels_errors(report):
     """Again from the written catalogue, by drawing errors: the tiny survey has 80 K (Teff), 0.15 and 0.05 for all."""
     workdir, table = report
-    stars = stars_of(workdir)
+    stars = labelled_of(workdir)
     catalogue = read_catalogue(workdir / "evaluate" / "finetune.fits")
     dwarf = np.array([f.startswith("dwarf") for f in stars["file"]])
     rng = np.random.default_rng(0)
@@ -182,7 +190,7 @@ def test_numbers_of_the_stars_themselves_are_those_of_pmfs_smeared_by_the_labels
 
 def test_distance_of_the_pit_from_uniform_is_that_of_the_written_pmfs(report):
     workdir, table = report
-    stars = stars_of(workdir)
+    stars = labelled_of(workdir)
     catalogue = read_catalogue(workdir / "evaluate" / "finetune.fits")
     dwarf = np.array([f.startswith("dwarf") for f in stars["file"]])
     pmf, edges = catalogue.pmfs["logg"][dwarf].astype(float), catalogue.edges["logg"]
@@ -194,6 +202,45 @@ def test_distance_of_the_pit_from_uniform_is_that_of_the_written_pmfs(report):
     assert line["pit_ks"] == pytest.approx(kstest(pit, "uniform").statistic, abs=1e-5)
 
 
+def test_stars_without_labels_have_no_part_and_change_nothing(tiny_data, tiny_workdir, tmp_path, monkeypatch):
+    for name in ("_plot", "_plot_calibration", "_plot_training"):
+        monkeypatch.setattr(evaluate, name, no_matplotlib)
+    config = tiny.config(tiny_data, calibrate__min_stars=2)
+    found = {}
+    for what in ("labelled", "all"):
+        workdir = shutil.copytree(tiny_workdir, tmp_path / what)
+        stars = stars_of(workdir)
+        if what == "all":
+            for module in (evaluate, calibration):
+                monkeypatch.setattr(module, "labelled_rows", lambda workdir, stars: np.arange(len(stars)))
+        calibration.calibrate(config, workdir)
+        found[what] = evaluate.evaluate(config, workdir), workdir / "evaluate"
+    unknown = {"nameless.fits", "one_arm.fits"}
+    known = [f for f in stars["file"] if f not in unknown]
+    assert len(known) == len(stars) - 2
+    for stage in ("pretrain", "finetune"):
+        written = {what: read_catalogue(out / f"{stage}.fits").table for what, (_, out) in found.items()}
+        assert list(written["labelled"]["file"]) == known
+        assert list(written["all"]["file"]) == list(stars["file"])
+    for read in (lambda what: found[what][0], lambda what: Table.read(found[what][1] / "by_snr.ecsv")):
+        own, expected = read("labelled"), read("all")
+        for name in expected.colnames:
+            if expected[name].dtype.kind == "f":
+                np.testing.assert_allclose(own[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            else:
+                assert list(own[name]) == list(expected[name])
+
+
+def test_a_survey_without_labels_is_refused(tiny_data, tiny_workdir, tmp_path):
+    workdir = shutil.copytree(tiny_workdir, tmp_path / "work")
+    stars = read_stars(workdir)
+    for name in ("teff", "logg", "feh"):
+        stars[name][:] = np.nan
+    stars.write(workdir / "data" / "stars.ecsv", overwrite=True)
+    with pytest.raises(ConfigError, match="expected stars with a known label, found none among 23"):
+        evaluate.evaluate(tiny.config(tiny_data), workdir)
+
+
 def test_rows_by_snr_are_those_of_the_stars_in_each_bin(tiny_data, report):
     """The tiny survey has one signal-to-noise of about 100 for all; one edge lies among them."""
     workdir = report[0]
@@ -201,7 +248,7 @@ def test_rows_by_snr_are_those_of_the_stars_in_each_bin(tiny_data, report):
     edges = tiny.config(tiny_data).evaluate.snr_edges
     assert sorted(set(written["snr_low"])) == [0.0, *edges]
     catalogue = read_catalogue(workdir / "evaluate" / "finetune.fits")
-    stars = stars_of(workdir)
+    stars = labelled_of(workdir)
     member = np.isfinite(np.asarray(stars["teff"], float)) & [f.startswith("dwarf") for f in stars["file"]]
     snr = np.asarray(catalogue.table["snr"], float)
     counts = {

@@ -23,7 +23,7 @@ from remap.stages.report import (
     report_settings,
     survey_spectra,
 )
-from remap.store.stars import readable_stars
+from remap.store.stars import labelled_rows, readable_stars
 
 pytest.importorskip("jinja2", reason="needs Jinja2 (extra `report`)")
 ARMS = ("A", "B")
@@ -161,6 +161,15 @@ def test_stars_that_trained_the_networks_are_not_compared(tiny_workdir, survey, 
     expected = [own[str(f)] for f in catalogue.table["file"] if str(f) in own]
     np.testing.assert_allclose(np.sort(found.predicted["teff"]), np.sort(expected)[: len(found.groups)])
     assert "did not train on it" in found.note
+    few = labelled_rows(workdir, stars)
+    assert len(few) == len(stars) - 2
+    short = held._replace(table=held.table[few], pmfs={k: p[few] for k, p in held.pmfs.items()})
+    short.write(workdir / "evaluate" / "finetune.fits", overwrite=True)
+    again = known_labels(workdir, catalogue, ARMS)  # as it is written now: without stars that have no label
+    for name, values in again.known.items():
+        keep = np.isfinite(found.known[name])
+        np.testing.assert_array_equal(values[np.isfinite(values)], found.known[name][keep])
+        np.testing.assert_array_equal(again.predicted[name][np.isfinite(values)], found.predicted[name][keep])
     assert known_labels(workdir, catalogue._replace(meta={}), ARMS).note.startswith(
         "Stars of the networks' own survey that"
     )
