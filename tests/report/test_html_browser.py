@@ -63,6 +63,14 @@ def wait(page, start: str) -> None:
         time.sleep(0.05)
 
 
+def wait_open(card) -> None:
+    """Until a card is open: the browser tells the page of a new address some time after the click."""
+    end = time.monotonic() + 20
+    while card.get_attribute("open") is None:
+        assert time.monotonic() < end, "the card is still closed"
+        time.sleep(0.02)
+
+
 def test_headers_sort_up_and_down_and_say_so(page, content):
     teff = np.sort(np.asarray(content.table["teff"])[:-1])
     header(page, "Teff").click()
@@ -126,20 +134,20 @@ def test_a_card_opens_from_the_table_and_has_the_focus(page):
     card = page.find_element("id", "card-1")
     assert card.get_attribute("open") is None
     page.find_element("css selector", "#table a[href='#card-1']").click()
-    assert card.get_attribute("open") is not None
+    wait_open(card)
     assert page.switch_to.active_element.text.startswith("star_00001.fits")
     assert card.find_element("css selector", "figure svg").size["width"] > 200
     assert "median of arm A" in card.text
     # Closed by hand, the same link opens it again.
     page.execute_script("document.getElementById('card-1').open = false")
     page.find_element("css selector", "#table a[href='#card-1']").click()
-    assert card.get_attribute("open") is not None
+    wait_open(card)
 
 
 def test_an_address_with_a_card_opens_it(page):
     page.get("about:blank")
     page.get(page.address + "#card-2")
-    assert page.find_element("id", "card-2").get_attribute("open") is not None
+    wait_open(page.find_element("id", "card-2"))
     page.get(page.address + "#card-99")
     assert status(page).startswith("300 of 300")
 

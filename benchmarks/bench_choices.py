@@ -1,14 +1,15 @@
-"""Which continuum normaliser do labels want? The same networks, trained as long, behind each of the three.
+"""Choices of the method, the paper's and those it leaves open, each on real stars at the full length of training.
 
-    python -m benchmarks.bench_normalizers --workdir=workdirs/bench_normalizers
-    python -m benchmarks.bench_normalizers --workdir=/tmp/short --short           seconds, for tests
+    python -m benchmarks.bench_choices --workdir=workdirs/bench_choices
+    python -m benchmarks.bench_choices --workdir=/tmp/short --short               seconds, for tests
 
-Networks of `configs/miles.py:giants` (both libraries, then MILES's dwarfs and giants, consensus labels), once behind
-Algorithm 1 and once behind each of the others with their default settings; the same seed, folds and number of steps.
-Zero-shot and fine-tuned, calibrated on validation stars. Validation stars decide which is better; test stars are
-for the record. Intervals: 95 % bootstrap over stars of the ratio to Algorithm 1, paired. Resumable; arms and folds
-can be trained as runs of their own (`--train_arms`, `--train_folds`), in processes side by side. Writes
-normalizers.md into the working folder.
+Networks of `configs/miles.py:giants` (both libraries, then MILES's dwarfs and giants, consensus labels), trained as
+the config says and once more with each choice made otherwise (`VARIANTS`): other normalisers than Algorithm 1, one
+network for both arms instead of conflation, a loss that is the cross entropy alone. The same seed, folds and number
+of steps. Zero-shot and fine-tuned, calibrated on validation stars, without the expert. Validation stars decide; test
+stars are for the record. Intervals: 95 % bootstrap over stars of the ratio to the config's networks, paired. "their
+mean" has the mean of the PMFs of all variants: an ensemble. Resumable; arms and folds can be trained as runs of their
+own (`--train_arms`, `--train_folds`), in processes side by side. Writes choices.md into the working folder.
 """
 
 from __future__ import annotations
@@ -40,9 +41,26 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store.stars import readable_stars, within
 
-PAPER = "algorithm1"
-NAMES = (PAPER, "chebyshev", "quantile")
-CHOSEN = flags.DEFINE_list("normalizers", list(NAMES), f"Any of {', '.join(NAMES)}.")
+BASE = "miles"
+
+
+def _normalizer(name: str) -> dict[str, Any]:
+    """The section `continuum` of a normaliser with its default settings."""
+    settings = dataclasses.asdict(get_normalizer(name).settings())
+    settings.pop("pixel", None)  # of the grid
+    return {"name": name, **settings}
+
+
+# Name -> sections of the config, or fields of them, that differ.
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "chebyshev": {"continuum": _normalizer("chebyshev")},
+    "quantile": {"continuum": _normalizer("quantile")},
+    "one network": {"arm_names": ("AB",), "arms": {"AB": {"start": 4855.4, "stop": 5745.05, "step": 0.9}}},
+    "cross entropy": {"loss": {"gamma": 0.0, "cost_weight": 0.0}},
+}
+WHOLE = ("continuum", "arms")  # sections that a variant replaces
+CHOSEN = flags.DEFINE_list("variants", list(VARIANTS), f"Any of {'; '.join(VARIANTS)}.", allow_override=True)
 FOLDS = flags.DEFINE_list("folds", ["0", "1", "2"], "Folds, of five, that are fine-tuned and tested.")
 TRAIN_ARMS = flags.DEFINE_list("train_arms", [], "Train these arms and stop; nothing = all, and compare.")
 TRAIN_FOLDS = flags.DEFINE_list("train_folds", [], "With --train_arms: these folds alone.")
@@ -56,36 +74,40 @@ FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 
 
 def main() -> None:
-    if unknown := sorted(set(CHOSEN.value) - set(NAMES)):
-        raise ConfigError(f"normalizers: expected any of {list(NAMES)}, found {unknown}")
+    if unknown := sorted(set(CHOSEN.value) - set(VARIANTS)):
+        raise ConfigError(f"variants: expected any of {list(VARIANTS)}, found {unknown}")
     root = Path(cli.WORKDIR.value)
     folds = tuple(int(f) for f in FOLDS.value)
     results, groups = {}, {}
     for name in CHOSEN.value:
-        config = config_of(name, folds, seed=SEED.value, short=SHORT.value)
-        train(config, root / name)
+        config, workdir = (
+            config_of(name, folds, seed=SEED.value, short=SHORT.value),
+            root / name.replace(" ", "_"),
+        )
+        train(config, workdir)
         if not TRAIN_ARMS.value:
-            results[name], groups = predict(config, root / name), config.evaluate.groups.to_dict()
+            results[name], groups = predict(config, workdir), config.evaluate.groups.to_dict()
     if results:
         if len(results) > 1:
             results["their mean"] = {p: together([r[p] for r in results.values()]) for p in PARTS}
         text = markdown(results, groups)
-        (root / "normalizers.md").write_text(text)
+        (root / "choices.md").write_text(text)
         print(text)
 
 
 def config_of(name: str, folds: tuple[int, ...], *, seed: int, short: bool) -> ml_collections.ConfigDict:
-    """That of MILES, dwarfs and giants, with another normaliser."""
+    """That of MILES, dwarfs and giants, with a choice made otherwise."""
     c = importlib.import_module("configs.miles").get_config("giants,short" if short else "giants")
     with c.unlocked():
         c.seed = seed
         c.embeddings.epochs = ()
         c.split.run = folds
         c.expert.kind = "none"  # a fit to the pixels, which would hide what the networks make of them
-        if name != PAPER:
-            settings = dataclasses.asdict(get_normalizer(name).settings())
-            settings.pop("pixel", None)  # of the grid
-            c.continuum = {"name": name, **settings}
+        for section, change in VARIANTS[name].items():
+            if section in WHOLE or not isinstance(change, dict):
+                c[section] = change
+            else:
+                c[section].update(change)
     return c
 
 
@@ -101,7 +123,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 class Predicted(NamedTuple):
-    """What the networks behind one normaliser say of the stars of one part."""
+    """What the networks of one variant say of the stars of one part."""
 
     catalogue: Catalogue
     stars: Table
@@ -137,19 +159,19 @@ def markdown(results: Mapping[str, Mapping[str, Predicted]], groups: Mapping[str
     """A table of numbers and one of paired ratios for each part and group."""
     lines = []
     for part, (group, limits) in itertools.product(PARTS, groups.items()):
-        lines += ["", f"**{part}, {group}**", "", f"| normaliser | label | {' | '.join(COLUMNS)} |"]
+        lines += ["", f"**{part}, {group}**", "", f"| networks | label | {' | '.join(COLUMNS)} |"]
         lines.append("|---" * (2 + len(COLUMNS)) + "|")
         for name, parts in results.items():
             for row in summarize(*parts[part], {group: limits}, name):
                 form = FORMATS[row["label"]]
                 cells = [(form if c in IN_UNIT else "{:.4g}").format(row[c]) for c in COLUMNS]
                 lines.append(f"| {name} | {row['label']} | {' | '.join(cells)} |")
-        if PAPER not in results:
+        if BASE not in results:
             continue
-        lines += ["", f"| over {PAPER} | label | CRPS | robust scatter |", "|---|---|---|---|"]
-        for name in (n for n in results if n != PAPER):
+        lines += ["", f"| over {BASE} | label | CRPS | robust scatter |", "|---|---|---|---|"]
+        for name in (n for n in results if n != BASE):
             for label in FORMATS:
-                own, base = (results[n][part] for n in (name, PAPER))
+                own, base = (results[n][part] for n in (name, BASE))
                 member = base.tested & within(base.stars, limits)
                 lines.append(f"| {name} | {label} | {_ratios(own, base, member, label)} |")
     return "\n".join(lines).lstrip() + "\n"
