@@ -68,7 +68,18 @@ SEED = flags.DEFINE_integer("network_seed", 0, "Seed of folds, networks and batc
 SHORT = flags.DEFINE_bool("short", False, "A training of seconds that proves nothing.", allow_override=True)
 RESAMPLES = 2000
 PARTS = ("zero-shot", "validation", "test")
-COLUMNS = ("n", "bias", "std", "robust", "scatter_star", "cover68_star", "cover95_star", "nll_star", "crps")
+COLUMNS = (
+    "n",
+    "bias",
+    "std",
+    "robust",
+    "scatter_star",
+    "cover68_labels",
+    "cover68_star",
+    "cover95_star",
+    "nll_star",
+    "crps",
+)
 IN_UNIT = ("bias", "std", "robust", "scatter_star", "crps")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 

@@ -102,7 +102,9 @@ def swag_mean(snapshots: list[Any]) -> Any:
 def swag_samples(key: jax.Array, snapshots: list[Any], *, count: int, scale: float) -> list[Any]:
     """Networks from N(mean, scale (diagonal + low rank) / 2) of the snapshots' parameters (Maddox et al., eq. 1)."""
     mean = swag_mean(snapshots)
-    apart = jax.tree.map(lambda m, *x: jnp.stack(x) - m[None], mean["params"], *(s["params"] for s in snapshots))
+    apart = jax.tree.map(
+        lambda m, *x: jnp.stack(x) - m[None], mean["params"], *(s["params"] for s in snapshots)
+    )
     leaves, tree = jax.tree.flatten(apart)
     out = []
     for one in jax.random.split(key, count):

@@ -83,7 +83,7 @@ METHODS = (
 )
 METHODS += ("both kinds" + ALONE_SUFFIX, *BASELINES, RIDGE + KINDS_SUFFIX)
 COLUMNS = ("bias", "std", "robust", "scatter_star", "slope")
-COLUMNS += ("cover68", "cover95", "cover68_star", "cover95_star", "nll_star", "crps")
+COLUMNS += ("cover68", "cover95", "cover68_labels", "cover68_star", "cover95_star", "nll_star", "crps")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 
 

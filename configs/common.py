@@ -473,12 +473,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "kind": "deconvolved",
         "select": {},  # limits of the labels of the validation stars to fit to, as in `evaluate.groups`
         "noise": (),  # S/N per pixel that they have in copies with noise, for surveys of poorer spectra
-        "breadth": 9.0,  # "outliers", "coverage": outliers' PMFs are three times as wide
+        "breadth": 9.0,  # outliers' PMFs are three times as wide
         "label_breadth": 25.0,  # "deconvolved": wrong labels have about five times the error that is quoted,
         "label_breadth_sigma": 1.0,  # or what is found instead
         "power_sigma": 1.0,
         "outliers": 0.05,
         "outliers_sigma": 1.5,
+        "tails": 0.05,  # "deconvolved": stars that the networks are far off for
         "min_stars": 10,
         # "deconvolved": kinds of stars with a power of their own, by limits of the predicted labels. Stars belong to
         # them with the probability that the PMFs say; without validation stars they are uncalibrated.

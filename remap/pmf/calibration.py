@@ -32,8 +32,9 @@ class CalibrationSettings:
         exact: "outliers" (power, and a share of outliers that is put into the PMF, by likelihood), "coverage"
         (both, such that intervals of every level hold their share of the stars), "temperature" (power alone, by
         likelihood, §4.5). Or "none".
-      breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ² ("outliers",
-        "coverage").
+      breadth: width of an outlier's PMF over that of the others, in units of a Gaussian's σ².
+      tails: centre of the prior on the share of stars that are outliers themselves ("deconvolved"): networks are far
+        off for a few, whose tails would else widen the middle of all. Its width is `outliers_sigma`. 0 = none.
       label_breadth: centre of the prior on how much wrong labels are wrong, in units of the σ² of the errors that are
         quoted ("deconvolved"); 4 to 400.
       label_breadth_sigma: its width, of the logarithm.
@@ -58,6 +59,7 @@ class CalibrationSettings:
     power_sigma: float = 1.0
     outliers: float = 0.05
     outliers_sigma: float = 1.5
+    tails: float = 0.05
     min_stars: int = 10
     groups: Limits = dataclasses.field(
         default_factory=lambda: {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.5)}}
@@ -73,6 +75,8 @@ class CalibrationSettings:
                 "calibrate: expected breadth >= 1, 0 < outliers < 1 and min_stars >= 2, found "
                 f"{self.breadth}, {self.outliers} and {self.min_stars}"
             )
+        if not 0 <= self.tails < 1:
+            raise ValueError(f"calibrate.tails: expected a share in [0, 1), found {self.tails}")
         if not 4 <= self.label_breadth <= 400:
             raise ValueError(f"calibrate.label_breadth must lie within 4 to 400, found {self.label_breadth}")
         widths = (self.power_sigma, self.outliers_sigma, self.label_breadth_sigma, self.group_sigma)
@@ -126,9 +130,9 @@ class Widening:
 
     def widened(self, pmf: np.ndarray, edges: np.ndarray, power: np.ndarray) -> np.ndarray:
         """PMFs float[S, K] as they should be, for stars of a power float[S]."""
-        if self.scaled:
-            return rescale(pmf, edges, power)
-        return widen(pmf, power=power, outliers=self.outliers, breadth=self.breadth)
+        if not self.scaled:
+            return widen(pmf, power=power, outliers=self.outliers, breadth=self.breadth)
+        return with_tails(pmf, edges, power, share=self.outliers, breadth=self.breadth)
 
     def snr_offset(self, snr: np.ndarray) -> np.ndarray:
         """float64[S]: what S/N adds to ln power; 0 where it is not known."""
@@ -366,6 +370,25 @@ def rescale(pmf: np.ndarray, edges: np.ndarray, power: np.ndarray) -> np.ndarray
     moved[:, 0], moved[:, -1] = 0.0, 1.0
     moved = np.maximum.accumulate(np.clip(moved, 0.0, 1.0), axis=1)  # the rounding of a flat piece may fall
     return np.where(known[:, None], np.diff(moved, axis=1), np.nan)
+
+
+def with_tails(
+    pmf: np.ndarray, edges: np.ndarray, power: np.ndarray, *, share: float, breadth: float
+) -> np.ndarray:
+    """PMFs as of `rescale`, a share of them √breadth times wider about the same median.
+
+    Args:
+      pmf: float[S, K].
+      edges: float[K + 1], strictly increasing.
+      power: float[S], above 0.
+      share: in [0, 1].
+      breadth: of 1 or more.
+
+    Returns:
+      float64[S, K]; NaN rows stay NaN.
+    """
+    middle = rescale(pmf, edges, power)
+    return middle if share == 0 else (1 - share) * middle + share * rescale(pmf, edges, power / breadth)
 
 
 def widen(pmf: np.ndarray, *, power: float | np.ndarray, outliers: float, breadth: float) -> np.ndarray:

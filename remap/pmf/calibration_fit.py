@@ -16,8 +16,8 @@ from remap.pmf.calibration import (
     Widening,
     log_snr,
     membership,
-    rescale,
     widen,
+    with_tails,
 )
 from remap.pmf.metrics import nll, pit
 from remap.pmf.observed import density_kernel
@@ -57,9 +57,9 @@ def fit_widening(
 
         (1 - o) (PMF_w ⊗ N(0, σ²))(x) + o (PMF_w ⊗ N(0, b σ²))(x),
 
-    PMF_w having 1 / √w times the width (`calibration.rescale`), and a share o of the labels being wrong; only w goes
-    into the PMF. The breadth b is fitted, too: with a wrong one,
-    w would make up for it. With "coverage" minus the log likelihood gives way to the Anderson-Darling distance of
+    PMF_w having 1 / √w times the width and a share of tails (`calibration.with_tails`), and a share o of the labels
+    being wrong; only w and the tails go into the PMF. The breadth b is fitted, too: with a wrong one, w would make up
+    for it. With "coverage" minus the log likelihood gives way to the Anderson-Darling distance of
     the central intervals that just reach the truth from uniform: the likelihood of exact labels widens all stars for
     the sake of a few.
 
@@ -131,9 +131,10 @@ class _Deconvolved:
         count = round(weight * len(truth))
         self.unchanged = Widening(1.0, 0.0, settings.breadth, count, fitted=False, scaled=True)
 
-    def log_likelihood(self, power: np.ndarray, share: float, log_breadth: float) -> np.ndarray:
-        """float64[S]: of the labels, for PMFs of a power float[S], a share of wrong labels and their ln breadth."""
-        scaled = rescale(self.pmf, self.edges, power)
+    def log_likelihood(self, power: np.ndarray, share: float, log_breadth: float, tails: float) -> np.ndarray:
+        """float64[S]: of the labels, for PMFs of a power float[S] and a share of tails, a share of wrong labels and
+        their ln breadth."""
+        scaled = with_tails(self.pmf, self.edges, power, share=tails, breadth=self.settings.breadth)
 
         def of_kernel(i: int) -> np.ndarray:
             found = np.einsum("sk,sk->s", scaled, self.kernels[i])
@@ -148,40 +149,65 @@ class _Deconvolved:
         return np.logaddexp(np.log1p(-share) + of_kernel(0), np.log(share) + wrong)
 
     def maximum(
-        self, weights: np.ndarray, centre: float, sigma: float, offset: np.ndarray, x: np.ndarray | None
-    ) -> np.ndarray:
-        """ln power, share of wrong labels, and slope with x.
+        self,
+        weights: np.ndarray,
+        centre: float,
+        sigma: float,
+        offset: np.ndarray,
+        x: np.ndarray | None,
+        tails: float | None = None,
+    ) -> tuple[float, float, float, float]:
+        """ln power, share of wrong labels, share of tails, and slope with x.
 
         Args:
           weights: float[S], how much each star counts.
           centre, sigma: of the prior on ln power.
           offset: float[S], added to ln power.
           x: float[S], what there is a slope with; None = the slope is 0.
+          tails: their share; None = it is found.
         """
         settings = self.settings
+        if tails is None and settings.tails == 0:
+            tails = 0.0
+        free = [True, True, True, tails is None, x is not None]
+        usual = 0.0 if tails is not None else np.log(settings.tails / (1 - settings.tails))
         middle = np.log(settings.outliers / (1 - settings.outliers))
         broad = np.log(settings.label_breadth)
 
+        # ln power, logit of wrong labels, ln of their breadth, logit of tails, slope: the centres of their priors,
+        # the widths of these, and first steps of a size with them (the default ones are 5 % of a start that may be
+        # 0).
+        start = np.array([centre, middle, broad, usual, 0.0])
+        widths = np.array(
+            [sigma, settings.outliers_sigma, settings.label_breadth_sigma, settings.outliers_sigma, 1.0]
+        )
+        widths[4] = settings.snr_sigma or 1.0
+        steps = np.diag([0.3, 0.5, 0.5, 0.5, 0.2])[free]
+
+        def whole(p: np.ndarray) -> np.ndarray:
+            out = start.copy()
+            out[free] = p
+            return out
+
+        def share_of_tails(q: np.ndarray) -> float:
+            return float(expit(q[3])) if tails is None else tails
+
         def objective(p: np.ndarray) -> float:
-            log_power = p[0] + offset + (0.0 if x is None else p[3] * x)
+            q = whole(p)
+            log_power = q[0] + offset + (0.0 if x is None else q[4] * x)
             # exp(±6) is beyond what any data can ask for, and keeps the search from overflowing.
             power = np.exp(np.clip(log_power, -6, 6))
-            found = self.log_likelihood(power, float(expit(p[1])), float(p[2]))
-            prior = ((p[0] - centre) / sigma) ** 2 + ((p[1] - middle) / settings.outliers_sigma) ** 2
-            prior += ((p[2] - broad) / settings.label_breadth_sigma) ** 2
-            prior += 0.0 if x is None else (p[3] / settings.snr_sigma) ** 2
-            return float(-weights @ found + 0.5 * prior)
+            found = self.log_likelihood(power, float(expit(q[1])), float(q[2]), share_of_tails(q))
+            return float(-weights @ found + 0.5 * np.sum(((q - start) / widths) ** 2))
 
-        start = np.array([centre, middle, broad] if x is None else [centre, middle, broad, 0.0])
-        # Steps of a size with each parameter's prior: the default ones are 5 % of a start that may be 0.
-        steps = np.diag([0.3, 0.5, 0.5, 0.2][: len(start)])
         options = {
-            "initial_simplex": np.concatenate([start[None], start + steps]),
+            "initial_simplex": np.concatenate([start[None], start + steps])[:, free],
             "xatol": 3e-3,
             "fatol": 1e-3,
+            "maxiter": 2000,
         }
-        found = minimize(objective, start, method="Nelder-Mead", options=options).x
-        return np.array([found[0], expit(found[1]), 0.0 if x is None else found[3]])
+        found = whole(minimize(objective, start[free], method="Nelder-Mead", options=options).x)
+        return float(found[0]), float(expit(found[1])), share_of_tails(found), float(found[4])
 
     def common(self, snr: np.ndarray) -> Widening:
         """The fit to all stars, whose spectra have S/N float[S]."""
@@ -195,12 +221,13 @@ class _Deconvolved:
             if far > SNR_RANGE * near:
                 low, high = (float(v) for v in np.percentile(known, (5, 95)))
                 x = log_snr(snr, low, high)
-        log_power, share, slope = self.maximum(
+        log_power, share, tails, slope = self.maximum(
             np.full(count, self.weight), 0.0, settings.power_sigma, np.zeros(count), x
-        ).tolist()
+        )
         return dataclasses.replace(
             self.unchanged,
             power=float(np.exp(log_power)),
+            outliers=tails,
             label_outliers=share,
             fitted=True,
             snr_slope=slope,
@@ -218,9 +245,15 @@ class _Deconvolved:
         weights = self.weight * weights
         if not (common.fitted and stars and weights.sum() >= self.settings.min_stars):
             return own
-        log_power, share, _ = self.maximum(
-            weights, np.log(common.power), self.settings.group_sigma, common.snr_offset(snr), None
-        ).tolist()
+        # The tails are those of all stars: they are few.
+        log_power, share, _, _ = self.maximum(
+            weights,
+            np.log(common.power),
+            self.settings.group_sigma,
+            common.snr_offset(snr),
+            None,
+            tails=common.outliers,
+        )
         return dataclasses.replace(own, power=float(np.exp(log_power)), label_outliers=share, fitted=True)
 
 

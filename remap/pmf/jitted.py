@@ -136,9 +136,12 @@ def temper(pmf: Float[Array, "stars bins"], power: Float[Array, " stars"]) -> Fl
 
 
 def _widened(widening: Widening, pmf: Array, edges: np.ndarray, power: Array) -> Array:
-    if widening.scaled:
-        return rescale(pmf, edges, power)
     share = widening.outliers
+    if widening.scaled:
+        middle = rescale(pmf, edges, power)
+        if share == 0:
+            return middle
+        return (1 - share) * middle + share * rescale(pmf, edges, power / widening.breadth)
     return (1 - share) * temper(pmf, power) + share * temper(pmf, power / widening.breadth)
 
 

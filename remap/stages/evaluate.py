@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 from astropy.table import Table
+from scipy.special import ndtri
 
 from remap.config import ConfigError, Section, record
 from remap.pmf.bootstrap import star_scatter
@@ -201,6 +202,8 @@ def summarize(
 
     - `scatter_star`: the robust scatter without what the labels' errors add, from `scatter_star_low` to
       `scatter_star_high` by bootstrap over the stars (`remap.pmf.bootstrap.star_scatter`);
+    - `cover68_labels`, `cover95_labels`: how many labels lie within that part of their own errors about the
+      predictions: what PMFs without any width would give for the columns that follow, and so the least that can be;
     - `cover68_star`, `cover95_star`, `nll_star`, `pit_ks_star`: of the labels under PMF ⊗ label error
       (`remap.pmf.observed`). 0.68 and 0.95 are right for PMFs that are those of the stars, but for labels that
       are wrong by more than their errors.
@@ -239,6 +242,10 @@ def summarize(
                 | {"nll": _mean(nll(pmf, edges, truth)), "crps": _mean(crps(pmf, edges, truth))}
                 | {"pit_ks": uniform_distance(pit(pmf, edges, truth))}
                 | dict(zip(STAR_SCATTER, scatter, strict=True))
+                | {
+                    f"cover{round(100 * level)}_labels": _mean(_within(predicted - truth, errors, level))
+                    for level in LEVELS
+                }
                 | {f"cover{round(100 * level)}_star": c for level, c in zip(LEVELS, star, strict=True)}
                 | {"nll_star": _mean(nll(pmf, edges, truth, errors))}
                 | {"pit_ks_star": uniform_distance(pit(pmf, edges, truth, errors))}
@@ -263,6 +270,12 @@ def _by_snr(
             found = by_snr(*(np.asarray(c, float)[member] for c in columns), edges)
             rows += [{"stage": stage, "group": group, "label": label} | row for row in found]
     return rows
+
+
+def _within(residual: np.ndarray, errors: np.ndarray, level: float) -> np.ndarray:
+    """float[S]: 1 where a residual lies in the central interval of a normal error; NaN where one is not known."""
+    reach = ndtri(0.5 + level / 2) * errors
+    return np.where(np.isfinite(residual) & np.isfinite(errors), np.abs(residual) <= reach, np.nan)
 
 
 def _mean(values: np.ndarray) -> float:

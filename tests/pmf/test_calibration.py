@@ -49,6 +49,7 @@ def test_widen_is_a_mixture_and_nothing_at_power_one_without_outliers():
         ({"breadth": 0.5}, "breadth >= 1"),
         ({"outliers": 0.0}, "0 < outliers < 1"),
         ({"power_sigma": 0.0}, "positive widths"),
+        ({"tails": 1.0}, r"calibrate.tails: expected a share in \[0, 1\), found 1.0"),
         ({"label_breadth": 2.0}, "label_breadth must lie within 4 to 400"),
         ({"snr_sigma": -1.0}, "positive widths"),
         ({"groups": {"dwarfs": {"logg": (5.0, 3.0)}}}, "dwarfs needs limits of labels, each low < high"),

@@ -13,7 +13,7 @@ from remap.pmf.calibration_fit import anderson_darling, fit, fit_widening
 
 EDGES = np.linspace(-10, 10, 81)
 SETTINGS = CalibrationSettings(kind="outliers", groups={})
-DECONVOLVED = CalibrationSettings(groups={}, snr_sigma=0.0)
+DECONVOLVED = CalibrationSettings(groups={}, snr_sigma=0.0, tails=0.0)
 GROUPS = {"dwarfs": {"z": (0.0, 10.0)}, "giants": {"z": (-10.0, 0.0)}}
 BOTH = {"x": EDGES, "z": EDGES}
 
@@ -154,6 +154,32 @@ def test_the_width_is_that_of_the_star_whatever_the_labels(power, error):
     # Taken for the stars themselves, labels give their own width.
     exact = fit_widening(pmf[:500], EDGES, label[:500], SETTINGS)
     assert metrics.coverage(exact(pmf, EDGES), EDGES, star, (0.68,))[0] > (0.7 if error < 0.5 else 0.85)
+
+
+@pytest.mark.parametrize("far", [0.0, 0.1])
+def test_stars_that_networks_are_far_off_for_are_tails_and_do_not_widen_the_others(far):
+    rng = np.random.default_rng(7)
+    pmf, star = predictions(rng, 4000, claimed=0.6, actual=0.6, outliers=far)
+    errors = 0.3 * 10 ** rng.uniform(-1.0, 0.3, 4000)  # wrong labels of one error would look the same
+    label = star + errors * rng.standard_normal(4000)
+    found = fit_widening(pmf, EDGES, label, dataclasses.replace(DECONVOLVED, tails=0.05), errors=errors)
+    assert found.power == pytest.approx(1.0, rel=0.1)
+    assert found.outliers == pytest.approx(far, abs=0.03)
+    held = metrics.coverage(found(pmf, EDGES), EDGES, star, (0.68, 0.95, 0.997))
+    np.testing.assert_allclose(held[:2], (0.68, 0.95), atol=0.025)
+    assert held[2] == pytest.approx(0.997, abs=0.003)
+    if far:
+        without = fit_widening(pmf, EDGES, label, DECONVOLVED, errors=errors)
+        assert without.power < 0.9 * found.power
+        assert metrics.coverage(without(pmf, EDGES), EDGES, star, (0.997,))[0] < 0.99
+
+
+def test_tails_are_those_of_all_kinds():
+    pmfs, _, truth, errors = kinds(np.random.default_rng(2), 300, 300)
+    found = fit_kinds(pmfs, truth, errors, tails=0.05)
+    share = found.widenings["x"]["A"].outliers
+    assert 0 < share < 0.2
+    assert {own.outliers for own in found.by_group["x"]["A"].values()} == {share}
 
 
 def test_labels_without_errors_are_exact():

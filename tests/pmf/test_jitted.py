@@ -61,9 +61,10 @@ def test_a_calibration_is_that_of_numpy():
     joint = {"teff": pmfs(6), "logg": pmfs(7)}
     scaled = Widening(0.4, 0.0, 9.0, 50, snr_slope=0.8, snr_low=20.0, snr_high=200.0, scaled=True)
     mixed = Widening(0.6, 0.1, 9.0, 50, snr_slope=-0.3, snr_low=10.0, snr_high=100.0)
+    tails = dataclasses.replace(scaled, outliers=0.2)
     unfitted = dataclasses.replace(scaled, fitted=False, power=0.3)
     calibration = Calibration(
-        {"teff": {"A+B": scaled, "A": mixed}, "logg": {"A+B": mixed, "A": scaled, "B": unfitted}},
+        {"teff": {"A+B": scaled, "A": mixed}, "logg": {"A+B": mixed, "A": tails, "B": unfitted}},
         {"dwarfs": {"logg": (3.5, 5.5)}, "giants": {"logg": (1.0, 3.5)}},
         {"teff": {"A+B": {"dwarfs": dataclasses.replace(scaled, power=1.5), "giants": unfitted}}},
     )

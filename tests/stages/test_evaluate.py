@@ -174,6 +174,8 @@ def test_numbers_of_the_stars_themselves_are_those_of_pmfs_smeared_by_the_labels
         mad = 1.4826 * np.median(np.abs(residual - np.median(residual)))
         left = np.sqrt(max(0.0, mad**2 - np.median(error**2)))
         assert line["scatter_star"] == pytest.approx(left)
+        for name, reach in (("cover68_labels", 0.99446), ("cover95_labels", 1.95996)):
+            assert line[name] == pytest.approx(np.mean(np.abs(residual) <= reach * error))
         assert 0 <= line["scatter_star_low"] <= left <= line["scatter_star_high"]
         # The place of each label among labels that the PMF would give: stars drawn from it, with errors.
         k = np.array([rng.choice(len(p), 20_000, p=p / p.sum()) for p in pmf])
