@@ -65,6 +65,11 @@ class ModelSettings:
     masked: str = "bridged"
     place_filters: int = 0
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of the modules that the heads see beside the last residual one."""
+        return ("places",) if self.place_filters else ()
+
 
 def bridge(flux: Float[Array, "stars pixels"], valid: Bool[Array, "stars pixels"]) -> Array:
     """Flux with invalid pixels on a straight line between their valid neighbours; at the ends the last valid value.

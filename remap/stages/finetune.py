@@ -248,7 +248,12 @@ def finetuning(
     return Training(
         NetworkObjective(arm.model, arm.loss, settings.freeze_stats),
         variables,
-        layer_rules(settings.layer_rates, len(arm.model.settings.filters), factor=settings.rate_factor),
+        layer_rules(
+            settings.layer_rates,
+            len(arm.model.settings.filters),
+            factor=settings.rate_factor,
+            beside=arm.model.settings.beside,
+        ),
         MixedSource(_stars(arm, settings, survey), anchors, rehearsal),
         _validation(arm, survey),
         settings,

@@ -48,21 +48,30 @@ def sgdr(*, peak: float, end: float, cycles: int, steps_per_cycle: int) -> optax
     return optax.sgdr_schedule([cycle] * cycles)
 
 
-def graded_rules(modules: int, *, factor: float) -> tuple[Rule, ...]:
+def graded_rules(modules: int, *, factor: float, beside: Sequence[str] = ()) -> tuple[Rule, ...]:
     """Rates for fine-tuning: `factor` for the heads, factor/i for the i-th group from the heads (paper §5 ii).
 
     The heads are i = 1, the last module i = 2, and so on; the stem is last, i = modules + 2. With the
     paper's factor 1/10 the last module gets 1/20 of the pre-training rate and the one before it 1/30.
+
+    Args:
+      modules: residual modules of the network.
+      factor: on the rate.
+      beside: what the heads see beside the last module, with the factor of the heads.
     """
-    rules: list[Rule] = [(r"heads/.*", factor)]
+    rules: list[Rule] = [(rf"({'|'.join(('heads', *beside))})/.*", factor)]
     rules += [(rf"module_{modules - i}/.*", factor / (i + 1)) for i in range(1, modules + 1)]
     return (*rules, (r"stem(_norm)?/.*", factor / (modules + 2)))
 
 
-def layer_rules(kind: str, modules: int, *, factor: float) -> tuple[Rule, ...]:
-    """The rules that a config names: "graded" (paper), "uniform" (one factor) or "heads" (the rest frozen)."""
+def layer_rules(kind: str, modules: int, *, factor: float, beside: Sequence[str] = ()) -> tuple[Rule, ...]:
+    """The rules that a config names: "graded" (paper), "uniform" (one factor) or "heads" (the rest frozen).
+
+    Args:
+      modules, factor, beside: see `graded_rules`.
+    """
     if kind == "graded":
-        return graded_rules(modules, factor=factor)
+        return graded_rules(modules, factor=factor, beside=beside)
     if kind == "uniform":
         return ((r".*", factor),)
     if kind == "heads":

@@ -127,6 +127,18 @@ def test_every_parameter_is_in_exactly_one_group(kind):
     assert len({min(g) for g in by_module.values()}) == {"graded": 13, "uniform": 1, "heads": 2}[kind]
 
 
+@pytest.mark.parametrize("kind", ["graded", "uniform", "heads"])
+@pytest.mark.parametrize("places", [0, 2])
+def test_rates_by_depth_cover_what_stands_beside_the_last_module(kind, places):
+    settings = ModelSettings(stem_filters=2, filters=(2, 4), place_filters=places)
+    params = init_variables(make_model(settings, np.ones((1, 3), bool)), jax.random.key(0), 16)["params"]
+    rules = layer_rules(kind, len(settings.filters), factor=0.1, beside=settings.beside)
+    index = match_rules(params, rules)
+    assert ("places" in params) == bool(places) == bool(settings.beside)
+    for name in settings.beside if kind != "heads" else ():
+        assert set(jax.tree.leaves(index[name])) == set(jax.tree.leaves(index["heads"]))
+
+
 def test_the_first_matching_rule_wins():
     assert match_rules({"a": {"w": 0, "b": 0}}, (("a/w", 1.0), (".*", 2.0))) == {"a": {"w": 0, "b": 1}}
 
