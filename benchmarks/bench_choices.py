@@ -29,7 +29,7 @@ from astropy.table import Table
 from launch import cli
 from remap.config import ConfigError
 from remap.continuum import get_normalizer
-from remap.pmf.bootstrap import nan_mean, nan_robust, paired_interval
+from remap.pmf.bootstrap import nan_mean, paired_interval
 from remap.pmf.distributions import pmf_quantile
 from remap.pmf.metrics import crps
 from remap.predict.catalogue import Catalogue
@@ -68,19 +68,8 @@ SEED = flags.DEFINE_integer("network_seed", 0, "Seed of folds, networks and batc
 SHORT = flags.DEFINE_bool("short", False, "A training of seconds that proves nothing.", allow_override=True)
 RESAMPLES = 2000
 PARTS = ("zero-shot", "validation", "test")
-COLUMNS = (
-    "n",
-    "bias",
-    "std",
-    "robust",
-    "scatter_star",
-    "cover68_labels",
-    "cover68_star",
-    "cover95_star",
-    "nll_star",
-    "crps",
-)
-IN_UNIT = ("bias", "std", "robust", "scatter_star", "crps")
+IN_UNIT = ("bias", "robust", "crps")
+COVERAGE = ("cover68_labels", "cover68_star", "cover95_labels", "cover95_star")
 FORMATS = {"teff": "{:.0f}", "logg": "{:.3f}", "feh": "{:.3f}"}
 
 
@@ -167,51 +156,50 @@ def together(those: Sequence[Predicted]) -> Predicted:
 
 
 def markdown(results: Mapping[str, Mapping[str, Predicted]], groups: Mapping[str, Any]) -> str:
-    """A table of numbers and one of paired ratios for each part and group."""
+    """A table for each part and group, and what the intervals of the config's own networks hold."""
     lines = []
     for part, (group, limits) in itertools.product(PARTS, groups.items()):
-        lines += ["", f"**{part}, {group}**", "", f"| networks | label | {' | '.join(COLUMNS)} |"]
-        lines.append("|---" * (2 + len(COLUMNS)) + "|")
+        base = results.get(BASE, next(iter(results.values())))[part]
+        member = base.tested & within(base.stars, limits)
+        lines += ["", f"**{part}, {group}** ({np.count_nonzero(member)})", ""]
+        columns = [f"{label}: bias, robust, CRPS | over `{BASE}`" for label in FORMATS]
+        lines += [f"| networks | {' | '.join(columns)} |", "|---" * (1 + 2 * len(FORMATS)) + "|"]
         for name, parts in results.items():
+            cells = []
             for row in summarize(*parts[part], {group: limits}, name):
-                form = FORMATS[row["label"]]
-                cells = [(form if c in IN_UNIT else "{:.4g}").format(row[c]) for c in COLUMNS]
-                lines.append(f"| {name} | {row['label']} | {' | '.join(cells)} |")
-        if BASE not in results:
-            continue
-        lines += ["", f"| over {BASE} | label | CRPS | robust scatter |", "|---|---|---|---|"]
-        for name in (n for n in results if n != BASE):
-            for label in FORMATS:
-                own, base = (results[n][part] for n in (name, BASE))
-                member = base.tested & within(base.stars, limits)
-                lines.append(f"| {name} | {label} | {_ratios(own, base, member, label)} |")
+                cells.append(", ".join(FORMATS[row["label"]].format(row[c]) for c in IN_UNIT))
+                same = name == BASE or BASE not in results
+                cells.append("" if same else _ratio(parts[part], base, member, row["label"]))
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    if BASE in results:
+        lines += ["", f"What intervals hold on test stars, `{BASE}`:", ""]
+        lines += [f"| group | label | {' | '.join(COVERAGE)} |", "|---" * (2 + len(COVERAGE)) + "|"]
+        for group, limits in groups.items():
+            for row in summarize(*results[BASE]["test"], {group: limits}, BASE):
+                cells = " | ".join(f"{row[c]:.2f}" for c in COVERAGE)
+                lines.append(f"| {group} | {row['label']} | {cells} |")
     return "\n".join(lines).lstrip() + "\n"
 
 
-def _ratios(own: Predicted, base: Predicted, member: np.ndarray, label: str) -> str:
-    """Two cells: the ratio of the mean CRPS and of the robust scatters, with intervals."""
+def _ratio(own: Predicted, base: Predicted, member: np.ndarray, label: str) -> str:
+    """The ratio of the mean CRPS with its interval, bold where that excludes 1."""
     truth = np.asarray(base.stars[label], float)[member]
-    cells = []
-    for statistic in (nan_mean, nan_robust):
-        values = []
-        for each in (own, base):
-            pmf, edges = each.catalogue.pmfs[label][member], each.catalogue.edges[label]
-            median = np.asarray(each.catalogue.table[label], float)[member]
-            values.append(crps(pmf, edges, truth) if statistic is nan_mean else median - truth)
-        found = paired_interval(
-            values[0][None],
-            values[1][None],
-            statistic,
-            stars=np.asarray(base.stars["star_id"])[member],
-            compare="ratio",
-            resamples=RESAMPLES,
-            level=0.95,
-            resample_runs=False,
-            seed=0,
-        )
-        bold = "**" if found.excludes(1.0) else ""
-        cells.append(f"{bold}{found.value:.2f} ({found.low:.2f} to {found.high:.2f}){bold}")
-    return " | ".join(cells)
+    first, second = (
+        crps(p.catalogue.pmfs[label][member], p.catalogue.edges[label], truth)[None] for p in (own, base)
+    )
+    found = paired_interval(
+        first,
+        second,
+        nan_mean,
+        stars=np.asarray(base.stars["star_id"])[member],
+        compare="ratio",
+        resamples=RESAMPLES,
+        level=0.95,
+        resample_runs=False,
+        seed=0,
+    )
+    bold = "**" if found.excludes(1.0) else ""
+    return f"{bold}{found.value:.2f} ({found.low:.2f} to {found.high:.2f}){bold}"
 
 
 if __name__ == "__main__":
