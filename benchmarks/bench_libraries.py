@@ -34,8 +34,10 @@ from remap.store.atomic import write_json
 from remap.store.stars import readable_stars, within
 from remap.store.workdir import share
 
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of networks and batches.")
-SHORT = flags.DEFINE_bool("short", False, "A training of seconds that proves nothing, and one seed.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of networks and batches.", allow_override=True)
+SHORT = flags.DEFINE_bool(
+    "short", False, "A training of seconds that proves nothing, and one seed.", allow_override=True
+)
 LTE, COOL = "lte", "coolstars"
 MIXED = (LTE, COOL)
 BEYOND_HBETA = 4855.4 + 33 * 0.9  # Å, on MILES's own pixels
@@ -63,7 +65,7 @@ VARIANTS = {
     "no Hβ": Variant(hbeta=False),
     "all but Hβ": Variant(augment=LINES | ALPHA, hbeta=False),
 }
-CHOSEN = flags.DEFINE_list("variants", list(VARIANTS), f"Any of {'; '.join(VARIANTS)}.")
+CHOSEN = flags.DEFINE_list("variants", list(VARIANTS), f"Any of {'; '.join(VARIANTS)}.", allow_override=True)
 GROUPS = {
     "dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-1.0, 0.5)},
     "metal-poor dwarfs": {"teff": (4500.0, 6500.0), "logg": (3.5, 5.5), "feh": (-2.5, -1.0)},

@@ -45,12 +45,14 @@ from remap.store.checkpoint import has_final
 from remap.store.stars import STATUS_OK, STATUS_OUTSIDE, readable_stars, within
 from remap.store.workdir import share, stage_folder
 
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.")
+SEEDS = flags.DEFINE_list(
+    "seeds", ["0", "1", "2"], "Seeds of folds, networks and batches.", allow_override=True
+)
 ARGUMENT = flags.DEFINE_string(
     "argument", "", "Argument of configs/miles.py, for example 'short' or 'cenarro'."
 )
 PRETRAINED = flags.DEFINE_string(
-    "pretrained", "", "Working folder whose pre-trained networks serve all seeds."
+    "pretrained", "", "Working folder whose pre-trained networks serve all seeds.", allow_override=True
 )
 PAIRED_RESAMPLES = 2000
 LABEL_SETS = {"consensus": None, "Cenarro": "cenarro"}  # arguments of the config that say where they are
@@ -70,7 +72,9 @@ VARIANTS = {
         "epochs_per_cycle": 18,
     },
 }
-CHOSEN = flags.DEFINE_list("variants", ["fine-tuned", "from scratch"], f"Any of {', '.join(VARIANTS)}.")
+CHOSEN = flags.DEFINE_list(
+    "variants", ["fine-tuned", "from scratch"], f"Any of {', '.join(VARIANTS)}.", allow_override=True
+)
 RIDGE = "kernel ridge"
 ALONE_SUFFIX, KINDS_SUFFIX = ", networks alone", ", both kinds"
 METHODS = (

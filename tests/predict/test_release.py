@@ -14,13 +14,15 @@ from remap.predict import release
 from remap.predict.catalogue import Flag
 from remap.store.atomic import DamagedError
 
+PRECISION = 0.1  # half widths
 CARD = "# tiny\n\nTwo folds for tests.\n"
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_predictor, tmp_path_factory):
     out = tmp_path_factory.mktemp("release") / "tiny"
-    sizes = release.release(tiny_predictor, out, name="tiny", card=CARD)
+    # So small a network may move by more than a hundredth of a width, on one processor and not on another.
+    sizes = release.release(tiny_predictor, out, name="tiny", card=CARD, precision=PRECISION)
     assert {f.name: f.stat().st_size for f in out.iterdir()} == sizes
     return out
 
@@ -36,7 +38,7 @@ def test_a_release_predicts_as_its_working_folder(tiny_predictor, folder):
     np.testing.assert_array_equal(found.table["flags"] & ~np.int32(Flag.RESOLUTION), known.table["flags"])
     for name in ("teff", "logg", "feh"):
         width = known.table[f"{name}_p84"] - known.table[f"{name}_p16"]
-        assert np.all(np.abs(found.table[name] - known.table[name]) < 0.005 * width)
+        assert np.all(np.abs(found.table[name] - known.table[name]) < PRECISION / 2 * width)
         assert not np.array_equal(found.table[name], known.table[name])  # it is rounded
     assert set(found.meta["weights"]["A"]) == set(known.meta["weights"]["A"])
 

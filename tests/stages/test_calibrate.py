@@ -8,7 +8,7 @@ from helpers import tiny
 
 from remap import load
 from remap.config import ConfigError
-from remap.pmf.calibration import Calibration, rescale
+from remap.pmf.calibration import Calibration, with_tails
 from remap.predict.held_out import held_out, predict_held_out
 from remap.stages.calibrate import calibrate
 from remap.stages.evaluate import evaluate
@@ -57,7 +57,10 @@ def test_the_stage_writes_what_prediction_uses(calibrated):
     wide = predictor.combine(found.arms, list(stars["file"]), date="2026-01-01")
     power = star_powers(predictor.calibration, raw)
     both = np.stack([a.used for a in found.arms.values()]).all(axis=0)
-    expected = rescale(raw.pmfs["teff"][both], raw.edges["teff"], power[both])
+    common = predictor.calibration.widenings["teff"]["A+B"]
+    assert common.outliers > 0
+    tails = {"share": common.outliers, "breadth": common.breadth}
+    expected = with_tails(raw.pmfs["teff"][both], raw.edges["teff"], power[both], **tails)
     np.testing.assert_allclose(wide.pmfs["teff"][both], expected)
     np.testing.assert_array_equal(wide.pmfs["teff", "A"], raw.pmfs["teff", "A"])  # arms are shown as they are
 
@@ -78,8 +81,10 @@ def test_test_stars_took_no_part_in_the_calibration_of_their_report(calibrated):
     raw, _ = predict_held_out(config, workdir, stars, "finetune", calibrated=False)
     both = np.stack([a.used for a in found.arms.values()]).all(axis=0)
     for i in np.flatnonzero(tested & both & (found.fold >= 0)):
-        power = star_powers(own[str(found.fold[i])], raw)[i]
-        expected = rescale(raw.pmfs["teff"][[i]], raw.edges["teff"], np.array([power]))[0]
+        fit = own[str(found.fold[i])]
+        power, common = star_powers(fit, raw)[i], fit.widenings["teff"]["A+B"]
+        tails = {"share": common.outliers, "breadth": common.breadth}
+        expected = with_tails(raw.pmfs["teff"][[i]], raw.edges["teff"], np.array([power]), **tails)[0]
         np.testing.assert_allclose(before.pmfs["teff"][i], expected)
 
 
