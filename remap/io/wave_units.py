@@ -23,6 +23,8 @@ SPELLINGS = {
 }
 LOGARITHM = re.compile(r"\s*(log10|log_10|lg|dex|log|ln)\b\s*[(\[]?\s*(.*?)\s*[)\]]?\s*", re.IGNORECASE)
 IN_NAME = re.compile(r".*[(\[]\s*([^()\[\]]+?)\s*[)\]]\s*")
+# A power of ten that astropy would work out for minutes, 10**999999999 m.
+ABSURD = re.compile(r"(\*\*|\^|[-+(eE])[-+(\s]*\d{4,}")
 # "log" alone is either.
 LOGARITHMS = {
     "ln": ("ln",),
@@ -79,6 +81,8 @@ def parse(text: str) -> units.UnitBase | None:
     text = text.strip().strip("[]").strip()
     if text.lower() in SPELLINGS:
         return SPELLINGS[text.lower()]
+    if ABSURD.search(text):
+        return None
     for spelling in (text, text.lower()):
         try:
             unit = units.Unit(spelling, parse_strict="raise")
