@@ -22,6 +22,7 @@ from remap.io.declarations import check_choice, check_source
 from remap.io.files import resolve
 from remap.io.limits import limited
 from remap.io.matching import RULES, match_rows
+from remap.io.wave_units import is_absurd
 from remap.spectra import SpectrumError
 
 logger = logging.getLogger(__name__)
@@ -362,6 +363,8 @@ def _unit(text: str) -> units.UnitBase | units.FunctionUnitBase | None:
         return units.DexUnit(physical) if plain else None
     if text.lower() in _NO_UNIT:
         return units.dimensionless_unscaled
+    if is_absurd(text):
+        return None
     text = _SAME.get(text.lower(), text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", units.UnitsWarning)
