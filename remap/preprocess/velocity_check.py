@@ -1,0 +1,139 @@
+"""Whether spectra that are said to be at rest surely are: a quick look, so that few velocities need be measured.
+
+A few templates at rest and at velocities all over what is searched are matrices, so that the likelihood gain of
+all of them (see `remap.preprocess.velocity`, here with equal weights) is two products. A spectrum is surely at
+rest where the gain at rest stands high above all others and has its maximum there. Of the rest nothing is said:
+their velocities have to be measured.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from remap.preprocess.blocks import in_blocks
+from remap.preprocess.flattening import taper
+from remap.preprocess.templates import OVERSAMPLE, Templates
+from remap.preprocess.velocity_search import FAR
+from remap.preprocess.velocity_settings import VelocitySettings
+from remap.spectra import SPEED_OF_LIGHT
+
+TEMPLATES = 8  # of the library's
+MARGIN = 2.0  # of the gain at rest over that of any template elsewhere
+CERTAIN = 0.5  # of the tolerance: templates differ by a few km/s in what they find
+HIGHEST = 0.5  # above the continuum, of a pixel that counts
+ROWS = 128  # at a time: products of fewer are slow, arrays of more leave the cache
+
+
+def surely_at_rest(
+    arms: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    templates: Templates,
+    settings: VelocitySettings,
+    *,
+    tolerance: float,
+) -> np.ndarray:
+    """bool[S]: spectra whose velocity, were it measured, would not be another by more than the tolerance.
+
+    Args:
+      arms: arm -> flux float32[S, N] and valid bool[S, N], on the arm's grid in `templates`.
+      tolerance: km/s.
+    """
+    look = _Look.make(templates, tuple(arms), settings)
+    count = len(next(iter(arms.values()))[0])
+    out = np.zeros(count, bool)
+
+    def fill(rows: slice) -> None:
+        gain = look.gain({arm: (flux[rows], valid[rows]) for arm, (flux, valid) in arms.items()})
+        out[rows] = look.decide(gain, tolerance)
+
+    in_blocks(fill, count, 1, ROWS)
+    return out
+
+
+class _Continuum(NamedTuple):
+    """Means over Gaussians a smoothing width apart, and straight lines between them."""
+
+    mean: np.ndarray  # float32[N, P]
+    between: np.ndarray  # float32[P, N]
+
+    @classmethod
+    def make(cls, wave: np.ndarray, smooth: float) -> _Continuum:
+        at = np.log(wave) * SPEED_OF_LIGHT / smooth
+        nodes = np.linspace(at[0], at[-1], max(2, round(at[-1] - at[0]) + 1))
+        mean = np.exp(-0.5 * (at[:, None] - nodes) ** 2)
+        between = np.stack([np.interp(at, nodes, one) for one in np.eye(nodes.size)])
+        return cls(mean.astype(np.float32), between.astype(np.float32))
+
+    def lines(self, flux: np.ndarray, good: np.ndarray) -> np.ndarray:
+        """Flux [S, N], 0 where it is not `good` float32[S, N], over its continuum, less one; 0 there, too."""
+        level = ((flux @ self.mean) / np.maximum(good @ self.mean, np.float32(1e-3))) @ self.between
+        np.divide(flux, level, out=level, where=level > 0)
+        level -= 1
+        np.clip(level, -1, HIGHEST, out=level)
+        level *= good
+        return level
+
+
+class _Look(NamedTuple):
+    """Templates at all velocities."""
+
+    lags: np.ndarray  # int[V], in steps of the templates' coarse grid: the velocities
+    step: float  # km/s
+    width: float  # of the peak, in steps
+    arms: Mapping[str, tuple[_Continuum, np.ndarray, np.ndarray]]  # and their lines t and t², float32[N, V K]
+
+    @classmethod
+    @functools.lru_cache(maxsize=8)
+    def make(cls, templates: Templates, arms: tuple[str, ...], settings: VelocitySettings) -> _Look:
+        """What does not depend on the spectra."""
+        apart = int(templates.width)
+        lags = np.arange(0, np.arctanh(settings.limit / SPEED_OF_LIGHT) / templates.step, apart)
+        lags = np.unique(np.concatenate([-lags, lags, [-1, 1]])).astype(int)
+        pick = np.unique(np.linspace(0, len(templates.labels) - 1, TEMPLATES).astype(int))
+        return cls(
+            lags,
+            templates.step * SPEED_OF_LIGHT,
+            templates.width,
+            {arm: _arm(templates, arm, lags, pick, settings) for arm in arms},
+        )
+
+    def gain(self, arms: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """float32[S, V, K]: Σ d t / √Σ t² over the good pixels."""
+        cross, power = 0.0, 0.0
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            for arm, (flux, valid) in arms.items():
+                continuum, lines, squares = self.arms[arm]
+                good = valid.astype(np.float32)
+                cross = cross + continuum.lines(flux * good, good) @ lines
+                power = power + good @ squares
+            return (cross / np.sqrt(power)).reshape(len(cross), self.lags.size, -1)
+
+    def decide(self, gain: np.ndarray, tolerance: float) -> np.ndarray:
+        """bool[S], of gains [S, V, K]; what is not finite is not sure."""
+        row, rest = np.arange(len(gain)), int(np.searchsorted(self.lags, 0))
+        best = gain[:, rest].argmax(axis=1)
+        low, here, high = (gain[row, rest + i, best] for i in (-1, 0, 1))
+        far = np.abs(self.lags) > FAR * self.width
+        clear = (here > 0) & (here >= MARGIN * gain[:, far].max(axis=(1, 2), initial=0.0))
+        clear &= here >= gain[row, :, best].max(axis=1)
+        # The maximum of a parabola is half a difference over a bend from the middle.
+        limit = CERTAIN * tolerance / self.step
+        return clear & (np.abs(high - low) / 2 <= limit * (2 * here - low - high))
+
+
+def _arm(
+    templates: Templates, arm: str, lags: np.ndarray, pick: np.ndarray, settings: VelocitySettings
+) -> tuple[_Continuum, np.ndarray, np.ndarray]:
+    """The continuum of an arm, and the lines of templates in it at all velocities, with and without a square."""
+    table, wave = templates.tables[arm], templates.wave[arm]
+    points = np.arange(table.weight.size)
+    at = table.place - OVERSAMPLE * lags[:, None]
+    value = np.stack([np.interp(at, points, one, left=0, right=0) for one in table.value[pick]], axis=1)
+    value = (1 + value.reshape(-1, wave.size)).astype(np.float32)
+    continuum = _Continuum.make(wave, settings.smooth)
+    lines = continuum.lines(value, np.ones_like(value))
+    ends = taper(np.ones((1, wave.size), bool), templates.taper)
+    return continuum, *(np.ascontiguousarray((ends * x).T, dtype=np.float32) for x in (lines, lines**2))
