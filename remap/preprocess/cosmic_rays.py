@@ -14,12 +14,14 @@ from their wings and stay; where the line spread is not sampled, little follows 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
 from scipy import ndimage
 
 from remap.preprocess.blocks import in_blocks
+from remap.preprocess.bridging import bridge_gaps
 from remap.preprocess.cleaning import CleaningSettings, segment_median
 from remap.preprocess.deviations import (
     FLOOR,
@@ -104,7 +106,8 @@ def _find(
     whole = valid.sum(axis=1) >= 4 * WINDOW[0]
     if not whole.any():
         return found
-    y = bridge_pixels(np.where(valid, flux, 0).astype(np.float64), valid)
+    y = np.where(valid, flux, 0).astype(np.float64)
+    bridge_gaps(y, valid, np.arange(y.shape[1]))
     level = segment_median(np.where(valid, y, np.nan), SEGMENT)
     noise = _noise(y, level, valid, ivar, width)
     whole &= np.isfinite(noise).all(axis=1) & np.all(noise > 0, axis=1)
@@ -148,15 +151,7 @@ def _find(
     return found
 
 
-def bridge_pixels(y: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Linear interpolation over pixels that are not valid, in place."""
-    at = np.arange(y.shape[1])
-    for i in np.flatnonzero(~valid.all(axis=1) & valid.any(axis=1)):
-        good = valid[i]
-        y[i, ~good] = np.interp(at[~good], at[good], y[i, good])
-    return y
-
-
+@functools.lru_cache(maxsize=256)
 def _whitening(width: float, ratio: float, half: int) -> np.ndarray:
     """Row of the inverse covariance of lines through a Gaussian plus unit noise, 2 half + 1 taps, sum 0."""
     sigma, size = width / FWHM_PER_SIGMA, 512
@@ -165,7 +160,9 @@ def _whitening(width: float, ratio: float, half: int) -> np.ndarray:
     inverse = 1 / (1 + ratio**2 * np.sqrt(4 * np.pi) * sigma * power)
     inverse[np.abs(f) < 1 / (4 * half)] = 0
     taps = np.fft.fftshift(np.fft.ifft(inverse).real)[size // 2 - half : size // 2 + half + 1]
-    return taps - taps.mean()
+    taps -= taps.mean()
+    taps.flags.writeable = False  # whoever asks again gets the same array
+    return taps
 
 
 def _noise(

@@ -111,12 +111,11 @@ def _messages(names: Sequence[str], used: np.ndarray, placed: Placed, *, measura
       used: float[E], km/s.
       measurable: those that are not known were to be measured, and not given.
     """
-    out = []
-    for i, (name, v) in enumerate(zip(names, used, strict=True)):
-        message = f"{name}: expected a radial velocity [km/s], found {v}"
-        if measurable and np.isnan(v):
-            message = f"{name}: the velocity could not be measured: {_coverage(placed, i)}"
-        out.append("" if abs(v) < SPEED_OF_LIGHT else message)
+    out = [""] * len(names)
+    for i in np.flatnonzero(~(np.abs(used) < SPEED_OF_LIGHT)).tolist():
+        out[i] = f"{names[i]}: expected a radial velocity [km/s], found {used[i]}"
+        if measurable and np.isnan(used[i]):
+            out[i] = f"{names[i]}: the velocity could not be measured: {_coverage(placed, i)}"
     return tuple(out)
 
 
