@@ -116,17 +116,43 @@ def _find(
         np.where(whole[:, None], y - level, 0), noise, apart, able & valid, width, settings
     )
 
-    def around(look: np.ndarray) -> list[Window]:
-        rows, columns = np.nonzero(look & able & ~apart)
-        return make_windows(y, noise, apart, rows, columns, width, 2 * settings.cosmic_width)
-
-    limit = np.full(len(y), settings.cosmic_sigma)
-    half, windows = half_window(float(np.median(width))), around(peaks)
+    windows = _windows(y, noise, apart, peaks & able, width, settings)
     some = suspects(windows, len(y), settings)
-    if not some.any():
-        return found
-    windows = [window.of(some) for window in windows]
-    excess = excess_scatter(y, noise, apart, whole & some, width, settings)
+    if some.any():
+        number = np.cumsum(some) - 1
+        windows = [w._replace(rows=number[w.rows]) for w in (window.of(some) for window in windows)]
+        parts = (values[some] for values in (y, noise, apart, able, peaks, dips))
+        found[some] = _confirmed(windows, *parts, width, settings)
+    return found
+
+
+def _windows(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    look: np.ndarray,
+    width: np.ndarray,
+    settings: CleaningSettings,
+) -> list[Window]:
+    rows, columns = np.nonzero(look & ~apart)
+    return make_windows(y, noise, apart, rows, columns, width, 2 * settings.cosmic_width)
+
+
+def _confirmed(
+    windows: list[Window],
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    able: np.ndarray,
+    peaks: np.ndarray,
+    dips: np.ndarray,
+    width: np.ndarray,
+    settings: CleaningSettings,
+) -> np.ndarray:
+    """bool[S, N]: cosmic rays among the candidates of suspect spectra, and beside those that are found."""
+    found, limit = np.zeros_like(apart), np.full(len(y), settings.cosmic_sigma)
+    half = half_window(float(np.median(width)))
+    excess = excess_scatter(y, noise, apart, width, settings)
     for turn in range(PASSES):
         hit, dip = confirm(windows, apart, excess, limit, settings)
         if turn == 0:
@@ -145,7 +171,7 @@ def _find(
         near = ndimage.binary_dilation((hit | dip)[rows], np.ones((1, 2 * half + 1), bool))
         height = np.where(apart[rows], -np.inf, y[rows])
         new[rows] = beside | (near & (peaks[rows] | (height == ndimage.maximum_filter1d(height, 3, axis=1))))
-        windows = around(new)
+        windows = _windows(y, noise, apart, new & able, width, settings)
         if not windows:
             break
     return found
@@ -204,7 +230,7 @@ def _quick_look(
     half = half_window(typical)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         u = y / segment_median(np.where(apart, np.nan, noise), SEGMENT)
-    u = np.clip(np.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0), -LARGEST, LARGEST).astype(np.float32)
+    u = np.clip(np.where(np.isfinite(u), u, 0.0), -LARGEST, LARGEST).astype(np.float32)
     lost = apart.any()
     contrast = 1.4826 * segment_median(np.abs(np.where(apart, np.float32(np.nan), u)), SEGMENT)
     ratio = np.sqrt(np.maximum(np.nan_to_num(np.median(contrast, axis=1)) ** 2 - 1, FLOOR**2))
@@ -222,7 +248,7 @@ def _quick_look(
         if lost:
             size[apart] = np.nan
         spread = 1.4826 * segment_median(size, 2 * SEGMENT)
-        s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+        s /= np.fmax(spread, np.float32(1))
         around = np.pad(s, ((0, 0), (k, k)), mode="symmetric") if k > 1 else s
         for i in range(k):
             moved = _moved(around, i - k // 2, k) if k > 1 else s

@@ -2,7 +2,7 @@
 
 A few templates at rest and at velocities all over what is searched are matrices, so that the likelihood gain of
 all of them (see `remap.preprocess.velocity`, here with equal weights) is two products. A spectrum is surely at
-rest where the gain at rest stands high above all others and has its maximum there. Of the rest nothing is said:
+rest where the gain at rest stands high above all others and has a sharp maximum there. Of the rest nothing is said:
 their velocities have to be measured.
 """
 
@@ -24,6 +24,7 @@ from remap.spectra import SPEED_OF_LIGHT
 TEMPLATES = 8  # of the library's
 MARGIN = 2.0  # of the gain at rest over that of any template elsewhere
 CERTAIN = 0.5  # of the tolerance: templates differ by a few km/s in what they find
+SHARP = 0.5  # of the curvature that the templates' own peak has: where a wide one lies, few lines of a hot star tell
 HIGHEST = 0.5  # above the continuum, of a pixel that counts
 ROWS = 128  # at a time: products of fewer are slow, arrays of more leave the cache
 
@@ -119,9 +120,10 @@ class _Look(NamedTuple):
         far = np.abs(self.lags) > FAR * self.width
         clear = (here > 0) & (here >= MARGIN * gain[:, far].max(axis=(1, 2), initial=0.0))
         clear &= here >= gain[row, :, best].max(axis=1)
+        bend = 2 * here - low - high
+        clear &= bend >= SHARP * here * 2 * np.log(2) / self.width**2  # as of a Gaussian of this half width
         # The maximum of a parabola is half a difference over a bend from the middle.
-        limit = CERTAIN * tolerance / self.step
-        return clear & (np.abs(high - low) / 2 <= limit * (2 * here - low - high))
+        return clear & (np.abs(high - low) / 2 * self.step <= CERTAIN * tolerance * bend)
 
 
 def _arm(
