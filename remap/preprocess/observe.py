@@ -71,7 +71,7 @@ def observe(
     used = chosen.velocity
     if placed is None:
         placed = place(split, np.where(np.abs(used) < SPEED_OF_LIGHT, used, 0), preprocessing, settings)
-    messages = _messages(split.names, used, placed, measurable=given is None)
+    messages = _messages(split.names, used, placed, preprocessing, measurable=given is None)
     known = np.array([not m for m in messages], bool)
     moved = known & (used != 0)
     if measured is not None and moved.any():
@@ -94,7 +94,14 @@ def observe(
     )
 
 
-def _messages(names: Sequence[str], used: np.ndarray, placed: Placed, *, measurable: bool) -> tuple[str, ...]:
+def _messages(
+    names: Sequence[str],
+    used: np.ndarray,
+    placed: Placed,
+    preprocessing: Preprocessing,
+    *,
+    measurable: bool,
+) -> tuple[str, ...]:
     """Why each exposure cannot be used, "" elsewhere.
 
     Args:
@@ -105,12 +112,16 @@ def _messages(names: Sequence[str], used: np.ndarray, placed: Placed, *, measura
     for i, (name, v) in enumerate(zip(names, used, strict=True)):
         message = f"{name}: expected a radial velocity [km/s], found {v}"
         if measurable and np.isnan(v):
-            message = f"{name}: the velocity could not be measured: {_coverage(placed, i)}"
+            message = f"{name}: the velocity could not be measured: {_coverage(placed, i, preprocessing)}"
         out.append("" if abs(v) < SPEED_OF_LIGHT else message)
     return tuple(out)
 
 
-def _coverage(placed: Placed, row: int) -> str:
+def _coverage(placed: Placed, row: int, preprocessing: Preprocessing) -> str:
+    if not any(on.valid[row].any() for on, _ in placed.values()):
+        waves = [preprocessing.wave(arm) for arm in placed]
+        first, last = min(w[0] for w in waves), max(w[-1] for w in waves)
+        return f"expected good pixels in the arms, from {first:.0f} to {last:.0f} Å, found none"
     shares = ", ".join(f"{on.valid[row].mean():.0%} of arm {arm}" for arm, (on, _) in placed.items())
     return f"expected good pixels in the arms and lines of a star, found {shares} covered"
 
