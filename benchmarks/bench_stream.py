@@ -172,9 +172,9 @@ class Timed(Predictor):
     @functools.cached_property
     def runner(self):
         """What runs the networks over spectra, in batches."""
-        return TimedRunner(
-            self.preprocessing, self.networks, self.config["predict"], self.batch_size, self.seconds
-        )
+        own = super().runner
+        plain = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
+        return TimedRunner(**plain, seconds=self.seconds)
 
 
 def predictor(*, small: bool) -> Timed:

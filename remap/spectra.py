@@ -412,19 +412,37 @@ def _fact(name: str, value: Any, count: int, who: str) -> np.ndarray:
         # object, because a fixed width would cut a longer text that is put in later
         told = np.array([_text_fact(name, v, who) for v in value], dtype=object)
     else:
-        plain = _plain(value, name, who)
-        try:
-            factor = 1.0 if plain.unit is None else units.Unit(plain.unit).to(_FACT_UNITS[name])
-        except (ValueError, TypeError, AttributeError) as error:
-            raise SpectrumError(
-                f"{who}: expected {name} in {_FACT_UNITS[name]}, found the unit {str(plain.unit)!r}"
-            ) from error
-        told = plain.values.astype(np.float64) * factor
-        told = told if plain.bad is None else np.where(plain.bad, np.nan, told)
+        told = _numbers_in(value, _FACT_UNITS[name], name, who)
         told = np.full(count, told) if told.ndim == 0 else told
     if told.shape != (count,):
         raise SpectrumError(f"{who}: expected {count} values of {name}, found shape {told.shape}")
     return told
+
+
+def velocities_in_km_s(value: Any) -> np.ndarray:
+    """float64[...]: velocities [km/s] of numbers or quantities; NaN where masked.
+
+    Raises:
+      SpectrumError: no real numbers, or a unit that is not of a velocity.
+
+    Examples:
+      >>> velocities_in_km_s([12000.0, -500.0] * units.m / units.s)
+      array([12. , -0.5])
+    """
+    return _numbers_in(value, _VELOCITY, "radial velocities", "velocities")
+
+
+def _numbers_in(value: Any, unit: units.UnitBase, what: str, who: str) -> np.ndarray:
+    """float64[...] in a unit, in which numbers without one are; NaN where masked."""
+    plain = _plain(value, what, who)
+    try:
+        factor = 1.0 if plain.unit is None else units.Unit(plain.unit).to(unit)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpectrumError(
+            f"{who}: expected {what} in {unit}, found the unit {str(plain.unit)!r}"
+        ) from error
+    told = np.asarray(plain.values.astype(np.float64) * factor)
+    return told if plain.bad is None else np.where(plain.bad, np.nan, told)
 
 
 def _text_fact(name: str, value: Any, who: str) -> str:

@@ -79,6 +79,11 @@ def main() -> None:
     found = predictor.predict_observed(observed, embeddings=EMBEDDINGS.value)
     found.write(OUTPUT.value, overwrite=OVERWRITE.value)
     bad = np.count_nonzero(found.table["flags"] & Flag.UNREADABLE)
+    if bad == len(found.table) and not SPECTRA.survey.value:
+        cli.logger.warning(
+            "none of the files could be used as those of the networks' own survey: --survey=NAME says whose they "
+            "are, `remap inspect FILE` which survey's they may be"
+        )
     cli.logger.info(
         "%s: %d rows from %d files, %d of them could not be used",
         OUTPUT.value,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from remap.spectra import SpectrumError
+
+logger = logging.getLogger(__name__)
 
 
 def find_data(path: str | os.PathLike, *, root: str | os.PathLike | None = None) -> Path:
@@ -52,6 +55,8 @@ def resolve(path: str | os.PathLike, root: str | os.PathLike | None) -> Path:
 def list_files(path: str | os.PathLike, patterns: str | Iterable[str]) -> list[Path]:
     """The files that a path stands for, sorted: the file itself, or a folder's files that match a pattern.
 
+    What else a folder has is told: files of other names and, in a warning, folders, which are not looked into.
+
     Args:
       path: a file (returned whatever its name) or a folder.
       patterns: one or more glob patterns, for example ("*.fits", "*.fits.gz"); "**/*.fits" descends.
@@ -69,9 +74,24 @@ def list_files(path: str | os.PathLike, patterns: str | Iterable[str]) -> list[P
     found = sorted(
         {f for pattern in patterns for f in path.glob(pattern) if f.is_file() and not f.name.startswith("._")}
     )
+    others = sorted(set(path.iterdir()) - set(found))
+    folders = [f.name for f in others if f.is_dir()]
+    within = f"{len(folders)} folders ({', '.join(folders[:3])}{', ...' if len(folders) > 3 else ''})"
     if not found:
+        hint = f"; {within} are not looked into: name them, separated by commas" if folders else ""
         raise SpectrumError(
-            f"{path}: expected files like {' or '.join(patterns)}, found none among "
-            f"{sum(1 for _ in path.iterdir())} entries"
+            f"{path}: expected files like {' or '.join(patterns)}, found none among {len(others)} entries{hint}"
+        )
+    if folders and not any("/" in pattern for pattern in patterns):
+        logger.warning(
+            "%s: %s are not looked into; to have their files, too, name them, separated by commas",
+            path,
+            within,
+        )
+    files = [f.name for f in others if not f.is_dir() and not f.name.startswith(".")]
+    if files:
+        logger.info(
+            "%s: %d of %d files are not like %s, such as %s, and left out",
+            *(path, len(files), len(files) + len(found), " or ".join(patterns), files[0]),
         )
     return found

@@ -236,9 +236,36 @@ def _values(table: Columns, name: str, label: str, source: Section, *, error: bo
     if np.any(np.isfinite(values)):
         _check_unit(table.units[name], name, label, table.path, expected)
     usual = PLAUSIBLE.get(label) if expected == UNITS.get(label) else None
-    if error:
-        usual = usual and (-np.inf, usual[1] - usual[0])
-    return _without_sentinels(values, usual, where=f"{table.path}: column {name!r}", label=label)
+    return _without_sentinels(values, usual, where=f"{table.path}: column {name!r}", label=label, error=error)
+
+
+def known_values(
+    values: np.ndarray,
+    *,
+    label: str,
+    name: str,
+    unit: object = None,
+    error: bool = False,
+    where: str = "labels",
+) -> np.ndarray:
+    """A column of labels in memory as `read_labels` would give it: its unit checked, NaN where it is not known.
+
+    Args:
+      values: float64[S].
+      label: what they are, which says their unit (`UNITS`) and range (`PLAUSIBLE`); of others nothing is known.
+      name: of the column, for messages.
+      unit: that it has, or None.
+      error: they are standard deviations.
+      where: the table, for messages.
+
+    Raises:
+      SpectrumError: another unit.
+    """
+    if unit is not None and np.any(np.isfinite(values)):
+        _check_unit(str(unit), name, label, where, UNITS.get(label), hint="")
+    return _without_sentinels(
+        values, PLAUSIBLE.get(label), where=f"{where}: column {name!r}", label=label, error=error, hint=""
+    )
 
 
 def _with_offsets(values: Mapping[str, np.ndarray], offsets: Section, path: Path) -> dict[str, np.ndarray]:
@@ -279,7 +306,13 @@ def _with_offsets(values: Mapping[str, np.ndarray], offsets: Section, path: Path
 
 
 def _without_sentinels(
-    values: np.ndarray, usual: tuple[float, float] | None, *, where: str, label: str
+    values: np.ndarray,
+    usual: tuple[float, float] | None,
+    *,
+    where: str,
+    label: str,
+    error: bool = False,
+    hint: str = "; declare it in missing_values",
 ) -> np.ndarray:
     """Values with NaN for those that stand for "not known" though nobody said so, which are counted in warnings.
 
@@ -288,7 +321,10 @@ def _without_sentinels(
       usual: the range in which a value can lie; None = not known.
       where: table and column, for messages.
       label: what the values are, for messages.
+      error: they are standard deviations of such values.
+      hint: what to do, for messages.
     """
+    usual = usual and ((-np.inf, usual[1] - usual[0]) if error else usual)
     distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     nines = np.array([_is_nines(v) for v in distinct], bool)
     if usual is None:
@@ -299,8 +335,8 @@ def _without_sentinels(
     sentinels = outside & (nines | (counts > 1))
     for value, count in zip(distinct[sentinels], counts[sentinels], strict=True):
         logger.warning(
-            "%s: %d values are %g, which no %s is: taken as not known; declare it in missing_values",
-            *(where, count, value, label),
+            "%s: %d values are %g, which no %s is: taken as not known%s",
+            *(where, count, value, label, hint),
         )
     if np.any(odd := outside & ~sentinels):
         logger.warning(
@@ -321,7 +357,9 @@ def _is_nines(value: float) -> bool:
     return len(digits) > 1 and set(digits) <= {"9", "."}
 
 
-def _check_unit(written: str, name: str, label: str, path: Path, expected: str | None) -> None:
+def _check_unit(
+    written: str, name: str, label: str, path: Path | str, expected: str | None, *, hint: str | None = None
+) -> None:
     """Refuses a column whose unit is another than is expected of its label."""
     if not written or expected is None or written.strip() == expected:
         return
@@ -335,10 +373,9 @@ def _check_unit(written: str, name: str, label: str, path: Path, expected: str |
         same |= isinstance(found, units.DexUnit) and physical in zero_points
         same |= found == units.dimensionless_unscaled
     if not same:
-        raise SpectrumError(
-            f"{path}: expected {name!r} in {expected}, found the unit {written!r}; where the values are right as "
-            f"they are, set units to {{{label!r}: {written!r}}}"
-        )
+        if hint is None:
+            hint = f"; where the values are right as they are, set units to {{{label!r}: {written!r}}}"
+        raise SpectrumError(f"{path}: expected {name!r} in {expected}, found the unit {written!r}{hint}")
 
 
 def _unit(text: str) -> units.UnitBase | units.FunctionUnitBase | None:

@@ -319,7 +319,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> tuple[Path, ...]:
     paths = (path,) if files == 1 else (path, second(path))
     for each in paths:
         if each.exists() and not each.is_dir() and not overwrite and sharding.writes():
-            raise FileExistsError(f"{each}: exists already; choose another name or allow overwriting")
+            raise FileExistsError(
+                f"{each}: exists already; choose another name or allow overwriting (--overwrite, overwrite=True)"
+            )
         check_writable(each)
     return paths
 
@@ -391,14 +393,20 @@ def read_catalogue(path: str | Path) -> Catalogue:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ConfigError: the file is not a catalogue, was cut short or is damaged; the second file of one is that of
-        another; or pyarrow is missing for Parquet.
+      ConfigError: the file is not a catalogue, was cut short or is damaged; the second file of one is missing or
+        that of another; or pyarrow is missing for Parquet.
     """
     path = Path(path)
     try:
         found = _FORMATS.get(path.suffix, _FORMATS[".fits"]).read(path)
-    except (ConfigError, FileNotFoundError):
+    except ConfigError:
         raise
+    except FileNotFoundError as error:
+        if not path.exists():
+            raise
+        raise ConfigError(
+            f"{path}: expected a catalogue, whose PMFs are in {second(path).name} beside it, found no such file"
+        ) from error
     except Exception as error:  # there is no end to what damaged files raise
         told = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise ConfigError(f"{path}: cannot be read as a catalogue ({told})") from error

@@ -121,7 +121,7 @@ def combine(
         flags=flags,
         snr=snr,
         arms=dict(zip(arms, rows.used, strict=True)),
-        messages=reasons(messages, rows, len(names)),
+        messages=reasons(messages, rows, {arm: a.coverage for arm, a in arms.items()}),
         star_ids=star_ids,
         more=more,
     )
@@ -248,12 +248,18 @@ def without_lost(rows: Rows, pmfs: Mapping[PmfKey, np.ndarray], labels: Sequence
     return Rows(rows.used & ~gone, rows.lost | gone, why)
 
 
-def reasons(messages: Sequence[str] | None, rows: Rows, count: int) -> list[str]:
-    """Why each of so many rows, or arms of it, cannot be used: what is known of the spectrum comes first."""
-    out = np.array([""] * count if messages is None else list(messages), dtype=object)
+def reasons(messages: Sequence[str] | None, rows: Rows, coverage: Mapping[str, np.ndarray]) -> list[str]:
+    """Why each row, or arms of it, cannot be used: what is known of the spectrum comes first.
+
+    Args:
+      coverage: arm -> float[S], its valid fraction.
+    """
+    out = np.array([""] * len(rows.lost) if messages is None else list(messages), dtype=object)
     own = rows.lost & (out == "")
     out[own] = rows.why[own]
-    out[~rows.used.any(axis=0) & (out == "")] = "no arm has enough valid pixels"
+    for row in np.flatnonzero(~rows.used.any(axis=0) & (out == "")):
+        shares = ", ".join(f"{share[row]:.0%} of arm {arm}" for arm, share in coverage.items())
+        out[row] = f"no arm has enough valid pixels: {shares}"
     return list(out)
 
 

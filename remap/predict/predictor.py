@@ -254,8 +254,9 @@ class Predictor:
           medium: "air" or "vacuum", of all but `Spectra`, which say it.
           ivar, valid: beside `flux`, of its shape, see `make_spectra`.
           names: of the spectra; None = their own, or numbers.
-          velocities: radial velocity of each spectrum, in their order [km/s]; or "rest", "file" (for specutils: the
-            spectrum's `radial_velocity`) or "measure" (see `ObserveSettings.velocity`); None = as the settings say.
+          velocities: radial velocity of each spectrum, in their order [km/s, or with a unit]; or "rest", "file" (for
+            specutils: the spectrum's `radial_velocity`) or "measure" (see `ObserveSettings.velocity`); None = as the
+            settings say.
           settings: how they are treated; None = as the working folder's config says.
           embeddings: keep the pooled features, see `Catalogue.embeddings`.
           date: of the catalogue, ISO 8601; None = now.
@@ -284,14 +285,16 @@ class Predictor:
 
         Args:
           spectra, flux, medium, velocities, settings: as `predict` takes them; or what `observe_files` gives.
-          k: how many; None = as many as the catalogue has.
+          k: how many; None = as many as the catalogue has. No more than there are references are given.
 
         Returns:
           Label -> its neighbours, and those over all labels under "all".
 
         Raises:
-          ConfigError: the working folder has no references.
+          ConfigError: the working folder has no references, or k is below 1.
         """
+        if k is not None and k < 1:
+            raise ConfigError(f"expected one neighbour or more, found k = {k}")
         if self.known is None:
             raise ConfigError(
                 "expected references to look for neighbours among, found none: run launch.references"
@@ -302,6 +305,7 @@ class Predictor:
             for arm, on in observed.arms.items()
         }
         used = np.stack([a.used for a in found.values()])
+        k = None if k is None else min(k, len(self.known.names))
         return self.known.neighbors({arm: a.look for arm, a in found.items()}, used, k)
 
     def embed(
@@ -376,7 +380,7 @@ class Predictor:
         if not any(len(part) for file in files for part in file):
             raise ValueError("expected at least one spectrum, found none")
         settings = with_velocities(settings or self.observe_settings, velocities)
-        given = None if velocities is None or isinstance(velocities, str) else np.asarray(velocities, float)
+        given = None if velocities is None or isinstance(velocities, str) else velocities
         observed = observe(
             files, self.preprocessing, settings=settings, velocities=given, templates=self.templates
         )

@@ -206,7 +206,10 @@ def card_of(place: str | Path) -> str:
     folder = Path(place)
     found = folder if folder.is_dir() else _shipped() / str(place)
     if not (found / CARD).is_file():
-        raise FileNotFoundError(f"{place}: expected a released network, found none")
+        raise FileNotFoundError(
+            f"{place}: expected a network that comes with the package ({', '.join(networks())}) or the folder of a "
+            "released one, found none"
+        )
     return (found / CARD).read_text(encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from remap import io
 from remap.config import ConfigError
+from remap.io.labels import known_values
 from remap.pmf.bootstrap import Interval, nan_mean, nan_robust, nan_std, star_interval, star_scatter
 from remap.pmf.metrics import covered, crps
 from remap.predict.catalogue import Catalogue
@@ -54,8 +55,9 @@ def evaluate(
     Args:
       catalogue: of S spectra.
       labels: a table (astropy, pandas, a mapping of columns) or a file that astropy reads as one. Columns are called
-        as the labels, their standard errors X_err; columns with units are converted. Values that are not finite or
-        masked are unknown. Rows may be fewer than the catalogue's, or more.
+        as the labels, their standard errors X_err; columns with units are converted. Values that are not finite,
+        masked, or placeholders (-9999 and its like, which a warning counts) are unknown. Rows may be fewer than the
+        catalogue's, or more.
       on: column by which rows belong together, of `labels` as of the catalogue: "file" or "star_id". None = the
         first of these that `labels` has; without either, row i is of row i.
       columns: label -> column of `labels`, where they are called otherwise.
@@ -73,6 +75,7 @@ def evaluate(
     Raises:
       ConfigError: no label is known, no row is of the catalogue, rows that are told twice, or units that
         cannot be converted.
+      SpectrumError: values of a label without dimension in a unit that is none of its.
 
     Examples:
       See docs/catalogue.md.
@@ -94,11 +97,11 @@ def evaluate(
     rows = []
     for label, name in there.items():
         unit = catalogue.table[label].unit
-        truth = _values(known, name, unit, of_row)
+        truth = _values(known, label, name, unit, of_row)
         error_name = f"{name}_err"
         errors = np.full(len(truth), np.nan)
         if error_name in known.colnames:
-            errors = _values(known, error_name, unit, of_row)
+            errors = _values(known, label, error_name, unit, of_row, error=True)
         told = {"label": label, "unit": str(unit or "")}
         rows.append(told | _scores(catalogue, label, truth, errors, stars, how))
     out = Table(rows=rows)
@@ -227,21 +230,23 @@ def _texts(column: Any) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in np.asarray(values).tolist()]
 
 
-def _values(known: Table, name: str, unit: Any, of_row: np.ndarray) -> np.ndarray:
-    """float[S], in the catalogue's unit: a column of the labels by the catalogue's rows."""
+def _values(
+    known: Table, label: str, name: str, unit: Any, of_row: np.ndarray, *, error: bool = False
+) -> np.ndarray:
+    """float[S], in the catalogue's unit: a column of a label, or of its error, by the catalogue's rows."""
     column = known[name]
     try:
         given = getattr(column, "unit", None)
         plain = np.asarray(
             np.ma.filled(np.ma.asarray(getattr(column, "value", column)).astype(float), np.nan), float
         )
-        logarithmic = unit in (None, u.dex) and given in (None, u.dex, u.dimensionless_unscaled)
-        if given is not None and unit is not None and not logarithmic and given != unit:
-            plain = plain * u.Unit(given).to(unit)
-    except (u.UnitsError, TypeError, ValueError) as error:
-        raise ConfigError(f"labels: expected {name} as numbers in {unit}, found others ({error})") from error
+        if given is not None and unit not in (None, u.dex) and given != unit:
+            plain, given = plain * u.Unit(given).to(unit), unit
+    except (u.UnitsError, TypeError, ValueError) as wrong:
+        raise ConfigError(f"labels: expected {name} as numbers in {unit}, found others ({wrong})") from wrong
     if plain.ndim != 1:
         raise ConfigError(f"labels: expected {name} with one number per row, found shape {plain.shape}")
+    plain = known_values(plain, label=label, name=name, unit=given, error=error)
     found = np.where(of_row >= 0, plain[of_row] if len(plain) else np.nan, np.nan)
     return np.where(np.isfinite(found), found, np.nan)
 

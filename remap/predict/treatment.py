@@ -17,6 +17,7 @@ from remap.preprocess.joining import join
 from remap.preprocess.observe_settings import ObserveSettings
 from remap.preprocess.observed import Observed
 from remap.preprocess.stationary import StationaryMask
+from remap.spectra import velocities_in_km_s
 from remap.surveys import Survey
 
 # km/s of each file in their order, or by its name; or where they come from (`ObserveSettings.velocity`).
@@ -77,16 +78,19 @@ def velocities_of_files(velocities: FileVelocities, files: Sequence[Path]) -> li
 
     Raises:
       ConfigError: there are not as many as files.
+      SpectrumError: a unit that is not of a velocity.
     """
     if velocities is None or isinstance(velocities, str):
         return None
     if isinstance(velocities, Mapping):
-        known = np.array([*velocities.values(), np.nan], float)  # -1, the last, is a file without one
+        known = np.append(
+            velocities_in_km_s(list(velocities.values())), np.nan
+        )  # -1, the last, is a file without one
         return known[io.match_rows(list(velocities), files, where="velocities")].tolist()
-    given = np.asarray(velocities, float).tolist()
-    if len(given) != len(files):
-        raise ConfigError(f"expected {len(files)} velocities, found {len(given)}")
-    return given
+    given = np.atleast_1d(velocities_in_km_s(velocities))
+    if given.shape != (len(files),):
+        raise ConfigError(f"expected {len(files)} velocities, found {given.size}")
+    return given.tolist()
 
 
 def joined(

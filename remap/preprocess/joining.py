@@ -46,6 +46,9 @@ def join(
 ) -> Observed:
     """Rows of one star as one row: exposures averaged, arms of different files put side by side.
 
+    A spectrum that is there twice (a file and its archive, a release within another) counts once, with a warning: the
+    mean of the two would claim half the variance.
+
     Args:
       settings: None = `ObserveSettings()`; see `star_groups` for who belongs together.
 
@@ -56,7 +59,7 @@ def join(
     groups = star_groups(observed, settings=settings)
     if all(len(members) == 1 for members in groups):
         return observed
-    used = [_best(members, observed) for members in groups]
+    used = [_once(_best(members, observed), observed) for members in groups]
     first = np.array([members[0] for members in used])
     arms = {
         arm: _join_arm(on, used, preprocessing, arm, settings.stacking) for arm, on in observed.arms.items()
@@ -83,6 +86,21 @@ def _best(members: Sequence[int], observed: Observed) -> list[int]:
     for bad in (np.array([bool(m) for m in observed.messages]), observed.poor):
         members = [i for i in members if not bad[i]] or list(members)
     return list(members)
+
+
+def _once(members: list[int], observed: Observed) -> list[int]:
+    """The rows of a star without those that have the pixels of an earlier one."""
+    kept: dict[object, int] = {}
+    for i in members:
+        rows = [(on.flux[i], on.valid[i]) for on in observed.arms.values()]
+        pixels = tuple((flux[good].tobytes(), good.tobytes()) for flux, good in rows)
+        first = kept.setdefault(pixels if any(good.any() for _, good in rows) else i, i)
+        if first != i:
+            logger.warning(
+                "%s: has the pixels of %s, of the same star: the spectrum counts once",
+                *(observed.names[i], observed.names[first]),
+            )
+    return list(kept.values())
 
 
 def _joint_name(names: Sequence[str]) -> str:

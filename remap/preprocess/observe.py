@@ -83,7 +83,7 @@ def observe(
             measured = measure(_arms(seen), split.star_ids, templates, settings, wanted | doubted)
     chosen = choose_velocities(stated, error, wanted, measured, settings)
     used = chosen.velocity
-    messages = _messages(split.names, used, placed, measurable=given is None)
+    messages = _messages(split.names, used, placed, preprocessing, measurable=given is None)
     known = np.array([not m for m in messages], bool)
     placed = _placed_again(split, used, wanted & known & (used != 0), placed, preprocessing, settings)
     placed = {arm: (without_rows(on, ~known), coarse) for arm, (on, coarse) in placed.items()}
@@ -104,7 +104,14 @@ def observe(
     )
 
 
-def _messages(names: Sequence[str], used: np.ndarray, placed: Placed, *, measurable: bool) -> tuple[str, ...]:
+def _messages(
+    names: Sequence[str],
+    used: np.ndarray,
+    placed: Placed,
+    preprocessing: Preprocessing,
+    *,
+    measurable: bool,
+) -> tuple[str, ...]:
     """Why each exposure cannot be used, "" elsewhere.
 
     Args:
@@ -115,11 +122,15 @@ def _messages(names: Sequence[str], used: np.ndarray, placed: Placed, *, measura
     for i in np.flatnonzero(~(np.abs(used) < SPEED_OF_LIGHT)).tolist():
         out[i] = f"{names[i]}: expected a radial velocity [km/s], found {used[i]}"
         if measurable and np.isnan(used[i]):
-            out[i] = f"{names[i]}: the velocity could not be measured: {_coverage(placed, i)}"
+            out[i] = f"{names[i]}: the velocity could not be measured: {_coverage(placed, i, preprocessing)}"
     return tuple(out)
 
 
-def _coverage(placed: Placed, row: int) -> str:
+def _coverage(placed: Placed, row: int, preprocessing: Preprocessing) -> str:
+    if not any(on.valid[row].any() for on, _ in placed.values()):
+        waves = [preprocessing.wave(arm) for arm in placed]
+        first, last = min(w[0] for w in waves), max(w[-1] for w in waves)
+        return f"expected good pixels in the arms, from {first:.0f} to {last:.0f} Å, found none"
     shares = ", ".join(f"{on.valid[row].mean():.0%} of arm {arm}" for arm, (on, _) in placed.items())
     return f"expected good pixels in the arms and lines of a star, found {shares} covered"
 

@@ -16,6 +16,7 @@ from remap.preprocess.observed import ArmOnGrid, Observed
 from remap.preprocess.templates import Templates
 from remap.preprocess.velocity import Velocities, measure_velocities, no_velocities
 from remap.preprocess.velocity_check import surely_at_rest
+from remap.spectra import velocities_in_km_s
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def given_velocities(
     if velocities is None:
         return None
     if isinstance(velocities, Mapping):
-        return np.array([float(velocities.get(name, np.nan)) for name in names])
-    found = np.asarray(velocities, float)
+        values = dict(zip(velocities, velocities_in_km_s(list(velocities.values())).tolist(), strict=True))
+        return np.array([values.get(name, np.nan) for name in names], float)
+    found = np.atleast_1d(velocities_in_km_s(velocities))
     if found.shape != (len(names),):
         raise ConfigError(f"expected {len(names)} velocities, found shape {found.shape}")
     return found

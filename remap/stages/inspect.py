@@ -128,6 +128,11 @@ class Inspection:
         out, own = [], self._medium()
         other = "air" if own == "vacuum" else "vacuum"
         for medium, found in ((own, self.media.declared), (other, self.media.other)):
+            if not np.isfinite(found.velocity[0]):
+                out.append(
+                    f"  velocity  cannot be measured in {medium}: too little of the arms, or no lines of a star"
+                )
+                continue
             what = "poor" if found.poor[0] else f"quality {found.quality[0]:.1f}"
             out.append(
                 f"  velocity  {found.velocity[0]:+.1f} ± {found.error[0]:.1f} km/s in {medium} ({what})"

@@ -96,6 +96,24 @@ def test_data_are_where_data_root_or_the_environment_says(tmp_path, monkeypatch)
         io.find_data("x.fits")
 
 
+def test_what_a_folder_has_besides_is_told(tmp_path, caplog):
+    (tmp_path / "night1").mkdir()
+    with pytest.raises(
+        SpectrumError, match=r"none among 1 entries; 1 folders \(night1\) are not looked into"
+    ):
+        io.list_files(tmp_path, "*.fits")
+    for name in ("a.fits", "readme.txt", "night1/b.fits"):
+        (tmp_path / name).touch()
+    caplog.set_level("INFO")
+    assert [f.name for f in io.list_files(tmp_path, "*.fits")] == ["a.fits"]
+    told = {record.levelname: record.getMessage() for record in caplog.records}
+    assert "1 folders (night1) are not looked into" in told["WARNING"]
+    assert "1 of 2 files are not like *.fits, such as readme.txt" in told["INFO"]
+    caplog.clear()
+    assert [f.name for f in io.list_files(tmp_path, ("*.fits", "**/*.fits"))] == ["a.fits", "b.fits"]
+    assert "WARNING" not in {record.levelname for record in caplog.records}
+
+
 def test_list_files(tmp_path):
     for name in ("b.fits", "a.fits.gz", "c.txt"):
         (tmp_path / name).touch()

@@ -74,5 +74,7 @@ def test_arms_that_the_networks_do_not_have_are_refused(tiny_predictor, inputs, 
 def test_what_is_known_of_a_spectrum_is_told_before_what_becomes_of_it():
     used = np.array([[True, False, False, True]])
     rows = Rows(used, np.array([True, False, True, False]), np.array(["lost", "", "lost", ""], object))
-    assert reasons(None, rows, 4) == ["lost", "no arm has enough valid pixels", "lost", ""]
-    assert reasons(["", "cut", "cut", ""], rows, 4) == ["lost", "cut", "cut", ""]
+    share = {"A": np.array([1.0, 0.25, 1.0, 1.0]), "B": np.zeros(4)}
+    short = "no arm has enough valid pixels: 25% of arm A, 0% of arm B"
+    assert reasons(None, rows, share) == ["lost", short, "lost", ""]
+    assert reasons(["", "cut", "cut", ""], rows, share) == ["lost", "cut", "cut", ""]

@@ -168,7 +168,9 @@ def test_the_second_file_of_another_catalogue_is_refused(tmp_path, ending):
     with pytest.raises(ConfigError, match=rf"a_pmf\.{ending}: expected the PMFs of the 6 rows beside it"):
         catalogue.read_catalogue(tmp_path / f"a.{ending}")
     (tmp_path / f"a_pmf.{ending}").unlink()
-    with pytest.raises(FileNotFoundError, match="a_pmf"):
+    with pytest.raises(
+        ConfigError, match=rf"a\.{ending}: .* PMFs are in a_pmf\.{ending} beside it, found no"
+    ):
         catalogue.read_catalogue(tmp_path / f"a.{ending}")
 
 

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy import units as u
+from astropy.table import Column
 from helpers import tiny
 
 from remap import Predictor, load, make_spectra
@@ -13,8 +16,9 @@ from remap.io import list_files
 from remap.pmf import pmf_quantile
 from remap.predict.arms import ArmInputs
 from remap.predict.catalogue import Flag, read_catalogue
+from remap.predict.treatment import velocities_of_files
 from remap.preprocess.observe import observe
-from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air
+from remap.spectra import SpectrumError, air_to_vacuum, doppler_shift, vacuum_to_air, velocities_in_km_s
 from remap.store.workdir import read_config
 
 LABELS = ("teff", "logg", "feh")
@@ -229,6 +233,24 @@ def test_velocities_take_stars_to_rest(tiny_predictor, good):
     wrong = tiny_predictor.predict(moved, velocities=-speeds)
     assert np.abs(wrong.pmfs["teff"][1] - good.pmfs["teff"][1]).max() > 1e-3
     np.testing.assert_allclose(wrong.pmfs["teff"][0], good.pmfs["teff"][0], **SAME)
+
+
+def test_velocities_have_units_and_masks(tiny_predictor):
+    speeds = np.array([0.0, 150.0, -200.0, 30.0, 90.0])
+    spectra = tiny.spectra(GOOD)
+    plain = tiny_predictor.predict(spectra, velocities=speeds)
+    for given in (speeds * 1e3 * u.m / u.s, Column(speeds * 1e3, unit="m / s")):
+        np.testing.assert_array_equal(tiny_predictor.predict(spectra, velocities=given).table["rv"], speeds)
+    hidden = np.ma.array(speeds, mask=[False, True, False, False, False])
+    found = tiny_predictor.predict(spectra, velocities=hidden)
+    assert_unusable(found, 1, "expected a radial velocity [km/s], found nan")
+    assert_same_rows(found, plain, [tiny.DWARFS[i][0] for i in (0, 2, 3, 4)])
+    with pytest.raises(SpectrumError, match="expected radial velocities in km / s, found the unit 'm'"):
+        tiny_predictor.predict(spectra, velocities=speeds * u.m)
+    files = [Path("a.fits"), Path("b.fits")]
+    assert velocities_of_files([1000, 2000] * u.m / u.s, files) == [1.0, 2.0]
+    assert velocities_of_files({"b": 2.0, "a": 1.0}, files) == [1.0, 2.0]
+    np.testing.assert_array_equal(velocities_in_km_s([v * u.km / u.s for v in speeds]), speeds)
 
 
 def test_star_of_unknown_velocity_is_flagged_and_wrong_counts_are_refused(tiny_predictor, good):

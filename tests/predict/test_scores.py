@@ -10,6 +10,7 @@ from remap.config import ConfigError
 from remap.pmf import coverage, crps, normal_pmf, residual_table
 from remap.predict.catalogue import Catalogue, Flag, build_catalogue
 from remap.predict.scores import evaluate
+from remap.spectra import SpectrumError
 
 EDGES = {"teff": np.linspace(4000.0, 6000.0, 41), "feh": np.linspace(-1.0, 0.5, 31)}
 STARS = 60
@@ -134,6 +135,35 @@ def test_unknown_labels_and_flagged_rows_are_left_out(known):
     assert found["n"][0] == 0
     assert np.isnan(found["bias"][0])
     assert np.isfinite(found["bias"][1])
+
+
+def test_placeholders_are_no_labels_and_gravities_may_say_their_unit(known, caplog):
+    catalogue, labels = known
+    some = Table(labels, copy=True)
+    some["teff"][:10], some["feh"][7:9], some["teff_err"][20:] = -9999.0, 99.99, -9999.0
+    found = evaluate(catalogue, some, **HOW)
+    assert found["n"].tolist() == [50, 57]
+    assert "10 values are -9999, which no teff is: taken as not known" in caplog.text
+    hidden = Table(labels, masked=True, copy=True)
+    hidden["teff"].mask[:10] = hidden["feh"].mask[7:9] = hidden["teff_err"].mask[20:] = True
+    assert found["bias", "scatter_star"].as_array().tolist() == (
+        evaluate(catalogue, hidden, **HOW)["bias", "scatter_star"].as_array().tolist()
+    )
+    plain = np.asarray(labels["feh"])
+    edges = {"logg": EDGES["feh"]}
+    table = Table({"file": catalogue.table["file"], "logg": catalogue.table["feh"]})
+    gravities = Catalogue(table, {"logg": catalogue.pmfs["feh"]}, edges, {})
+    for unit in (None, "dex", "dex(cm / s2)"):
+        given = Table({"file": labels["file"], "logg": plain})
+        given["logg"].unit = unit
+        assert evaluate(gravities, given, **HOW)["bias"][0] == found_bias(catalogue, labels)
+    given["logg"].unit = "cm / s2"
+    with pytest.raises(SpectrumError, match="expected 'logg' in dex, found the unit 'cm / s2'"):
+        evaluate(gravities, given, **HOW)
+
+
+def found_bias(catalogue, labels):
+    return evaluate(catalogue, labels["file", "feh"], **HOW)["bias"][0]
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,24 @@ def test_exposures_of_one_star_are_averaged_after_their_velocities():
     assert star.arms["A"].snr[0] == pytest.approx(2 * np.median(each.arms["A"].snr), rel=0.1)
 
 
+def test_a_spectrum_that_is_there_twice_counts_once(caplog):
+    one = at_width(1.0, name="a.fits", star_id="s")
+    again, other = (
+        dataclasses.replace(one, names=("a.fits.gz",)),
+        at_width(1.0, name="b.fits", star_id="s", seed=4),
+    )
+    alone = observe([[one]], DESCRIPTION)
+    found = join(observe([[one], [again]], DESCRIPTION), DESCRIPTION)
+    assert "a.fits.gz: has the pixels of a.fits, of the same star: the spectrum counts once" in caplog.text
+    assert found.inputs.tolist() == [1]
+    for arm in "AB":
+        for name in ("flux", "ivar", "snr"):
+            np.testing.assert_array_equal(getattr(found.arms[arm], name), getattr(alone.arms[arm], name))
+    caplog.clear()
+    assert join(observe([[one], [other]], DESCRIPTION), DESCRIPTION).inputs.tolist() == [2]
+    assert "counts once" not in caplog.text
+
+
 def test_one_identifier_at_two_places_is_not_one_star(caplog):
     here = at_width(1.0, name="1", star_id="science", ra=10.0, dec=20.0)
     there = at_width(1.0, name="2", star_id="science", ra=10.1, dec=20.0, seed=6)
@@ -388,7 +406,8 @@ def test_exposures_of_poor_velocity_are_left_out_of_their_star():
 
 def test_a_mean_velocity_has_an_error_only_where_all_have():
     one, two = (
-        at_width(1.0, 10.0, name=n, star_id="s", rv=10.0, rv_err=e) for n, e in (("1", 1.0), ("2", np.nan))
+        at_width(1.0, 10.0, name=n, star_id="s", rv=10.0, rv_err=e, seed=int(n))
+        for n, e in (("1", 1.0), ("2", np.nan))
     )
     settings = ObserveSettings(velocity="file", join=True)
     both = join(observe([[one], [two]], DESCRIPTION, settings=settings), DESCRIPTION, settings=settings)

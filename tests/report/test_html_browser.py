@@ -87,6 +87,12 @@ def test_headers_sort_up_and_down_and_say_so(page, content):
     assert column(page, "file")[:2] == ["star_00000.fits", "star_00001.fits"]
 
 
+def test_flags_stand_beside_the_labels(page):
+    titles = [cell.text for cell in page.find_elements("css selector", "#table thead th")]
+    assert titles[titles.index("flags") - 1].startswith("[Fe/H]")
+    assert column(page, "flags")
+
+
 def test_the_star_without_values_comes_last_either_way(page):
     page.execute_script("document.getElementById('size').value='500';")
     page.execute_script("document.getElementById('size').dispatchEvent(new Event('change'))")

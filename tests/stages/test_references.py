@@ -131,6 +131,10 @@ def test_predictions_are_those_without_references(catalogue, workdir):
 def test_neighbours_are_those_of_sorting_the_embeddings(predictor):
     spectra = tiny.spectra((0, 7))
     found = predictor.neighbors(spectra, 5)
+    with pytest.raises(ConfigError, match="one neighbour or more, found k = 0"):
+        predictor.neighbors(spectra, 0)
+    everything = predictor.neighbors(spectra, 10**6)["all"].names
+    assert everything.shape[1] == len(predictor.known.names)
     assert set(found) == {*LABELS, ALL}
     observed = predictor._observe([[spectra]], None, None)
     squares = []

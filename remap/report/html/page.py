@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COLUMNS = 400  # of a curve; a spectrum has at most twice as many points
 # Columns of the catalogue that the table shows besides the labels, in this order, where they are there.
 SHOWN = ("snr", "rv", "luminosity_class", "dwarf_probability", "message")
+TITLES = {"luminosity_class": "class", "dwarf_probability": "P(dwarf)"}  # of columns of the table
 FACTS = {"luminosity_class": "class", "dwarf_probability": "probability of a dwarf"}
 DISTRIBUTIONS = ("snr", "rv", "dwarf_probability")  # besides the labels
 
@@ -71,7 +72,9 @@ def check_report(path: str | Path, *, overwrite: bool) -> Path:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: a report's name must end in .html, found {path.suffix!r}")
     if path.exists() and not path.is_dir() and not overwrite and sharding.writes():
-        raise FileExistsError(f"{path}: exists already; choose another name or allow overwriting")
+        raise FileExistsError(
+            f"{path}: exists already; choose another name or allow overwriting (--overwrite, overwrite=True)"
+        )
     check_writable(path)
     return path
 
@@ -129,16 +132,16 @@ def summary(content: ReportContent) -> list[str]:
         if not good.any():
             continue
         low, middle, high = np.percentile(value[good], [16, 50, 84])
-        width = _widths(table, label)
+        width, digits = _widths(table, label), _digits(table, label)
         unit = f" {u}" if (u := _units(table, [label])[label]) else ""
         sure = (
-            f"; a typical half width of the 68 % interval is {_plain(np.nanmedian(width))}{unit}"
+            f"; a typical half width of the 68 % interval is {_fixed(float(np.nanmedian(width)), digits)}{unit}"
             if (np.isfinite(width).any())
             else ""
         )
         out.append(
-            f"{figures.in_words(label)}: median {_plain(middle)}{unit}, most between {_plain(low)} and "
-            f"{_plain(high)}{unit}{sure}."
+            f"{figures.in_words(label)}: median {_fixed(middle, digits)}{unit}, most between "
+            f"{_fixed(low, digits)} and {_fixed(high, digits)}{unit}{sure}."
         )
     return out
 
@@ -175,9 +178,10 @@ def table_data(content: ReportContent) -> dict[str, Any]:
             continue
         if table[name].dtype.kind in "fiu":
             digits = 2 if name == "dwarf_probability" else 1
-            add(name, _title(table, name), "number", _numbers(table[name], digits), digits)
+            title = TITLES.get(name) or _title(table, name)
+            add(name, title, "number", _numbers(table[name], digits), digits)
         elif any(texts := _texts(table[name])):
-            add(name, {"luminosity_class": "class"}.get(name, name), "text", texts)
+            add(name, TITLES.get(name, name), "text", texts)
     return {
         "columns": columns,
         "data": data,
@@ -321,7 +325,9 @@ def _card(content: ReportContent, star: StarCard, units: Mapping[str, str]) -> d
             {
                 "name": n.name,
                 "distance": _plain(n.distance) if np.isfinite(n.distance) else "",
-                "labels": [_plain(n.labels[k]) if k in n.labels else "" for k in content.labels],
+                "labels": [
+                    _fixed(n.labels[k], _digits(table, k)) if k in n.labels else "" for k in content.labels
+                ],
             }
             for n in star.neighbours
         ],
@@ -432,7 +438,7 @@ def _fact(table: Table, name: str, row: int) -> str:
 
 
 def _fixed(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", "−") if np.isfinite(value) else ""
+    return f"{value:z.{digits}f}".replace("-", "−") if np.isfinite(value) else ""
 
 
 def _plain(value: float) -> str:

@@ -5,8 +5,12 @@
   const count = all.flags.length, cards = new Set(all.cards);
   const by = id => document.getElementById(id);
   const table = by("table"), head = table.tHead, body = table.tBodies[0];
-  const columns = all.columns.concat([{name: "flags", title: "flags", kind: "flags", about: "what gave reason to note"}]);
-  const data = all.data.concat([all.flags]);
+  // Flags stand beside the labels: whoever reads these must see them without scrolling.
+  let last = 0;
+  all.columns.forEach((column, i) => { if (column.kind === "value") last = i + 1; });
+  const put = (list, item) => [...list.slice(0, last), item, ...list.slice(last)];
+  const columns = put(all.columns, {name: "flags", title: "flags", kind: "flags", about: "what gave reason to note"});
+  const data = put(all.data, all.flags);
   const bits = Object.keys(all.names).map(Number);
   const state = {sort: -1, down: false, page: 0, size: 50};
   let shown = [], haystack = null;
