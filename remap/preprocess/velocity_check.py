@@ -91,8 +91,8 @@ class _Look(NamedTuple):
     def make(cls, templates: Templates, arms: tuple[str, ...], settings: VelocitySettings) -> _Look:
         """What does not depend on the spectra."""
         apart = int(templates.width)
-        lags = np.arange(0, np.arctanh(settings.limit / SPEED_OF_LIGHT) / templates.step, apart)
-        lags = np.unique(np.concatenate([-lags, lags, [-1, 1]])).astype(int)
+        reach = max(1, int(np.arctanh(settings.limit / SPEED_OF_LIGHT) / templates.step / apart))
+        lags = apart * np.arange(-reach, reach + 1)
         pick = np.unique(np.linspace(0, len(templates.labels) - 1, TEMPLATES).astype(int))
         return cls(
             lags,
@@ -114,16 +114,17 @@ class _Look(NamedTuple):
 
     def decide(self, gain: np.ndarray, tolerance: float) -> np.ndarray:
         """bool[S], of gains [S, V, K]; what is not finite is not sure."""
-        row, rest = np.arange(len(gain)), int(np.searchsorted(self.lags, 0))
+        row, rest = np.arange(len(gain)), self.lags.size // 2
         best = gain[:, rest].argmax(axis=1)
         low, here, high = (gain[row, rest + i, best] for i in (-1, 0, 1))
         far = np.abs(self.lags) > FAR * self.width
-        clear = (here > 0) & (here >= MARGIN * gain[:, far].max(axis=(1, 2), initial=0.0))
+        clear = (low > 0) & (high > 0) & (here >= MARGIN * gain[:, far].max(axis=(1, 2), initial=0.0))
         clear &= here >= gain[row, :, best].max(axis=1)
-        bend = 2 * here - low - high
-        clear &= bend >= SHARP * here * 2 * np.log(2) / self.width**2  # as of a Gaussian of this half width
-        # The maximum of a parabola is half a difference over a bend from the middle.
-        return clear & (np.abs(high - low) / 2 * self.step <= CERTAIN * tolerance * bend)
+        # The peak is about a Gaussian, whose logarithm is a parabola.
+        low, here, high = (np.log(np.where(clear, x, 1)) for x in (low, here, high))
+        bend, apart = 2 * here - low - high, self.lags[rest + 1]
+        clear &= bend >= SHARP * 2 * np.log(2) * (apart / self.width) ** 2
+        return clear & (np.abs(high - low) / 2 * apart * self.step <= CERTAIN * tolerance * bend)
 
 
 def _arm(
