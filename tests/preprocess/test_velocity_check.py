@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from remap.preprocess.velocity import measure_velocities
-from remap.preprocess.velocity_check import surely_at_rest
+from remap.preprocess.velocity_check import _Look, surely_at_rest
 from remap.preprocess.velocity_settings import VelocitySettings
 from tests.preprocess.test_velocity import WAVE, featureless, observe, templates
 
@@ -72,3 +72,23 @@ def test_nothing_is_said_of_spectra_without_pixels_or_with_wild_ones():
         arm: (np.full((2, w.size), np.nan, np.float32), np.ones((2, w.size), bool)) for arm, w in WAVE.items()
     }
     assert not surely_at_rest(garbage, templates(), SETTINGS, tolerance=TOLERANCE).any()
+
+
+def test_a_peak_must_be_at_rest_sharp_and_alone():
+    look = _Look(lags=2 * np.arange(-10, 11), step=50.0, width=3.0, arms={})
+
+    def decided(*, shift=0.0, width=3.0, other=0.0, sign=1.0):
+        curve = 2.0 ** -(((look.lags - shift / look.step) / width) ** 2)
+        curve += other * (look.lags == 14)
+        return look.decide(sign * curve[None, :, None].astype(np.float32), TOLERANCE)[0]
+
+    assert decided()
+    assert decided(shift=9.0)
+    assert not decided(shift=11.0)
+    assert not decided(shift=-11.0)
+    assert not decided(shift=400.0)
+    assert decided(width=4.0)
+    assert not decided(width=4.5)
+    assert decided(other=0.45)
+    assert not decided(other=0.55)
+    assert not decided(sign=-1.0)
