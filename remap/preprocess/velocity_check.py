@@ -26,7 +26,10 @@ MARGIN = 2.0  # of the gain at rest over that of any template elsewhere
 CERTAIN = 0.5  # of the tolerance: templates differ by a few km/s in what they find
 SHARP = 0.5  # of the curvature that the templates' own peak has: where a wide one lies, few lines of a hot star tell
 HIGHEST = 0.5  # above the continuum, of a pixel that counts
-ROWS = 128  # at a time: products of fewer are slow, arrays of more leave the cache
+ROWS = 128  # at a time: arrays of more leave the cache
+SINGLE = (
+    2**17
+)  # multiplications of a product that BLAS leaves to one thread: several wait for each other on a busy machine
 
 
 def surely_at_rest(
@@ -70,7 +73,8 @@ class _Continuum(NamedTuple):
 
     def lines(self, flux: np.ndarray, good: np.ndarray) -> np.ndarray:
         """Flux [S, N], 0 where it is not `good` float32[S, N], over its continuum, less one; 0 there, too."""
-        level = ((flux @ self.mean) / np.maximum(good @ self.mean, np.float32(1e-3))) @ self.between
+        level = _product(flux, self.mean) / np.maximum(_product(good, self.mean), np.float32(1e-3))
+        level = _product(level, self.between)
         np.divide(flux, level, out=level, where=level > 0)
         level -= 1
         np.clip(level, -1, HIGHEST, out=level)
@@ -108,8 +112,8 @@ class _Look(NamedTuple):
             for arm, (flux, valid) in arms.items():
                 continuum, lines, squares = self.arms[arm]
                 good = valid.astype(np.float32)
-                cross = cross + continuum.lines(flux * good, good) @ lines
-                power = power + good @ squares
+                cross = cross + _product(continuum.lines(flux * good, good), lines)
+                power = power + _product(good, squares)
             return (cross / np.sqrt(power)).reshape(len(cross), self.lags.size, -1)
 
     def decide(self, gain: np.ndarray, tolerance: float) -> np.ndarray:
@@ -125,6 +129,18 @@ class _Look(NamedTuple):
         bend, apart = 2 * here - low - high, self.lags[rest + 1]
         clear &= bend >= SHARP * 2 * np.log(2) * (apart / self.width) ** 2
         return clear & (np.abs(high - low) / 2 * apart * self.step <= CERTAIN * tolerance * bend)
+
+
+def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """[S, N] times [N, M], some rows and pixels at a time."""
+    count, (pixels, size) = len(rows), matrix.shape
+    few = int(np.clip(SINGLE // matrix.size, 4, max(count, 4)))
+    piece = max(1, SINGLE // (few * size))
+    rows = np.pad(rows, ((0, -count % few), (0, 0))).reshape(-1, few, pixels)
+    out = rows[:, :, :piece] @ matrix[:piece]
+    for i in range(piece, pixels, piece):
+        out += rows[:, :, i : i + piece] @ matrix[i : i + piece]
+    return out.reshape(-1, size)[:count]
 
 
 def _arm(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from remap.preprocess.velocity import measure_velocities
-from remap.preprocess.velocity_check import _Look, surely_at_rest
+from remap.preprocess.velocity_check import _Look, _product, surely_at_rest
 from remap.preprocess.velocity_settings import VelocitySettings
 from tests.preprocess.test_velocity import WAVE, featureless, observe, templates
 
@@ -92,3 +92,12 @@ def test_a_peak_must_be_at_rest_sharp_and_alone():
     assert decided(other=0.45)
     assert not decided(other=0.55)
     assert not decided(sign=-1.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 3), (130, 480, 168), (9, 5000, 90)])
+def test_products_in_pieces_are_those_at_once(shape):
+    count, pixels, size = shape
+    rng = np.random.default_rng(0)
+    rows = rng.random((count, pixels), np.float32)
+    matrix = rng.random((pixels, size), np.float32)
+    np.testing.assert_allclose(_product(rows, matrix), rows.astype(float) @ matrix, rtol=1e-5)  # float32 sums
