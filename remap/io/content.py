@@ -65,19 +65,26 @@ def is_packed(path: Path) -> bool:
         return file.read(len(GZIP)) == GZIP
 
 
-def read_bytes(path: Path, *, text: bool = False) -> bytes:
-    """The content of a file, unpacked where it is gzipped; SpectrumError where it is beyond `limits`."""
-    most = limits().largest or LARGEST
+def read_bytes(path: Path, *, text: bool = False, most: int = LARGEST) -> bytes:
+    """The content of a file, unpacked where it is gzipped; SpectrumError where it is beyond `limits`.
+
+    Args:
+      path: the file.
+      text: archives of texts may hold less.
+      most: bytes of the file, and of what is packed in it, where the source does not say how many.
+    """
+    most = limits().largest or most
     size = path.stat().st_size
     if size > most:
         raise SpectrumError(f"{path}: expected up to {most:.3g} bytes, found {size:.3g}{HINT}")
     content = path.read_bytes()
-    return gunzip(content, path, text=text) if content.startswith(GZIP) else content
+    if not content.startswith(GZIP):
+        return content
+    return gunzip(content, path, most=min(most, limits().unpacked(len(content), text=text)))
 
 
-def gunzip(content: bytes, path: Path, *, text: bool = False) -> bytes:
-    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `limits`."""
-    most = limits().unpacked(len(content), text=text)
+def gunzip(content: bytes, path: Path, *, most: int) -> bytes:
+    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `most` bytes."""
     parts, size, at, member = [], 0, 0, None
     while at < len(content):
         chunk = content[at : at + CHUNK]  # or what is left would be copied with every member
