@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def read_bytes(path: Path, *, text: bool = False, most: int = LARGEST) -> bytes:
 
 def gunzip(content: bytes, path: Path, *, most: int) -> bytes:
     """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `most` bytes."""
-    parts, size, at, member = [], 0, 0, None
+    out, at, member = io.BytesIO(), 0, None  # which gives its content away, where a joined list is a copy
     while at < len(content):
         chunk = content[at : at + CHUNK]  # or what is left would be copied with every member
         if member is None:
@@ -94,9 +95,8 @@ def gunzip(content: bytes, path: Path, *, most: int) -> bytes:
                 at += padding
                 continue
             member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        parts.append(member.decompress(chunk, most + 1 - size))
-        size += len(parts[-1])
-        if size > most:
+        out.write(member.decompress(chunk, most + 1 - out.tell()))
+        if out.tell() > most:
             raise SpectrumError(
                 f"{path}: expected an archive of {len(content)} bytes to hold up to {most:.3g}, found more{HINT}"
             )
@@ -105,7 +105,7 @@ def gunzip(content: bytes, path: Path, *, most: int) -> bytes:
             member = None
     if member is not None:
         raise SpectrumError(f"{path}: expected a whole archive, found a truncated file")
-    return b"".join(parts)
+    return out.getvalue()
 
 
 def native_float(values: np.ndarray) -> np.ndarray:

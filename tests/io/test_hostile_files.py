@@ -4,6 +4,7 @@ import gzip
 import io as streams
 import logging
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks.small_files import SAMPLES, N
 from remap import io, surveys
 from remap.config import ConfigError
 from remap.io import fits_structure
+from remap.io.content import gunzip
 from remap.io.fits_structure import START, check_fits
 from remap.io.limits import limited
 from remap.spectra import SpectrumError
@@ -163,6 +165,17 @@ def test_gzip_bombs(tmp_path, name):
     path.write_bytes(bomb(path.read_bytes(), 5000))
     assert path.stat().st_size < 6e6
     assert "largest" in refused(name, path, source)
+
+
+def test_an_archive_takes_little_more_than_what_it_holds(tmp_path):
+    content = np.random.default_rng(0).integers(0, 4, 2**24, np.uint8).tobytes()
+    packed = gzip.compress(content, 1)
+    tracemalloc.start()
+    try:
+        assert gunzip(packed, tmp_path / "x.fits.gz", most=2**24) == content
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_bomb_is_read_where_the_source_allows_for_it(tmp_path):
