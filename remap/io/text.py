@@ -15,6 +15,7 @@ from remap.config import ConfigError, Section
 from remap.io import axis, facts, places, segments
 from remap.io.content import read_bytes, reading
 from remap.io.declarations import check_choice, check_source
+from remap.io.limits import HINT, limits
 from remap.spectra import Spectra, SpectrumError
 
 COLUMNS = ("wave_column", "flux_column", "ivar_column", "error_column", "mask_column")
@@ -105,17 +106,17 @@ def _blocks(path: Path) -> Iterator[tuple[list[str], bool]]:
     too_many = f"{path}: expected a spectrum of up to {MOST_LINES} lines, found more"
     if max(content.count(b"\n"), content.count(b"\r")) > MOST_LINES:
         raise SpectrumError(too_many)
-    count = 0
+    count, longest = 0, max(MOST_LINE, limits().largest or 0)
     with io.TextIOWrapper(io.BytesIO(content), _encoding(content, path)) as text:
         while block := text.read(BLOCK):
-            rest = "" if block.endswith("\n") else text.readline(MOST_LINE + 1)
+            rest = "" if block.endswith("\n") else text.readline(longest + 1)
             lines = (block + rest).splitlines()  # by whatever else Unicode has to end a line, too
             count += len(lines)
-            if len(rest) > MOST_LINE or count > MOST_LINES:
+            if len(rest) > longest or count > MOST_LINES:
                 raise SpectrumError(
                     too_many
                     if count > MOST_LINES
-                    else f"{path}: expected lines of up to {MOST_LINE} characters, found more in line {count}"
+                    else f"{path}: expected lines of up to {longest} characters, found more in line {count}{HINT}"
                 )
             yield lines, (rest or block).endswith("\n")
 

@@ -154,6 +154,14 @@ def test_very_many_hdus(tmp_path):
     assert "HDUs" in refused("image", path, source)
 
 
+@pytest.mark.parametrize("number", [798, 1310, 3542])
+def test_packed_images_ask_for_no_memory_that_they_do_not_need(tmp_path, number):
+    """Hostile copies with a BYTEPIX of -32 or of millions, for which the decoder took gigabytes."""
+    path, source = write(tmp_path, "image_packed")
+    path.write_bytes(fuzzing.mutant("image_packed", SAMPLES["image_packed"], number))
+    assert "compressed image of BYTEPIX" in refused("image_packed", path, source)
+
+
 def bomb(content, megabytes):
     """A gzip archive of a content and so many megabytes of zeros."""
     return gzip.compress(content) + gzip.compress(bytes(2**20)) * megabytes
