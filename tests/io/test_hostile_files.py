@@ -1,5 +1,6 @@
 """Files made to crash a reader, to keep it busy or to fill the memory; and what checksums decide."""
 
+import contextlib
 import gzip
 import io as streams
 import logging
@@ -160,6 +161,25 @@ def test_packed_images_ask_for_no_memory_that_they_do_not_need(tmp_path, number)
     path, source = write(tmp_path, "image_packed")
     path.write_bytes(fuzzing.mutant("image_packed", SAMPLES["image_packed"], number))
     assert "compressed image of BYTEPIX" in refused("image_packed", path, source)
+
+
+@pytest.mark.parametrize("column", [1, 2, 3])
+def test_units_of_label_tables_are_not_worked_out(tmp_path, column):
+    """Powers of many digits, also of columns that nobody needs, kept astropy busy for minutes."""
+    path, source = write(tmp_path, "labels_fits")
+    set_card(path, f"TUNIT{column}", "'10**999999999 m'", hdu=1)
+    start = time.process_time()
+    with (
+        contextlib.nullcontext() if column == 1 else pytest.raises(SpectrumError, match=r"10\*\*999999999 m")
+    ):
+        SAMPLES["labels_fits"].read(path, source)
+    assert time.process_time() - start < 2
+
+
+def test_units_of_tables_of_text_are_not_worked_out(tmp_path):
+    path, source = write(tmp_path, "table_text")
+    set_card(path, "TUNIT2", "'10**999999999 m'", hdu=1)
+    assert "expected a unit of 'FLUX', found '10**999999999 m'" in refused("table_text", path, source)
 
 
 def bomb(content, megabytes):
