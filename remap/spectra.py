@@ -19,10 +19,17 @@ MEDIA = ("air", "vacuum")
 
 # What a file may say of a spectrum besides its pixels. Texts are "" and numbers NaN where it does not.
 TEXT_FACTS = ("star_id", "exposure", "segment")  # exposure: "" = a sum of all; segment: arm, chip or order
-NUMBER_FACTS = ("ra", "dec", "snr", "rv", "rv_err")  # degrees, degrees, per pixel, km/s, km/s
+# Degrees, degrees, arcsec, per pixel, km/s, km/s. star_within: star_id differs between visits of a star, whose
+# positions agree to this; NaN: star_id is a name.
+NUMBER_FACTS = ("ra", "dec", "star_within", "snr", "rv", "rv_err")
 
 _VELOCITY = units.km / units.s
-_FACT_UNITS = {"ra": units.deg, "dec": units.deg, "snr": units.one, "rv": _VELOCITY, "rv_err": _VELOCITY}
+_FACT_UNITS = {
+    **dict.fromkeys(("ra", "dec"), units.deg),
+    "star_within": units.arcsec,
+    "snr": units.one,
+    **dict.fromkeys(("rv", "rv_err"), _VELOCITY),
+}
 _LABEL_UNITS = (units.one, units.K, units.dex, _VELOCITY)  # those in which labels are plain numbers
 _POWER = {"std": 1, "var": 2, "ivar": -2}  # of the flux's unit, by the kind of an uncertainty
 

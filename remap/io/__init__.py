@@ -32,6 +32,7 @@ from remap.io.limits import limited
 from remap.io.matching import distinct_names, match_rows
 from remap.io.node_labels import labels_from_header, labels_from_name
 from remap.io.phoenix import read_phoenix_hires
+from remap.io.stars import Star, stars_of_rows, stars_of_segments
 from remap.io.table import read_table_spectra
 from remap.io.targets import read_target_spectra, split_targets, target_stars
 from remap.io.text import read_text_spectrum
@@ -43,6 +44,7 @@ __all__ = [
     "LabelTable",
     "OutsideError",
     "Piece",
+    "Star",
     "distinct_names",
     "download",
     "find_data",
@@ -56,7 +58,7 @@ __all__ = [
     "read_segments",
     "read_velocities",
     "split",
-    "star_ids",
+    "stars",
     "write_bundle",
 ]
 
@@ -175,14 +177,14 @@ def split(
         return tuple(Piece(first, last, last - first) for first, last in ends)
 
 
-def star_ids(
+def stars(
     path: str | os.PathLike,
     *,
     source: Section,
     data_root: str | os.PathLike | None = None,
     rows: tuple[int, int] | None = None,
     together: bool = True,
-) -> tuple[str, ...]:
+) -> tuple[Star, ...]:
     """Whose the spectra of a file are, or of a piece of one, each once and sorted; as far as they say so.
 
     Args:
@@ -197,12 +199,10 @@ def star_ids(
         path = resolve(path, data_root)
         with limited(source, source["format"]) as plain, reading(path, "spectra"):
             if plain["format"] == "targets":
-                found = target_stars(path, plain, rows, together=together)
-            else:
-                found = array_stars(path, plain, rows)
-            return tuple(sorted({star for star in found if star}))
+                return stars_of_rows(target_stars(path, plain, rows, together=together))
+            return stars_of_rows(array_stars(path, plain, rows))
     parts = read_segments(path, source=source, data_root=data_root, rows=rows, together=together)
-    return tuple(sorted({str(star) for part in parts for star in part.fact("star_id") if star}))
+    return stars_of_segments(parts)
 
 
 def _read(

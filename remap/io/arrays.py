@@ -25,6 +25,7 @@ from remap.config import ConfigError, Section
 from remap.io import containers, facts, places, segments
 from remap.io.content import native_float, reading
 from remap.io.declarations import check_choice, check_source
+from remap.io.stars import WHOSE, asked
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, Spectra, SpectrumError
 
 REQUIRED = ("format", "medium")
@@ -92,13 +93,13 @@ def count_arrays(path: Path, source: Section) -> int:
         return _shape(found, source, path)[0]
 
 
-def array_stars(path: Path, source: Section, rows: tuple[int, int] | None = None) -> list[str]:
-    """The identifiers of the rows that `read_arrays` would read, "" = none; reads no pixels."""
+def array_stars(path: Path, source: Section, rows: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+    """The facts `stars.WHOSE` of the rows that `read_arrays` would read, as far as there are any; reads no pixels."""
     source = _check(source)
     with reading(path, "arrays of spectra"), containers.opened(path) as found:
         rows = rows or (0, _shape(found, source, path)[0])
-        told = _facts(found, source, path, rows, ("star_id",))
-        return [str(star) for star in told.get("star_id", [""] * (rows[1] - rows[0]))]
+        there = {name: () for name in WHOSE if name in found.names} | source["facts"]
+        return _facts(found, source, path, rows, asked(there))
 
 
 def _facts(

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
+from remap.io.wave_units import is_absurd
 from remap.spectra import SpectrumError
 
 SIZES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "E": 4, "K": 8, "D": 8, "C": 8, "M": 16}  # bytes
@@ -164,6 +165,9 @@ def open_table(hdu: fits.hdu.base._BaseHDU, path: Path) -> BinTable:
 
 def _open(hdu: fits.hdu.base._BaseHDU, path: Path) -> BinTable:
     if isinstance(hdu, fits.TableHDU):  # of text: rare, and astropy knows how
+        for column in hdu.columns:
+            if column.unit and is_absurd(column.unit):
+                raise SpectrumError(f"{path}: expected a unit of {column.name!r}, found {column.unit!r}")
         written = io.BytesIO()
         fits.BinTableHDU(Table.read(hdu)).writeto(written)
         written.seek(0)

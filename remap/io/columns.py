@@ -23,6 +23,7 @@ from astropy.table import Table
 
 from remap.io.content import read_bytes, reading
 from remap.io.fits_files import card, open_fits, pick_hdu
+from remap.io.wave_units import is_absurd
 from remap.spectra import SpectrumError
 
 logger = logging.getLogger(__name__)
@@ -388,6 +389,10 @@ def _read_fits(path: Path, wanted: tuple[str, ...], hdu: int | str) -> Columns:
     with open_fits(path) as hdus:
         chosen = pick_hdu(hdus, hdu, path)
         _check_size(chosen, path)
+        # Astropy would work for minutes on them.
+        absurd = {c.name: c.unit for c in chosen.columns if c.unit and is_absurd(c.unit)}
+        for name in absurd:
+            chosen.columns[name].unit = None
         table = Table.read(hdus, format="fits", hdu=hdu)
         _check_there(table.colnames, wanted, path)
         cells, empty = {}, {}
@@ -407,7 +412,7 @@ def _read_fits(path: Path, wanted: tuple[str, ...], hdu: int | str) -> Columns:
         tuple(table.colnames),
         cells,
         empty,
-        {name: str(table[name].unit or "") for name in wanted},
+        {name: absurd.get(name, str(table[name].unit or "")) for name in wanted},
         {
             name: EXACT.get(str(cells[name].dtype), EXACT["f"])
             for name in wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -65,20 +66,27 @@ def is_packed(path: Path) -> bool:
         return file.read(len(GZIP)) == GZIP
 
 
-def read_bytes(path: Path, *, text: bool = False) -> bytes:
-    """The content of a file, unpacked where it is gzipped; SpectrumError where it is beyond `limits`."""
-    most = limits().largest or LARGEST
+def read_bytes(path: Path, *, text: bool = False, most: int = LARGEST) -> bytes:
+    """The content of a file, unpacked where it is gzipped; SpectrumError where it is beyond `limits`.
+
+    Args:
+      path: the file.
+      text: archives of texts may hold less.
+      most: bytes of the file, and of what is packed in it, where the source does not say how many.
+    """
+    most = limits().largest or most
     size = path.stat().st_size
     if size > most:
         raise SpectrumError(f"{path}: expected up to {most:.3g} bytes, found {size:.3g}{HINT}")
     content = path.read_bytes()
-    return gunzip(content, path, text=text) if content.startswith(GZIP) else content
+    if not content.startswith(GZIP):
+        return content
+    return gunzip(content, path, most=min(most, limits().unpacked(len(content), text=text)))
 
 
-def gunzip(content: bytes, path: Path, *, text: bool = False) -> bytes:
-    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `limits`."""
-    most = limits().unpacked(len(content), text=text)
-    parts, size, at, member = [], 0, 0, None
+def gunzip(content: bytes, path: Path, *, most: int) -> bytes:
+    """A gzipped file decompressed whole; SpectrumError where it is cut or grows beyond `most` bytes."""
+    out, at, member = io.BytesIO(), 0, None  # which gives its content away, where a joined list is a copy
     while at < len(content):
         chunk = content[at : at + CHUNK]  # or what is left would be copied with every member
         if member is None:
@@ -87,9 +95,8 @@ def gunzip(content: bytes, path: Path, *, text: bool = False) -> bytes:
                 at += padding
                 continue
             member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        parts.append(member.decompress(chunk, most + 1 - size))
-        size += len(parts[-1])
-        if size > most:
+        out.write(member.decompress(chunk, most + 1 - out.tell()))
+        if out.tell() > most:
             raise SpectrumError(
                 f"{path}: expected an archive of {len(content)} bytes to hold up to {most:.3g}, found more{HINT}"
             )
@@ -98,7 +105,7 @@ def gunzip(content: bytes, path: Path, *, text: bool = False) -> bytes:
             member = None
     if member is not None:
         raise SpectrumError(f"{path}: expected a whole archive, found a truncated file")
-    return b"".join(parts)
+    return out.getvalue()
 
 
 def native_float(values: np.ndarray) -> np.ndarray:

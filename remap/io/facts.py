@@ -7,7 +7,9 @@ counts. A place is the keyword of a header (that of the spectrum's HDU, then the
   name: a regular expression with one group, looked for in the file's name;
   value: the fact itself;
 and optionally hdu; factor, by which a number is multiplied (299792.458 makes a redshift a velocity); missing, values
-that stand for "not known"; where, one or several of {"column": ..., "values": (...), "hdu": ...}: columns that must
+that stand for "not known"; within, of a star_id that differs between visits of a star, because it is a position or a
+number of the observation: spectra whose positions agree to so many arcsec are of one star then (it becomes the fact
+star_within); where, one or several of {"column": ..., "values": (...), "hdu": ...}: columns that must
 have one of these values in the same row, or the fact is not known (flags of warning, the class of an object). What is
 absent or broken is "" or NaN: a fact is never a reason not to read a spectrum.
 """
@@ -28,12 +30,14 @@ from remap.io.declarations import check_choice, plain
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, SpectrumError
 
 PLACES = ("keyword", "column", "name", "value")
-KEYS = (*PLACES, "hdu", "factor", "missing", "where")
+KEYS = (*PLACES, "hdu", "factor", "missing", "where", "within")
+WIDEST = 60.0  # arcsec: no two positions of a star differ by more
 SPREADS = ("resolution", "fwhm", "sigma", "fwhm_pixels", "sigma_pixels", "sigma_log10")
 SIGMA = 2 * np.sqrt(2 * np.log(2))  # FWHM of a Gaussian of unit standard deviation
 LIMITS = {
     "ra": (0, 360),
     "dec": (-90, 90),
+    "star_within": (0, WIDEST),
     "rv": (-2000, 2000),  # no star is faster, but the redshift of a galaxy or quasar stands at the same place
     "rv_err": (0, 2000),
     "snr": (0, np.inf),
@@ -92,6 +96,17 @@ def _check_place(place: Any, name: str, kind: str) -> dict[str, Any]:
             f"source of {kind}: the fact {name!r} needs a keyword, or one of {PLACES} with {KEYS[4:]} if need be, "
             f"found {place!r}"
         )
+    within = place.get("within")
+    if within is not None and (
+        name != "star_id"
+        or isinstance(within, bool)
+        or not isinstance(within, int | float)
+        or not 0 < within <= WIDEST
+    ):
+        raise ConfigError(
+            f"source of {kind}: within is of star_id alone, a number of arcsec above 0 and up to {WIDEST:g}, found "
+            f"{within!r} of {name!r}"
+        )
     if place.get("where") is not None:
         tests = place["where"] if isinstance(place["where"], tuple) else (place["where"],)
         if not all(
@@ -139,9 +154,10 @@ def gather(
       columns: of a file without HDUs that has columns: name -> the values of the spectra, None = there is none.
 
     Returns:
-      Every fact declared -> `count` values.
+      Every fact declared -> `count` values; star_within, too, where a place of star_id has `within`.
     """
     out = {}
+    within = np.full(count, np.nan)
     for name, options in declared.items():
         text = name in TEXT_FACTS
         found: list = ["" if text else np.nan] * count
@@ -152,7 +168,11 @@ def gather(
             for i, value in enumerate(values):
                 if found[i] == "" or (not text and np.isnan(found[i])):
                     found[i] = _as_known_text(value, name, place) if text else _as_number(value, name, place)
+                    if found[i] and place.get("within") is not None:
+                        within[i] = place["within"]
         out[name] = np.array(found, dtype=object if text else np.float64)
+    if any(place.get("within") is not None for place in declared.get("star_id", ())):
+        out["star_within"] = within
     return out
 
 

@@ -27,8 +27,11 @@ NO_SIZES = ("ZSIMPLE", "ZIMAGE", "DATASUM", "CHECKSUM")
 END = re.compile(rb"END {77}")
 # Cards that say how much there is, however a parser that forgives much may find their names.
 SIZES = re.compile(
-    rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|ZIMAGE|DATASUM|CHECKSUM|ZNAXIS\d*|ZTILE\d*) *= ?([^/]{1,70})"
+    rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|ZSIMPLE|ZIMAGE|DATASUM|CHECKSUM|ZNAXIS\d*|ZTILE\d*|ZNAME\d+|ZVAL\d+)"
+    rb" *= ?([^/]{1,70})"
 )
+# What the decoders of compressed images take memory for (FITS standard 4.0, section 10.4.1), by their ZNAMEn.
+CODING = {"BYTEPIX": (1, 2, 4, 8), "BLOCKSIZE": range(1, 2**16)}
 
 
 def check_fits(content: bytes, path: Path) -> tuple[bytes, bool]:
@@ -101,11 +104,12 @@ def _follow(content: bytes | _OnDisk, path: Path) -> tuple[int, bool]:
                 break
         sizes = {}
         for key, value in cards.items():
-            if key not in NO_SIZES:
+            if key not in NO_SIZES and not key.startswith(("ZNAME", "ZVAL")):
                 if not re.fullmatch(r"[+-]?\d{1,18}", value):
                     raise SpectrumError(f"{expected}, found {key} = {value[:40]} in HDU {number}")
                 sizes[key] = int(value)
         _check_sizes(sizes, f"{expected}, found", number, len(content))
+        _check_coding(cards, f"{expected}, found", number)
         packed |= number == 1 and cards.get("ZSIMPLE") == "T"
         size = _data_size(sizes)
         if at + size > len(content):
@@ -220,6 +224,16 @@ def _check_sizes(sizes: dict[str, int], found: str, number: int, there: int) -> 
                 f"{found} a compressed image of {pixels} pixels in tiles of {tiles}, but {sizes.get('NAXIS2')} tiles "
                 f"in HDU {number}, in a file of {there} bytes"
             )
+
+
+def _check_coding(cards: Mapping[str, str], found: str, number: int) -> None:
+    """SpectrumError where a compressed image says that it is coded as none can be."""
+    for key, name in cards.items():
+        name = name.strip("' ")
+        if key.startswith("ZNAME") and name in CODING:
+            value = cards.get(f"ZVAL{key.removeprefix('ZNAME')}", "nothing")
+            if not re.fullmatch(r"\d{1,9}", value) or int(value) not in CODING[name]:
+                raise SpectrumError(f"{found} a compressed image of {name} = {value[:40]} in HDU {number}")
 
 
 def _sum(content: bytes | _OnDisk, start: int, end: int) -> int:

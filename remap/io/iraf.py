@@ -97,7 +97,7 @@ def _apart(found: list[tuple[segments.Segment, str]], path: Path) -> list[tuple[
         order = segment.facts["segment"][0]
         name = f"{path.name}[{order if often[order] == 1 else f'{order}#{row}'}]"
         told = segment.facts | {"star_id": np.array([star], dtype=object)}
-        told |= {key: np.full(1, np.nan) for key in ("ra", "dec")}
+        told |= {key: np.full(1, np.nan) for key in ("ra", "dec", "star_within")}
         out.append((dataclasses.replace(segment, names=(name,), facts=told), star))
     return out
 

@@ -90,6 +90,11 @@ class LabelTable:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def names_stars(self) -> bool:
+        """Whether the table says whose the spectra are, rather than which files they are in alone."""
+        return self.star_ids != self.files
+
     def rows_of(self, paths: Iterable[Path]) -> np.ndarray:
         """int64[F], the row of each of F files, -1 where it has none; see `match_rows`."""
         return match_rows(self.files, paths, rule=self.match, where=self.path)

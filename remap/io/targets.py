@@ -16,6 +16,7 @@ from remap.io import bintable, facts, places, segments, wave_units
 from remap.io.content import is_packed, native_float, reading
 from remap.io.declarations import check_choice, check_source, plain
 from remap.io.fits_files import open_fits, pick_hdu
+from remap.io.stars import asked
 from remap.spectra import Spectra, SpectrumError
 
 QUANTITIES = ("flux_hdu", "ivar_hdu", "error_hdu", "mask_hdu", "resolution_hdu")
@@ -141,17 +142,18 @@ def split_targets(
 
 def target_stars(
     path: Path, source: Section, rows: tuple[int, int] | None = None, *, together: bool = True
-) -> list[str]:
-    """The identifiers of the rows that `read_target_spectra` would read, "" = none; reads no pixels."""
+) -> dict[str, np.ndarray]:
+    """The facts `stars.WHOSE` of the rows that `read_target_spectra` would read; reads no pixels."""
     source, pattern = _check(source)
     with (
         reading(path, "a FITS file with many targets"),
         open_fits(path, pieces=True) as hdus,
     ):
-        _, _, stars = _open(hdus, source, pattern, path)
-        if rows is None:
-            return stars
-        return [stars[i] for i in _chosen(_numbered(stars, together=together), rows, path)]
+        table, found, stars = _open(hdus, source, pattern, path)
+        only = {name: source["facts"][name] for name in asked(source["facts"])}
+        told = _gather(only, found[0][1], source, hdus, table.rows, path, None)
+        index = slice(None) if rows is None else _chosen(_numbered(stars, together=together), rows, path)
+        return {name: values[index] for name, values in told.items()}
 
 
 def _open(

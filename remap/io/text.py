@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from remap.config import ConfigError, Section
 from remap.io import axis, facts, places, segments
 from remap.io.content import read_bytes, reading
 from remap.io.declarations import check_choice, check_source
+from remap.io.limits import HINT, limits
 from remap.spectra import Spectra, SpectrumError
 
 COLUMNS = ("wave_column", "flux_column", "ivar_column", "error_column", "mask_column")
@@ -30,7 +33,10 @@ OPTIONAL = {
 }
 MOST_HEADER = 1000  # lines
 MOST_LINES = 5_000_000
-CHUNK = 500  # lines
+MOST_BYTES = 2**28  # of a text; MOST_LINES of 50
+MOST_LINE = 2**22  # characters of a line
+BLOCK = 2**20  # characters that are parsed together
+CHUNK = 500  # lines that are, where some of a block are not so simple
 MISSING = {"", "nan", "--", "-", "null", "none", "n/a", "na", "indef", "inf", "-inf", "+inf", "infinity"}
 # With an exponent after e or d, or after nothing but its sign, as Fortran writes one of three digits.
 NUMBER = re.compile(r"([+-]?(\d+\.?\d*|\.\d+))([eEdD][+-]?\d+|[+-]\d{3})?")
@@ -71,11 +77,8 @@ def read_text_spectrum(
     source["facts"] = facts.check_facts(source["facts"], "text")
     source["line_spread"] = facts.check_spread(source["line_spread"], "text")
     with reading(path, "a text file with columns of numbers"):
-        table, names = _parse(_decode(path), path, tuple(source["comments"]))
-        columns = {}
-        for key in COLUMNS:
-            if source[key] is not None:
-                columns[key] = table[:, _position(source[key], names, table.shape[1], path)]
+        wanted = {key: source[key] for key in COLUMNS if source[key] is not None}
+        columns = _parse(_blocks(path), path, tuple(source["comments"]), wanted)
     valid = None
     if "mask_column" in columns:
         valid = places.good_pixels(
@@ -97,58 +100,125 @@ def read_text_spectrum(
     return segments.build_all([(segment, source)], path, axis.check_within(within))
 
 
-def _decode(path: Path) -> str:
-    content = read_bytes(path, text=True)
+def _blocks(path: Path) -> Iterator[tuple[list[str], bool]]:
+    """Lines of a text without their ends, many at a time, and whether the last one has an end."""
+    content = read_bytes(path, text=True, most=MOST_BYTES)
+    too_many = f"{path}: expected a spectrum of up to {MOST_LINES} lines, found more"
     if max(content.count(b"\n"), content.count(b"\r")) > MOST_LINES:
-        raise SpectrumError(f"{path}: expected a spectrum of up to {MOST_LINES} lines, found more")
+        raise SpectrumError(too_many)
+    count, longest = 0, max(MOST_LINE, limits().largest or 0)
+    with io.TextIOWrapper(io.BytesIO(content), _encoding(content, path)) as text:
+        while block := text.read(BLOCK):
+            rest = "" if block.endswith("\n") else text.readline(longest + 1)
+            lines = (block + rest).splitlines()  # by whatever else Unicode has to end a line, too
+            count += len(lines)
+            if len(rest) > longest or count > MOST_LINES:
+                raise SpectrumError(
+                    too_many
+                    if count > MOST_LINES
+                    else f"{path}: expected lines of up to {longest} characters, found more in line {count}{HINT}"
+                )
+            yield lines, (rest or block).endswith("\n")
+
+
+def _encoding(content: bytes, path: Path) -> str:
     for mark, encoding in BOMS.items():
         if content.startswith(mark):
-            return content.decode(encoding)
+            return encoding
     if b"\0" in content[:65536] or b"\0" in content:
         raise SpectrumError(f"{path}: expected a text file, found a binary one")
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        return content.decode()
+        for at in range(0, len(content), MOST_LINE):
+            decoder.decode(content[at : at + MOST_LINE], final=at + MOST_LINE >= len(content))
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return "latin-1"
+    return "utf-8"
 
 
-def _parse(text: str, path: Path, comments: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
-    """The numbers float64[rows, columns] of a text, NaN where one is missing, and the names in its header."""
-    ended = text.endswith(("\n", "\r"))
-    lines, numbers, header = [], [], ""
-    first: tuple | None = None
-    for i, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped:
-            continue
-        if stripped.startswith(comments):
-            if first is None:
+class _Layout(NamedTuple):
+    """How the lines of numbers of a text are written."""
+
+    separator: str | None
+    decimal: bool  # a comma is the decimal point
+    quoted: bool
+    width: int  # cells
+    columns: list[int]  # those that are wanted
+
+    def plain(self, line: str) -> str:
+        """The line with a decimal point and without quotation marks."""
+        line = line.replace(",", ".") if self.decimal else line
+        return line.replace('"', "") if self.quoted else line
+
+
+def _parse(
+    blocks: Iterable[tuple[list[str], bool]], path: Path, comments: tuple[str, ...], wanted: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The wanted columns float64[rows] of a text, NaN where a number is missing.
+
+    Args:
+      blocks: of `_blocks`; each is parsed by itself, so that long texts take little memory.
+      wanted: what it is called here -> number of a column from 0, or its name in the header.
+    """
+    header, layout, parts, count, before = "", None, [], 0, 0
+    for lines, ended in blocks:
+        begin = 0
+        while layout is None and begin < len(lines):
+            stripped = lines[begin].strip()
+            if stripped.startswith(comments):
                 header = stripped.lstrip("".join(comments)).strip() or header
-            continue
-        if first is None:
-            first = _separator(stripped)
-            if first is None:
+            elif stripped and (first := _separator(stripped)):
+                layout = _layout(lines[begin], *first, header, wanted, path)
+                break
+            elif stripped:
                 header = stripped
-                if i > MOST_HEADER:
+                if before + begin >= MOST_HEADER:
                     raise SpectrumError(f"{path}: expected numbers within {MOST_HEADER} lines, found none")
-                continue
-        lines.append(line.strip(" \r\n"))  # a tab at the end parts an empty cell
-        numbers.append(i)
-    if first is None:
+            begin += 1
+        used = [
+            i
+            for i in range(begin, len(lines))
+            if (stripped := lines[i].strip()) and not stripped.startswith(comments)
+        ]
+        if not ended and used and used[-1] == len(lines) - 1 and count + len(used) > 2:
+            used.pop()
+        if layout is not None and used:
+            # A tab at the end parts an empty cell.
+            plain = [layout.plain(lines[i].strip(" \r\n")) for i in used]
+            parts.append(_numbers(plain, [before + 1 + i for i in used], layout, path))
+        count += len(used)
+        before += len(lines)
+    if layout is None:
         raise SpectrumError(
             f"{path}: expected lines with two or more numbers, found none (header: {header[:60]!r})"
         )
-    if not ended and len(lines) > 2:
-        lines, numbers = lines[:-1], numbers[:-1]
-    separator, decimal = first
-    if decimal:
-        lines = [line.replace(",", ".") for line in lines]
-    if '"' in lines[0]:
-        lines = [line.replace('"', "") for line in lines]
-    width = len(split(lines[0], separator))
+    return dict(zip(wanted, np.concatenate(parts).T, strict=True))
+
+
+def _layout(
+    line: str, separator: str | None, decimal: bool, header: str, wanted: Mapping[str, Any], path: Path
+) -> _Layout:
+    """The layout by the first line of numbers and the line before it, which may name the columns."""
+    found = _Layout(separator, decimal, '"' in line, 0, [])
+    width = len(split(found.plain(line.strip(" \r\n")), separator))
+    names = [n.strip().strip('"').strip("'") for n in split(header, separator)] if header else []
+    names = names if len(names) == width else []
+    columns = [_position(column, names, width, path) for column in wanted.values()]
+    return found._replace(width=width, columns=columns)
+
+
+def _numbers(lines: list[str], numbers: list[int], layout: _Layout, path: Path) -> np.ndarray:
+    """The wanted columns float64[rows, columns] of some lines.
+
+    Args:
+      lines: plain.
+      numbers: of the lines in the file, for messages.
+    """
+    separator, width = layout.separator, layout.width
     table = _fast(lines, separator, width)
     if table is None and separator is None and width == 2:  # a pixel without a flux
-        table = _fast([line if len(line.split()) != 1 else f"{line} nan" for line in lines], separator, width)
+        whole = [line if len(line.split()) != 1 else f"{line} nan" for line in lines]
+        table = _fast(whole, separator, width)
     if table is None:
         table = np.concatenate(
             [
@@ -156,8 +226,7 @@ def _parse(text: str, path: Path, comments: tuple[str, ...]) -> tuple[np.ndarray
                 for i in range(0, len(lines), CHUNK)
             ]
         )
-    names = [n.strip().strip('"').strip("'") for n in split(header, separator)] if header else []
-    return table, names if len(names) == width else []
+    return table[:, layout.columns]
 
 
 def split(line: str, separator: str | None) -> list[str]:

@@ -129,17 +129,17 @@ class FileReader:
 
 @dataclasses.dataclass
 class StarReader:
-    """The identifiers of the stars in every item, () where it cannot be read."""
+    """The stars in every item, () where it cannot be read."""
 
     files: FileReader
 
-    def __call__(self, items: Sequence[Item], watch: Watch) -> list[tuple[str, ...]]:
+    def __call__(self, items: Sequence[Item], watch: Watch) -> list[tuple[io.Star, ...]]:
         return [self._stars(i, item, watch) for i, item in enumerate(items)]
 
-    def _stars(self, i: int, item: Item, watch: Watch) -> tuple[str, ...]:
+    def _stars(self, i: int, item: Item, watch: Watch) -> tuple[io.Star, ...]:
         try:
             with watch.reading(i):
-                return io.star_ids(
+                return io.stars(
                     item.path,
                     source=self.files.source,
                     data_root=self.files.root,

@@ -15,6 +15,7 @@ import numpy as np
 from remap import io
 from remap.predict.feeding import Item
 from remap.predict.observing import FILES_AT_A_TIME
+from remap.preprocess.same_star import connected, near_pairs
 from remap.spectra import SpectrumError
 
 SPLIT = 1024  # spectra of a file beyond which it is read in parts
@@ -171,32 +172,28 @@ def _ordered(parts: list[int]) -> Sequence[int]:
     return whole if len(whole) == len(parts) else tuple(parts)
 
 
-def group_stars(stars: Sequence[Sequence[str]]) -> list[list[int]]:
+def group_stars(stars: Sequence[Sequence[io.Star]]) -> list[list[int]]:
     """Parts that share stars, directly or by others, each group in order; parts alone are left out.
 
+    What `remap.preprocess.joining.star_groups` may join is in one group, and so is what it looks at to decide.
+
     Args:
-      stars: identifiers in every part.
+      stars: those in every part.
 
     Examples:
-      >>> group_stars([("a",), ("b",), ("a", "c"), ("c",), ()])
+      >>> group_stars([[io.Star(name) for name in part] for part in ("a", "b", "ac", "c", "")])
       [[0, 2, 3]]
     """
-    parent = list(range(len(stars)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
     first: dict[str, int] = {}
-    for part, several in enumerate(stars):
-        for star in several:
-            a, b = root(first.setdefault(star, part)), root(part)
-            parent[max(a, b)] = min(a, b)
-    found: dict[int, list[int]] = {}
-    for part in range(len(stars)):
-        found.setdefault(root(part), []).append(part)
-    return [members for members in found.values() if len(members) > 1]
+    pairs = [
+        (first.setdefault(star.name, part), part) for part, several in enumerate(stars) for star in several
+    ]
+    del first
+    if any(star.within > 0 for several in stars for star in several):
+        part = np.repeat(np.arange(len(stars)), [len(several) for several in stars])
+        ra, dec, within = np.array([star[1:] for several in stars for star in several]).T
+        pairs += part[near_pairs(ra, dec, within)].tolist()
+    return [members for members in connected(len(stars), pairs) if len(members) > 1]
 
 
 def input_lines(inputs: Inputs) -> Iterator[str]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from remap import io
 from remap._version import __version__
 from remap.config import ConfigError
 from remap.predict.arms import ArmPrediction
@@ -259,7 +260,7 @@ def _groups(
     )
     size = 64
     tasks = [range(i, min(i + size, len(inputs.sizes))) for i in range(0, len(inputs.sizes), size)]
-    stars: list[Sequence[str]] = []
+    stars: list[Sequence[io.Star]] = []
     with Feeder(
         StarReader(read),
         len(tasks),

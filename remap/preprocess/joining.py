@@ -10,6 +10,7 @@ import numpy as np
 from remap.preprocess.description import Preprocessing
 from remap.preprocess.observe_settings import ObserveSettings
 from remap.preprocess.observed import ArmOnGrid, Observed, empty_arm, put
+from remap.preprocess.same_star import connected, diameter, near_pairs, same_names, separation
 from remap.preprocess.stacking import StackSettings, stack
 from remap.spectra import make_spectra
 
@@ -20,14 +21,15 @@ def star_groups(observed: Observed, *, settings: ObserveSettings | None = None) 
     """Rows that are one star each, in the order of their first rows.
 
     A row goes by its `star_id`; one without stays as it is. Rows with one identifier whose positions lie farther
-    apart than `settings.radius` are not one star: they stay rows of their own, with a warning.
+    apart than `settings.radius` are not one star: they stay rows of their own, with a warning. Rows whose identifier
+    changes between visits (`Observed.star_within`) are one star where their positions agree to that, too. Where it
+    is not plain who is (a row in the middle between two others that are too far apart for one star, or that two stars
+    with names lie near), identifiers alone decide, with a warning.
     """
     settings = settings or ObserveSettings()
-    groups: dict[object, list[int]] = {}
-    for i, star_id in enumerate(observed.star_ids):
-        groups.setdefault(star_id or i, []).append(i)
     final: list[list[int]] = []
-    for key, members in groups.items():
+    for members in _told(observed, settings):
+        key = observed.star_ids[members[0]]
         if len(members) > 1 and _spread(observed.ra[members], observed.dec[members]) > settings.radius:
             logger.warning(
                 "%s: %d spectra have this identifier and lie more than %g arcsec apart; they stay rows of their own",
@@ -39,6 +41,32 @@ def star_groups(observed: Observed, *, settings: ObserveSettings | None = None) 
             continue
         final.append(members)
     return sorted(final, key=lambda members: members[0])
+
+
+def _told(observed: Observed, settings: ObserveSettings) -> list[list[int]]:
+    """Rows that are one star by identifier or, where that changes between visits, by position."""
+    ids, within = observed.star_ids, np.minimum(observed.star_within, settings.radius)
+    pairs = near_pairs(observed.ra, observed.dec, within)
+    by_name = connected(len(ids), same_names(ids))
+    if not len(pairs):
+        return by_name
+    out, loose = [], set()
+    for members in connected(len(ids), [*same_names(ids), *pairs.tolist()]):
+        different = {ids[i] for i in members}
+        if len(members) == 1 or (len(different) == 1 and ids[members[0]]):
+            continue
+        apart = diameter(observed.ra[members], observed.dec[members])
+        names = {ids[i] for i in members if ids[i] and not within[i] > 0}
+        if apart > np.nanmax(within[members]) or len(names) > 1:
+            logger.warning(
+                "%d spectra of %d identifiers, such as %s, lie near one another, up to %.2g arcsec apart, and could "
+                "be of one star or of several; those of one identifier are taken for one",
+                *(len(members), len(different), ids[members[0]], apart),
+            )
+            continue
+        out.append(members)
+        loose.update(members)
+    return [*out, *(members for members in by_name if members[0] not in loose)]
 
 
 def join(
@@ -76,6 +104,7 @@ def join(
         coarse=np.array([observed.coarse[m].any() for m in used]),
         ra=observed.ra[first],
         dec=observed.dec[first],
+        star_within=observed.star_within[first],
         inputs=np.array([int(observed.inputs[m].sum()) for m in used]),
         messages=tuple(observed.messages[i] for i in first),
     )
@@ -146,9 +175,8 @@ def _spread(ra: np.ndarray, dec: np.ndarray) -> float:
     known = np.isfinite(ra) & np.isfinite(dec)
     if np.count_nonzero(known) < 2:
         return 0.0
-    ra, dec = np.radians(ra[known]), np.radians(dec[known])
-    half = np.sin((dec - dec[0]) / 2) ** 2 + np.cos(dec) * np.cos(dec[0]) * np.sin((ra - ra[0]) / 2) ** 2
-    return float(np.degrees(2 * np.arcsin(np.sqrt(half.max()))) * 3600)
+    rows = np.flatnonzero(known)
+    return float(separation(ra, dec, rows, rows[:1]).max())
 
 
 def _mean(velocity: np.ndarray, error: np.ndarray) -> float:

@@ -99,6 +99,7 @@ def observe(
         coarse=np.any([coarse for _, coarse in placed.values()], axis=0),
         ra=first_fact(split, "ra", count),
         dec=first_fact(split, "dec", count),
+        star_within=first_fact(split, "star_within", count),
         inputs=np.ones(count, int),
         messages=messages,
     )

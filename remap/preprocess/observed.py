@@ -40,6 +40,8 @@ class Observed:
       doubtful: bool[S], it is poor, or contradicts the measured one.
       coarse: bool[S], the lines are wider than the networks know them, or of unknown width on very fine pixels.
       ra, dec: float[S], degrees, NaN = not known.
+      star_within: float[S], arcsec: spectra so near are of one star, whatever identifiers they have; NaN = these are
+        names.
       inputs: int[S], how many exposures a row is made of.
       messages: S reasons why a row cannot be used, "" elsewhere.
       told: for the provenance: where the spectra came from and how they were read.
@@ -56,6 +58,7 @@ class Observed:
     coarse: np.ndarray
     ra: np.ndarray
     dec: np.ndarray
+    star_within: np.ndarray
     inputs: np.ndarray
     messages: tuple[str, ...]
     told: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -93,6 +96,7 @@ def concatenate(parts: Sequence[Observed]) -> Observed:
                 "coarse",
                 "ra",
                 "dec",
+                "star_within",
                 "inputs",
             )
         },
@@ -114,7 +118,7 @@ def nothing(name: str, preprocessing: Preprocessing, message: str) -> Observed:
         )
     no = np.zeros(1, bool)
     one = np.ones(1, int)
-    return Observed((name,), ("",), arms, none, none, none, no, no, no, none, none, one, (message,))
+    return Observed((name,), ("",), arms, none, none, none, no, no, no, none, none, none, one, (message,))
 
 
 def empty_arm(count: int, pixels: int) -> ArmOnGrid:

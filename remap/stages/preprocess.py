@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from remap.predict.observing import observe_in_blocks, stationary_mask
 from remap.preprocess.description import Preprocessing, make_preprocessing
 from remap.preprocess.joining import join, star_groups
 from remap.preprocess.observe_settings import ObserveSettings, observe_settings
+from remap.preprocess.same_star import connected, near_pairs, same_names
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates, make_templates
 from remap.preprocess.velocity_choice import warn_of_velocities
@@ -159,6 +161,11 @@ def _read_survey(
         stationary = stationary_mask(files, preprocessing, settings=settings, velocities=given, **source)
     found = make(len(files))
     reasons = [""] * len(files)
+    stars_of = [
+        name if at < 0 else table.star_ids[at] for name, at in zip(names, of_file.tolist(), strict=True)
+    ]
+    places = np.full((len(files), 3), np.nan)  # degrees, degrees, arcsec
+    said = [""] * len(files)  # by files whose stars the table does not name
     known = of_file >= 0 if given is not None else np.zeros(len(files), bool)
     for some, own, how in (
         (np.flatnonzero(known), given, settings),
@@ -179,14 +186,20 @@ def _read_survey(
                 if len(part) != 1:
                     reasons[i] = f"{files[i]}: expected one spectrum per file, found {len(part)}"
                 if not reasons[i]:
-                    at = of_file[i]
-                    star = names[i] if at < 0 else str(table.star_ids[at])
-                    found.put([i], dataclasses.replace(part, names=(names[i],), star_ids=(star,)))
+                    places[i] = part.ra[0], part.dec[0], part.star_within[0]
+                    if of_file[i] >= 0 and table.names_stars:
+                        part = dataclasses.replace(part, star_within=np.full(1, np.nan))
+                    elif of_file[i] >= 0 and not places[i, 2] > 0:
+                        said[i] = part.star_ids[0]
+                    elif part.star_ids[0] and places[i, 2] > 0:
+                        stars_of[i] = part.star_ids[0]
+                    found.put([i], dataclasses.replace(part, names=(names[i],), star_ids=(stars_of[i],)))
             del parts, part  # before the next are in memory, too
-    rows = []
-    for name, at, reason in zip(names, of_file.tolist(), reasons, strict=True):
+    _warn_of_visits(said, str(table.path))
+    rows, sides = [], _sides(stars_of, places)
+    for name, star, at, reason in zip(names, sides, of_file.tolist(), reasons, strict=True):
         i = None if at < 0 else at
-        entry = {"file": name, "star_id": name if i is None else table.star_ids[i]}
+        entry = {"file": name, "star_id": star}
         for b in bins:
             value = np.nan if i is None or b.name not in table.values else table.values[b.name][i]
             error = np.nan if i is None or b.name not in table.errors else table.errors[b.name][i]
@@ -218,6 +231,45 @@ def _read_survey(
     counts = {str(s): int(np.count_nonzero(stars["status"] == s)) for s in sorted(set(stars["status"]))}
     logger.info("preprocess: survey of %d spectra: %s", len(stars), counts)
     return stars, found, kept, stationary
+
+
+def _sides(stars: Sequence[str], places: np.ndarray) -> list[str]:
+    """Identifiers by which splits go: spectra that could be of one star have that of the first of them.
+
+    Up to twice the distance at which rows are joined: a star on both sides spoils a split, two stars on one do not.
+
+    Args:
+      stars: S identifiers.
+      places: float[S, 3], right ascension and declination [degrees] and the fact `star_within` [arcsec].
+    """
+    ra, dec, within = places.T
+    pairs = near_pairs(ra, dec, 2 * within)
+    if not len(pairs):
+        return list(stars)
+    out = list(stars)
+    for members in connected(len(out), [*same_names(stars), *pairs.tolist()]):
+        for i in members:
+            out[i] = stars[members[0]]
+    changed = sum(one != other for one, other in zip(out, stars, strict=True))
+    if changed:
+        logger.info(
+            "preprocess: %d spectra have in stars.ecsv the identifier of another one that lies within %g arcsec, so "
+            "that both are on one side of every split",
+            *(changed, 2 * np.nanmax(within)),
+        )
+    return out
+
+
+def _warn_of_visits(said: Sequence[str], where: str) -> None:
+    """Logs that labelled files of one star, by what they say, are stars of their own by the table of labels."""
+    visits = len(same_names(said))
+    if visits:
+        often = next(name for name, count in collections.Counter(said).most_common() if name and count > 1)
+        logger.warning(
+            "%s: %d labelled files say that they are of a star that another one is of, too (such as %r), but the "
+            "table does not name stars: visits of one star may be on both sides of a split; name them in id_column",
+            *(where, visits, often),
+        )
 
 
 def _unless_given(settings: ObserveSettings, table: io.LabelTable) -> ObserveSettings:
@@ -274,8 +326,10 @@ def _join_stars(
         block = found.take(kept[[i for group in some for i in group]])
         # Who belongs together is known: of rows that do not, some alone could lie near each other.
         alone = [len(group) == 1 for group in some for _ in group]
-        ids = tuple("" if one else star for one, star in zip(alone, block.star_ids, strict=True))
-        block = dataclasses.replace(block, star_ids=ids)
+        first = np.cumsum([0, *map(len, some)])  # identifiers of one star may differ between visits
+        heads = [block.star_ids[i] for i, group in zip(first, some, strict=False) for _ in group]
+        ids = tuple("" if one else star for one, star in zip(alone, heads, strict=True))
+        block = dataclasses.replace(block, star_ids=ids, star_within=np.full(len(block), np.nan))
         joined.put(range(at, at + len(some)), join(block, preprocessing, settings=settings))
         at += len(some)
     stars = []

@@ -19,7 +19,7 @@ PIXELS = {"flux": np.dtype(np.float32), "valid": np.dtype(bool), "ivar": np.dtyp
 PER_ARM = ("snr", "scale")  # numbers of a row in each arm
 NUMBERS = {
     "velocity": float, "velocity_error": float, "measured": float, "poor": bool, "doubtful": bool, "coarse": bool,
-    "ra": float, "dec": float, "inputs": int,
+    "ra": float, "dec": float, "star_within": float, "inputs": int,
 }  # fmt: skip
 BLOCK = 256  # rows that are in memory together
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from remap.spectra import SPEED_OF_LIGHT
+from remap.surveys.presets_image import LAMOST_WITHIN
 from remap.surveys.record import Survey
 
 _FITS = ("*.fits", "*.fits.gz", "*.fit", "*.FITS")
@@ -32,7 +33,7 @@ _LAMOST_MRS_TABLE = {
     ),
     "line_spread": {"resolution": 7500.0},
     "facts": {
-        "star_id": "DESIG",
+        "star_id": {"keyword": "DESIG", "within": LAMOST_WITHIN},  # a position, that changes between visits
         "ra": "RA",
         "dec": "DEC",
         "snr": {"keyword": "SNR", "missing": (-9999.0,)},
@@ -45,7 +46,7 @@ _LAMOST_MRS = Survey(
         "LAMOST at medium resolution (R 7,500): tables COADD_B and COADD_R, then one of each exposure and arm, whose "
         "red wavelengths decrease; rows of pixels with LOGLAM, or in later releases one row of arrays with "
         "WAVELENGTH. Every bit of ANDMASK (sums) and PIXMASK (exposures) counts. The S/N is that of the arm or "
-        "exposure; the files hold no velocity."
+        "exposure; the files hold no velocity. DESIG is a position: spectra within 1.5 arcsec are of one star."
     ),
     source={
         "format": "any",

@@ -1,9 +1,11 @@
 """Files made to crash a reader, to keep it busy or to fill the memory; and what checksums decide."""
 
+import contextlib
 import gzip
 import io as streams
 import logging
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -15,6 +17,7 @@ from benchmarks.small_files import SAMPLES, N
 from remap import io, surveys
 from remap.config import ConfigError
 from remap.io import fits_structure
+from remap.io.content import gunzip
 from remap.io.fits_structure import START, check_fits
 from remap.io.limits import limited
 from remap.spectra import SpectrumError
@@ -152,6 +155,33 @@ def test_very_many_hdus(tmp_path):
     assert "HDUs" in refused("image", path, source)
 
 
+@pytest.mark.parametrize("number", [798, 1310, 3542])
+def test_packed_images_ask_for_no_memory_that_they_do_not_need(tmp_path, number):
+    """Hostile copies with a BYTEPIX of -32 or of millions, for which the decoder took gigabytes."""
+    path, source = write(tmp_path, "image_packed")
+    path.write_bytes(fuzzing.mutant("image_packed", SAMPLES["image_packed"], number))
+    assert "compressed image of BYTEPIX" in refused("image_packed", path, source)
+
+
+@pytest.mark.parametrize("column", [1, 2, 3])
+def test_units_of_label_tables_are_not_worked_out(tmp_path, column):
+    """Powers of many digits, also of columns that nobody needs, kept astropy busy for minutes."""
+    path, source = write(tmp_path, "labels_fits")
+    set_card(path, f"TUNIT{column}", "'10**999999999 m'", hdu=1)
+    start = time.process_time()
+    with (
+        contextlib.nullcontext() if column == 1 else pytest.raises(SpectrumError, match=r"10\*\*999999999 m")
+    ):
+        SAMPLES["labels_fits"].read(path, source)
+    assert time.process_time() - start < 2
+
+
+def test_units_of_tables_of_text_are_not_worked_out(tmp_path):
+    path, source = write(tmp_path, "table_text")
+    set_card(path, "TUNIT2", "'10**999999999 m'", hdu=1)
+    assert "expected a unit of 'FLUX', found '10**999999999 m'" in refused("table_text", path, source)
+
+
 def bomb(content, megabytes):
     """A gzip archive of a content and so many megabytes of zeros."""
     return gzip.compress(content) + gzip.compress(bytes(2**20)) * megabytes
@@ -163,6 +193,17 @@ def test_gzip_bombs(tmp_path, name):
     path.write_bytes(bomb(path.read_bytes(), 5000))
     assert path.stat().st_size < 6e6
     assert "largest" in refused(name, path, source)
+
+
+def test_an_archive_takes_little_more_than_what_it_holds(tmp_path):
+    content = np.random.default_rng(0).integers(0, 4, 2**24, np.uint8).tobytes()
+    packed = gzip.compress(content, 1)
+    tracemalloc.start()
+    try:
+        assert gunzip(packed, tmp_path / "x.fits.gz", most=2**24) == content
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_bomb_is_read_where_the_source_allows_for_it(tmp_path):

@@ -144,8 +144,10 @@ def test_pieces_are_those_of_the_whole_with_all_rows_of_a_target(tmp_path, name)
         for i, own in enumerate(rows):
             more = {"rows": (i, i + 1), "together": together}
             assert_rows(io.read_segments(path, source=SOURCE, **more), whole, own)
-            assert io.star_ids(path, source=SOURCE, **more) == (str(same["TARGETID"][own[0]]),)
-    assert io.star_ids(path, source=SOURCE) == ("7", "8", "9")
+            assert [star.name for star in io.stars(path, source=SOURCE, **more)] == [
+                str(same["TARGETID"][own[0]])
+            ]
+    assert io.stars(path, source=SOURCE) == tuple(map(io.Star, "789"))
     if name == "c.fits":
         assert [tuple(piece) for piece in io.split(path, source=SOURCE, most=3)] == [(0, 2, 3), (2, 3, 1)]
     with pytest.raises(SpectrumError, match="expected targets 1 to 4, found 3"):

@@ -2,20 +2,22 @@
 
 import codecs
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from remap import io
 from remap.config import ConfigError
+from remap.io import text
 from remap.spectra import SpectrumError
 
 SOURCE = {"format": "text", "medium": "air", "axis": "linear", "wave_unit": "Angstrom"}
 ROWS = [(5000.0, 1.0), (5000.5, 0.5), (5001.0, -2e-3)]
 
 
-def read(tmp_path, text, **source):
-    (tmp_path / "x.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+def read(tmp_path, content, **source):
+    (tmp_path / "x.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
     return io.read(tmp_path / "x.txt", source=SOURCE | source)
 
 
@@ -72,6 +74,55 @@ def test_a_third_column_is_what_is_declared(tmp_path):
 
 def test_a_last_line_without_an_end_may_have_been_cut(tmp_path):
     assert read(tmp_path, "5000 1\n5001 2\n5002 31").flux.tolist() == [[1, 2]]
+
+
+def test_only_what_has_no_end_may_have_been_cut(tmp_path):
+    assert read(tmp_path, "5000 1\n5001 2\n5002 3\n  ").wave.tolist() == [5000.0, 5001.0, 5002.0]
+    assert read(tmp_path, "5000 1\n5001 2\n5002 3\n# the end").wave.tolist() == [5000.0, 5001.0, 5002.0]
+
+
+@pytest.mark.parametrize("block", [1, 7, 50, 10**6])
+def test_a_text_is_the_same_in_any_blocks(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(text, "BLOCK", block)
+    rows = [f"{5000 + i},{5 * (i % 2)};{'' if i % 5 == 3 else i};0,1" for i in range(40)]
+    found = read(tmp_path, "\r\n".join(["# a star", "wave;flux;error", *rows[:20], "# half", *rows[20:], ""]))
+    np.testing.assert_array_equal(found.wave, [5000 + i + 0.5 * (i % 2) for i in range(40)])
+    np.testing.assert_array_equal(found.valid[0], [i % 5 != 3 for i in range(40)])
+    with pytest.raises(SpectrumError, match="expected a number in line 33, found 'x'"):
+        read(tmp_path, "\n".join([*rows[:32], "x;1;1", *rows[33:], ""]))
+
+
+def test_long_texts_take_little_memory(tmp_path):
+    """Nine times their size at most, most of it numbers; with all lines at once it was eleven times."""
+    content = "".join(f"{4000 + 0.01 * i:.2f} 1.5\n" for i in range(300_000))
+    read(tmp_path, content[:1200])
+    tracemalloc.start()
+    try:
+        assert read(tmp_path, content).wave.size == 300_000
+        assert tracemalloc.get_traced_memory()[1] < 9 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
+def test_texts_beyond_the_limits(tmp_path, monkeypatch):
+    lines = "".join(f"{5000 + i} 1\n" for i in range(1000))
+    monkeypatch.setattr(text, "MOST_BYTES", 5000)
+    for content in (lines, gzip.compress(lines.encode())):
+        with pytest.raises(SpectrumError, match=r"x.txt: expected .*up to 5e\+03.*largest of the source"):
+            read(tmp_path, content)
+        assert len(read(tmp_path, content, largest=10**6).wave) == 1000
+    monkeypatch.undo()
+    monkeypatch.setattr(text, "MOST_LINES", 500)
+    for end in ("\n", "\x0b"):
+        with pytest.raises(SpectrumError, match=r"x.txt: expected a spectrum of up to 500 lines, found more"):
+            read(tmp_path, lines.replace("\n", end))
+    monkeypatch.undo()
+    monkeypatch.setattr(text, "BLOCK", 10)
+    monkeypatch.setattr(text, "MOST_LINE", 100)
+    with pytest.raises(
+        SpectrumError, match=r"x.txt: expected lines of up to 100 characters, found more in line 4"
+    ):
+        read(tmp_path, "5000 1\n5001 1\n5002 1\n" + lines.replace("\n", " "))
 
 
 def test_gzip(tmp_path):

@@ -4,7 +4,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remap.io import Star
 from remap.predict.plan import group_stars, make_plan, says_stars
+
+
+def named(parts):
+    return [[Star(name) for name in part] for part in parts]
 
 
 @given(
@@ -14,7 +19,7 @@ from remap.predict.plan import group_stars, make_plan, says_stars
 )
 def test_every_part_is_in_one_shard_with_its_group(sizes, shard, stars):
     sizes = np.array(sizes)
-    groups = group_stars(stars[: len(sizes)])
+    groups = group_stars(named(stars[: len(sizes)]))
     plan = make_plan(sizes, shard=shard, groups=groups)
     flat = [part for chunks in plan.shards for chunk in chunks for part in chunk]
     assert sorted(flat) == list(range(len(sizes)))
@@ -43,7 +48,18 @@ def test_groups_are_the_connected_components(stars):
                 reached.add(part)
                 todo += [j for j in range(len(stars)) if set(stars[j]) & set(stars[part])]
         expected[min(reached)] = sorted(reached)
-    assert group_stars(stars) == [group for _, group in sorted(expected.items()) if len(group) > 1]
+    assert group_stars(named(stars)) == [group for _, group in sorted(expected.items()) if len(group) > 1]
+
+
+def test_parts_whose_stars_lie_near_one_another_are_together():
+    a, b, c = (
+        Star(name, 10.0, 89.0 + away / 3600, within)
+        for name, away, within in (("a", 0.0, 1.5), ("b", 1.4, 1.5), ("c", 1.4, np.nan))
+    )
+    far = Star("d", 10.0, -89.0, 1.5)
+    assert group_stars([[a], [far], [b]]) == [[0, 2]]
+    assert group_stars([[a, far], [c], [far]]) == [[0, 1, 2]]
+    assert group_stars([[c], [c._replace(name="e")]]) == []
 
 
 def test_parts_without_groups_are_ranges_that_need_no_memory():

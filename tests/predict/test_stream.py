@@ -289,6 +289,36 @@ def test_stars_in_several_files_are_rows_in_the_order_of_a_prediction_at_once(ti
     assert list(found["exposures"]) == [2, 2, 1, 1, 2, 2, 1, 1]
 
 
+def test_stars_by_position_are_joined_as_at_once(tiny_predictor, tmp_path):
+    """Of visits whose identifiers change: one star, a pair 2 arcsec apart, and three in a row that say nothing."""
+    places = {
+        "a0": 0.0,
+        "b0": 1.2,
+        "a1": 100.0,
+        "b1": 102.0,
+        "a2": 200.0,
+        "b2": 201.0,
+        "c2": 202.0,
+        "c0": 0.6,
+        "d1": 100.2,
+    }
+    files = []
+    for i, (name, away) in enumerate(places.items()):
+        files.append(tiny.write_table(tmp_path / "spectra" / f"{i}_{name}.fits", *tiny.star(int(name[1]))))
+        for key, value in (("RA", 120.0), ("DEC", 10 + away / 3600), ("DESIG", f"J{away}")):
+            fits.setval(files[-1], key, value=value, ext=1)
+    facts = {"star_id": {"keyword": "DESIG", "within": 1.5}, "ra": "RA", "dec": "DEC"}
+    source = {**tiny_predictor.config["survey"]["source"], "facts": facts}
+    settings = dict(source=source, settings=_joining(tiny_predictor))
+    stream = StreamSettings(shard=1, workers=0)
+    done = predict_stream(tiny_predictor, files, tmp_path / "parts", stream=stream, **settings)
+    assert done.shards == 4  # those of the third place must be looked at together
+    assert assert_whole(tiny_predictor, files, tmp_path / "parts", **settings) == 6
+    found = read_catalogue(tmp_path / "merged.fits").table
+    assert list(found["exposures"]) == [3, 2, 1, 1, 1, 1]
+    assert list(found["star_id"]) == ["J0.0", "J100.0", "J102.0", "J200.0", "J201.0", "J202.0"]
+
+
 def _joining(predictor):
     return dataclasses.replace(predictor.observe_settings, join=True)
 

@@ -334,6 +334,53 @@ def test_one_identifier_at_two_places_is_not_one_star(caplog):
     assert len(join(observe([[here], [near]], DESCRIPTION), DESCRIPTION)) == 1  # 1.7 arcsec
 
 
+def visits(*told):
+    """Observed rows, each (identifier, arcsec from the first place, star_within)."""
+    parts = []
+    for i, (star_id, away, within) in enumerate(told):
+        more = {"ra": 150.0, "dec": 30.0 + away / 3600, "star_within": within}
+        parts.append([at_width(1.0, name=f"{i}", star_id=star_id, seed=i + 1, **more)])
+    return observe(parts, DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        # visits of one star, whose identifier is its position
+        ((("J1", 0.0, 1.5), ("J2", 1.4, 1.5), ("J1", 0.0, 1.5)), ["0+1+2"]),
+        # two stars
+        ((("J1", 0.0, 1.5), ("J2", 2.0, 1.5), ("J1", 0.1, 1.5)), ["0+2", "1"]),
+        # names
+        ((("a", 0.0, np.nan), ("b", 0.0, np.nan), ("a", 0.0, np.nan)), ["0+2", "1"]),
+        # a star with a name, and a visit of which its release had none
+        ((("G1", 0.0, np.nan), ("J1", 1.0, 1.5)), ["0+1"]),
+        # positions that are their own identifiers
+        ((("", 0.0, 1.5), ("", 1.0, 1.5), ("", 0.0, np.nan)), ["0+1+2"]),
+        ((("", 0.0, np.nan), ("", 1.0, np.nan)), ["0", "1"]),
+    ],
+)
+def test_spectra_whose_identifiers_change_are_one_star_by_position(told, expected, caplog):
+    found = visits(*told)
+    with caplog.at_level(logging.WARNING, logger="remap"):
+        assert list(join(found, DESCRIPTION).names) == expected
+    assert not caplog.text
+    backwards = join(visits(*reversed(told)), DESCRIPTION).names
+    assert sorted(name.count("+") for name in backwards) == sorted(name.count("+") for name in expected)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        (("J1", 0.0, 1.5), ("J2", 1.0, 1.5), ("J3", 2.0, 1.5), ("J3", 2.0, 1.5)),  # a row between two others
+        (("G1", 0.0, np.nan), ("J1", 0.7, 1.5), ("G2", 1.4, np.nan), ("G2", 1.4, np.nan)),  # or between names
+    ],
+)
+def test_where_it_is_not_plain_who_is_one_star_identifiers_decide(told, caplog):
+    with caplog.at_level(logging.WARNING, logger="remap"):
+        assert join(visits(*told), DESCRIPTION).names == ("0", "1", "2+3")
+    assert "4 spectra of 3 identifiers" in caplog.text
+
+
 def test_unreadable_rows_and_rows_without_identifier_are_left_alone():
     found = concatenate(
         [nothing("bad", DESCRIPTION, "why"), observe([[at_width(1.0)], [at_width(1.0)]], DESCRIPTION)]

@@ -6,9 +6,11 @@ import itertools
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 from remap import io, surveys
 from remap.config import ConfigError
+from remap.predict.plan import group_stars
 from remap.spectra import SpectrumError, air_to_vacuum
 from remap.surveys import identification
 
@@ -75,6 +77,27 @@ def test_lamost_lrs():
         assert spectra.fact("snr")[0] > 0
         assert abs(10**3.5682 - spectra.wave[0]) < 1e-6
     assert abs(np.median(offsets)) * 299792.458 < 30  # a third of a pixel
+
+
+@pytest.mark.parametrize("name", ["lamost_lrs", "lamost_mrs"])
+def test_visits_of_lamost_are_one_star(name):
+    """Their identifiers, positions, differ by up to 1 arcsec; of 18 stars of the 36 no two visits have the same."""
+    paths = shared(
+        {"lamost_lrs": "lamost_repeats/spectra/*.fits.gz", "lamost_mrs": "lamost_mrs/*.fits*"}[name]
+    )
+    stars = [io.stars(path, source=surveys.get(name).source) for path in paths]
+    joined = {tuple(group) for group in group_stars(stars)}
+    if name == "lamost_mrs":
+        assert joined == {(0, 1)}
+        return
+    listed = Table.read(paths[0].parents[1] / "repeats.csv", format="ascii.csv")
+    group = {str(row["file"]): int(row["group"]) for row in listed}
+    expected: dict[int, list[int]] = {}
+    for i, path in enumerate(paths):
+        expected.setdefault(group[path.name], []).append(i)
+    assert joined == {tuple(members) for members in expected.values()}
+    names = [{star.name for i in members for star in stars[i]} for members in expected.values()]
+    assert sum(len(several) > 1 for several in names) == 18
 
 
 def test_lamost_lrs_with_wavelengths_in_a_row():
