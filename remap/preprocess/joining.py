@@ -50,13 +50,14 @@ def join(
       settings: None = `ObserveSettings()`; see `star_groups` for who belongs together.
 
     Returns:
-      One row per star; names, joined by "+", tell what each is made of (the first three).
+      One row per star; names, joined by "+", tell what each is made of (the first three). A spectrum that is there
+      more than once counts once.
     """
     settings = settings or ObserveSettings()
     groups = star_groups(observed, settings=settings)
     if all(len(members) == 1 for members in groups):
         return observed
-    used = [_best(members, observed) for members in groups]
+    used = [_once(_best(members, observed), observed) for members in groups]
     first = np.array([members[0] for members in used])
     arms = {
         arm: _join_arm(on, used, preprocessing, arm, settings.stacking) for arm, on in observed.arms.items()
@@ -83,6 +84,21 @@ def _best(members: Sequence[int], observed: Observed) -> list[int]:
     for bad in (np.array([bool(m) for m in observed.messages]), observed.poor):
         members = [i for i in members if not bad[i]] or list(members)
     return list(members)
+
+
+def _once(members: list[int], observed: Observed) -> list[int]:
+    """The rows of a star without those that are another one to the bit: a copy of a file tells nothing new."""
+    if len(members) < 2:
+        return members
+    found: dict[object, int] = {}
+    for i in members:
+        seen = [on for on in observed.arms.values() if on.valid[i].any()]
+        pixels = ((id(on), on.flux[i].tobytes(), on.valid[i].tobytes()) for on in seen)
+        first = found.setdefault(tuple(pixels) or i, i)  # where nothing is seen nothing is the same
+        if first != i:
+            told = observed.names[first], observed.names[i], observed.star_ids[i]
+            logger.warning("%s and %s, of the star %s, are the same spectrum: it counts once", *told)
+    return list(found.values())
 
 
 def _joint_name(names: Sequence[str]) -> str:

@@ -305,6 +305,33 @@ def test_exposures_of_one_star_are_averaged_after_their_velocities():
     assert star.arms["A"].snr[0] == pytest.approx(2 * np.median(each.arms["A"].snr), rel=0.1)
 
 
+def test_a_spectrum_that_is_there_twice_counts_once(caplog):
+    """A file that is named twice or was copied: its noise is one, and would be taken for that of two exposures."""
+    one, two = (
+        at_width(1.0, 10.0, name=n, star_id="s", seed=k, noise=0.05, rv=10.0, rv_err=2.0)
+        for n, k in (("1", 1), ("2", 2))
+    )
+    copy, away = dataclasses.replace(one, names=("copy",)), at_width(1.0, cut=(8000.0, 8100.0), star_id="s")
+    settings = ObserveSettings(velocity="file", join=True)
+
+    def joined(*files):
+        return join(
+            observe([[f] for f in files], DESCRIPTION, settings=settings), DESCRIPTION, settings=settings
+        )
+
+    both = joined(one, two)
+    assert "the same spectrum" not in caplog.text
+    found = joined(one, copy, two, one)
+    for name in ("flux", "valid", "snr"):
+        np.testing.assert_array_equal(getattr(found.arms["A"], name), getattr(both.arms["A"], name))
+    assert found.inputs.tolist() == both.inputs.tolist() == [2]
+    assert found.velocity_error.tolist() == both.velocity_error.tolist()
+    assert "1 and copy, of the star s, are the same spectrum: it counts once" in caplog.text
+    caplog.clear()
+    assert joined(away, away).messages[0]
+    assert "the same spectrum" not in caplog.text
+
+
 def test_one_identifier_at_two_places_is_not_one_star(caplog):
     here = at_width(1.0, name="1", star_id="science", ra=10.0, dec=20.0)
     there = at_width(1.0, name="2", star_id="science", ra=10.1, dec=20.0, seed=6)
@@ -388,7 +415,8 @@ def test_exposures_of_poor_velocity_are_left_out_of_their_star():
 
 def test_a_mean_velocity_has_an_error_only_where_all_have():
     one, two = (
-        at_width(1.0, 10.0, name=n, star_id="s", rv=10.0, rv_err=e) for n, e in (("1", 1.0), ("2", np.nan))
+        at_width(1.0, 10.0, name=n, star_id="s", seed=k, rv=10.0, rv_err=e)
+        for n, k, e in (("1", 1, 1.0), ("2", 2, np.nan))
     )
     settings = ObserveSettings(velocity="file", join=True)
     both = join(observe([[one], [two]], DESCRIPTION, settings=settings), DESCRIPTION, settings=settings)
