@@ -50,6 +50,9 @@ def within(stars: Table, limits: Section) -> np.ndarray:
     return keep
 
 
+PARTS = ("train", "val", "test", "other")  # of a split; the last one has no part
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings:
     """What decides the splits into folds, besides the stars.
@@ -179,6 +182,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"expected a split, found none of {sorted(missing)}")
         if len(found["part"]) != len(found["star_id"]):
             raise ValueError(f"{len(found['part'])} parts of {len(found['star_id'])} spectra")
+        if unknown := sorted({*map(str, found["part"])} - set(PARTS)):
+            raise ValueError(f"expected parts among {PARTS}, found {unknown}")
     return found
 
 

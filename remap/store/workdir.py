@@ -54,7 +54,17 @@ from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
-from remap.store.atomic import file_hash, map_arrays, named, read_arrays, read_json, save_arrays, write_json
+from remap.store.atomic import (
+    file_hash,
+    map_arrays,
+    named,
+    read_arrays,
+    read_json,
+    save_arrays,
+    seal,
+    unseal,
+    write_json,
+)
 from remap.store.checkpoint import check_equal, has_final
 from remap.store.lock import unfinished
 from remap.store.tables import ecsv_writer, read_signed, signed
@@ -213,7 +223,7 @@ def save_stationary(workdir: Path, mask: StationaryMask | None) -> None:
     if mask is None:
         path.unlink(missing_ok=True)
     else:
-        write_json(path, json.loads(mask.to_json()))
+        write_json(path, seal(json.loads(mask.to_json())))
 
 
 def load_stationary(workdir: Path) -> StationaryMask | None:
@@ -222,7 +232,7 @@ def load_stationary(workdir: Path) -> StationaryMask | None:
     if not path.is_file():
         return None
     with named(path, PREPARE):
-        return StationaryMask.from_json(path.read_text())
+        return StationaryMask.from_json(json.dumps(unseal(json.loads(path.read_text()))))
 
 
 def share(workdir: Path, name: str, source: Path) -> None:
