@@ -108,6 +108,28 @@ def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny
             assert result["labels"][label]["nll"][i] == pytest.approx(nll, rel=1e-5)
 
 
+def test_stars_without_labels_are_not_predicted_and_change_nothing(done, tiny_data, monkeypatch):
+    workdir = done[0] / "ablate" / "full" / "seed_0"
+    c = module.plan(config(tiny_data))[0].parts[0].config
+    stars, seen, own = readable_stars(workdir), [], module.held_out
+
+    def held_out(*args, **how):
+        found = own(*args, **how)
+        seen.append(len(found.arms["A"].used))
+        return found
+
+    monkeypatch.setattr(module, "held_out", held_out)
+    known = np.isfinite([np.asarray(stars[label], float) for label in LABELS]).any(axis=0)
+    labelled = module.score(c, workdir, LABELS)
+    monkeypatch.setattr(module, "labelled_rows", lambda workdir, stars: np.arange(len(stars)))
+    everyone = module.score(c, workdir, LABELS)
+    assert seen == [np.count_nonzero(known), len(stars)]
+    assert seen[0] < seen[1]
+    for label in LABELS:
+        for name, values in labelled[label].items():
+            np.testing.assert_allclose(values, everyone[label][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_table_follows_from_the_scores(done):
     workdir, table = done
     stars = readable_stars(workdir)
