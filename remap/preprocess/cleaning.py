@@ -140,8 +140,12 @@ def mask_bad(spectra: Spectra, settings: CleaningSettings) -> Spectra:
 
     def mask(rows: slice) -> None:
         flux = np.where(valid[rows], spectra.flux[rows], np.nan).astype(np.float64)
-        flux[_zeros(flux, settings.zero_run)] = np.nan
-        flux[_absurd(flux, settings.absurd, settings.negative)] = np.nan
+        odd = ~_ordinary(flux, settings.absurd)
+        if odd.any():
+            some = flux[odd]
+            some[_zeros(some, settings.zero_run)] = np.nan
+            some[_absurd(some, settings.absurd, settings.negative)] = np.nan
+            flux[odd] = some
         flux[_dead(flux, settings.dead_run)] = np.nan
         valid[rows] &= np.isfinite(flux)
 
@@ -189,6 +193,8 @@ class _Stretches(NamedTuple):
 
     def between(self, values: np.ndarray) -> np.ndarray:
         """Values [S, K] at the centres, interpolated linearly to [S, N]; those at the ends are held."""
+        if self.centres.size == 1:
+            return np.repeat(values, self.left.size, axis=1)
         out = values.take(self.left, axis=1)
         out *= 1 - self.share
         other = values.take(self.right, axis=1)
@@ -223,6 +229,13 @@ def nan_median(values: np.ndarray) -> np.ndarray:
         flat.take(first + np.minimum(count // 2, size - 1)),
     )
     return np.where(count > 0, (low + high) / 2, np.nan)
+
+
+def _ordinary(flux: np.ndarray, limit: float) -> np.ndarray:
+    """bool[S]: spectra whose values are so much alike that none is a zero, far below zero or absurd."""
+    low, high = np.fmin.reduce(flux, axis=1), np.fmax.reduce(flux, axis=1)
+    # What is local, level and scale, is between the two.
+    return (low > NEAR_ZERO * high) & (high <= limit * low)
 
 
 def _zeros(flux: np.ndarray, longest: int) -> np.ndarray:

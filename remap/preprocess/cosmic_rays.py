@@ -14,12 +14,14 @@ from their wings and stay; where the line spread is not sampled, little follows 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
 from scipy import ndimage
 
 from remap.preprocess.blocks import in_blocks
+from remap.preprocess.bridging import bridge_gaps
 from remap.preprocess.cleaning import CleaningSettings, segment_median
 from remap.preprocess.deviations import (
     FLOOR,
@@ -104,7 +106,8 @@ def _find(
     whole = valid.sum(axis=1) >= 4 * WINDOW[0]
     if not whole.any():
         return found
-    y = bridge_pixels(np.where(valid, flux, 0).astype(np.float64), valid)
+    y = np.where(valid, flux, 0).astype(np.float64)
+    bridge_gaps(y, valid, np.arange(y.shape[1]))
     level = segment_median(np.where(valid, y, np.nan), SEGMENT)
     noise = _noise(y, level, valid, ivar, width)
     whole &= np.isfinite(noise).all(axis=1) & np.all(noise > 0, axis=1)
@@ -113,17 +116,43 @@ def _find(
         np.where(whole[:, None], y - level, 0), noise, apart, able & valid, width, settings
     )
 
-    def around(look: np.ndarray) -> list[Window]:
-        rows, columns = np.nonzero(look & able & ~apart)
-        return make_windows(y, noise, apart, rows, columns, width, 2 * settings.cosmic_width)
-
-    limit = np.full(len(y), settings.cosmic_sigma)
-    half, windows = half_window(float(np.median(width))), around(peaks)
+    windows = _windows(y, noise, apart, peaks & able, width, settings)
     some = suspects(windows, len(y), settings)
-    if not some.any():
-        return found
-    windows = [window.of(some) for window in windows]
-    excess = excess_scatter(y, noise, apart, whole & some, width, settings)
+    if some.any():
+        number = np.cumsum(some) - 1
+        windows = [w._replace(rows=number[w.rows]) for w in (window.of(some) for window in windows)]
+        parts = (values[some] for values in (y, noise, apart, able, peaks, dips))
+        found[some] = _confirmed(windows, *parts, width, settings)
+    return found
+
+
+def _windows(
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    look: np.ndarray,
+    width: np.ndarray,
+    settings: CleaningSettings,
+) -> list[Window]:
+    rows, columns = np.nonzero(look & ~apart)
+    return make_windows(y, noise, apart, rows, columns, width, 2 * settings.cosmic_width)
+
+
+def _confirmed(
+    windows: list[Window],
+    y: np.ndarray,
+    noise: np.ndarray,
+    apart: np.ndarray,
+    able: np.ndarray,
+    peaks: np.ndarray,
+    dips: np.ndarray,
+    width: np.ndarray,
+    settings: CleaningSettings,
+) -> np.ndarray:
+    """bool[S, N]: cosmic rays among the candidates of suspect spectra, and beside those that are found."""
+    found, limit = np.zeros_like(apart), np.full(len(y), settings.cosmic_sigma)
+    half = half_window(float(np.median(width)))
+    excess = excess_scatter(y, noise, apart, width, settings)
     for turn in range(PASSES):
         hit, dip = confirm(windows, apart, excess, limit, settings)
         if turn == 0:
@@ -142,21 +171,13 @@ def _find(
         near = ndimage.binary_dilation((hit | dip)[rows], np.ones((1, 2 * half + 1), bool))
         height = np.where(apart[rows], -np.inf, y[rows])
         new[rows] = beside | (near & (peaks[rows] | (height == ndimage.maximum_filter1d(height, 3, axis=1))))
-        windows = around(new)
+        windows = _windows(y, noise, apart, new & able, width, settings)
         if not windows:
             break
     return found
 
 
-def bridge_pixels(y: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Linear interpolation over pixels that are not valid, in place."""
-    at = np.arange(y.shape[1])
-    for i in np.flatnonzero(~valid.all(axis=1) & valid.any(axis=1)):
-        good = valid[i]
-        y[i, ~good] = np.interp(at[~good], at[good], y[i, good])
-    return y
-
-
+@functools.lru_cache(maxsize=256)
 def _whitening(width: float, ratio: float, half: int) -> np.ndarray:
     """Row of the inverse covariance of lines through a Gaussian plus unit noise, 2 half + 1 taps, sum 0."""
     sigma, size = width / FWHM_PER_SIGMA, 512
@@ -165,7 +186,9 @@ def _whitening(width: float, ratio: float, half: int) -> np.ndarray:
     inverse = 1 / (1 + ratio**2 * np.sqrt(4 * np.pi) * sigma * power)
     inverse[np.abs(f) < 1 / (4 * half)] = 0
     taps = np.fft.fftshift(np.fft.ifft(inverse).real)[size // 2 - half : size // 2 + half + 1]
-    return taps - taps.mean()
+    taps -= taps.mean()
+    taps.flags.writeable = False  # whoever asks again gets the same array
+    return taps
 
 
 def _noise(
@@ -207,7 +230,7 @@ def _quick_look(
     half = half_window(typical)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         u = y / segment_median(np.where(apart, np.nan, noise), SEGMENT)
-    u = np.clip(np.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0), -LARGEST, LARGEST).astype(np.float32)
+    u = np.clip(np.where(np.isfinite(u), u, 0.0), -LARGEST, LARGEST).astype(np.float32)
     lost = apart.any()
     contrast = 1.4826 * segment_median(np.abs(np.where(apart, np.float32(np.nan), u)), SEGMENT)
     ratio = np.sqrt(np.maximum(np.nan_to_num(np.median(contrast, axis=1)) ** 2 - 1, FLOOR**2))
@@ -228,7 +251,7 @@ def _quick_look(
         if lost:
             size[apart] = np.nan
         spread = 1.4826 * segment_median(size, 2 * SEGMENT)
-        s /= np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
+        s /= np.fmax(spread, np.float32(1))
         around = np.pad(s, ((0, 0), (k, k)), mode="symmetric") if k > 1 else s
         for i in range(k):
             moved = _moved(around, i - k // 2, k) if k > 1 else s

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import interpolate, ndimage
 
+from remap.preprocess.bridging import bridge_gaps
 from remap.preprocess.cleaning import CleaningSettings, segment_median
-from remap.preprocess.cosmic_rays import SEGMENT, bridge_pixels, mask_cosmic_rays
+from remap.preprocess.cosmic_rays import SEGMENT, mask_cosmic_rays
 from remap.preprocess.deviations import WINDOW
 from remap.spectra import Spectra, SpectrumError, to_medium
 
@@ -76,7 +77,8 @@ def _above_stack(which: int, exposures: Sequence[Spectra], settings: CleaningSet
     filled = count > 0
     stack[filled] = np.nanmedian(others[:, filled], axis=0)
     difference = np.where(both, y - stack, np.nan)
-    bridged = bridge_pixels(np.nan_to_num(stack)[None].copy(), filled[None])[0]
+    bridged = np.nan_to_num(stack)
+    bridge_gaps(bridged[None], filled[None], np.arange(stack.size))
     slope = np.maximum(
         np.abs(np.diff(bridged, prepend=bridged[0])), np.abs(np.diff(bridged, append=bridged[-1]))
     )
@@ -117,7 +119,8 @@ def _on_grid(other: Spectra, own: Spectra) -> tuple[np.ndarray, np.ndarray | Non
         return flux, variance, valid
     if valid.sum() < 4:
         return np.zeros(own.wave.size), variance and np.ones(own.wave.size), np.zeros(own.wave.size, bool)
-    bridged = bridge_pixels(np.where(valid, flux, 0.0)[None], valid[None])[0]
+    bridged = np.where(valid, flux, 0.0)
+    bridge_gaps(bridged[None], valid[None], np.arange(flux.size))
     at = np.clip(own.wave, wave[0], wave[-1])
     right = np.clip(np.searchsorted(wave, own.wave), 1, wave.size - 1)
     inside = (own.wave >= wave[0]) & (own.wave <= wave[-1])

@@ -90,7 +90,6 @@ def excess_scatter(
     y: np.ndarray,
     noise: np.ndarray,
     apart: np.ndarray,
-    whole: np.ndarray,
     width: np.ndarray,
     settings: CleaningSettings,
 ) -> Excess:
@@ -102,15 +101,12 @@ def excess_scatter(
     places = max(round(pixels / min(max(pixels / SAMPLES, 4), SPACING)), 1)
     at = np.linspace(2, pixels - 3, places).astype(int)
     at = np.clip(at + (np.arange(places) * 7919) % 4 - 1, 0, pixels - 1)
-    rows, columns = np.repeat(np.flatnonzero(whole), places), np.tile(at, np.count_nonzero(whole))
-    sizes = range(1, 1 + settings.cosmic_width)
-    scores = np.full((len(sizes), count, places), np.nan)
-    found = []
+    rows, columns = np.repeat(np.arange(count), places), np.tile(at, count)
+    sizes, scores = range(1, 1 + settings.cosmic_width), []
     for window in make_windows(y, noise, apart, rows, columns, width, settings.cosmic_width // 2):
         centre = window.out.shape[1] // 2
-        found.append([_score(window, slice(centre - (k - 1) // 2, centre + k // 2 + 1)) for k in sizes])
-    if found:
-        scores[:, whole] = np.concatenate(found, axis=1).reshape(len(sizes), -1, places)
+        scores.append([_score(window, slice(centre - (k - 1) // 2, centre + k // 2 + 1)) for k in sizes])
+    scores = np.concatenate(scores, axis=1).reshape(len(sizes), count, places)
     spread = 1.4826 * segment_median(np.abs(scores).reshape(-1, places), SAMPLES).reshape(scores.shape)
     spread = np.maximum(np.nan_to_num(spread, nan=1.0), 1.0)
     place = np.minimum(np.searchsorted(at, np.arange(pixels)), places - 1)

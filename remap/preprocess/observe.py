@@ -17,11 +17,18 @@ from remap.preprocess.description import Preprocessing
 from remap.preprocess.exposure_masks import cleaned
 from remap.preprocess.exposures import Exposures, first_fact, in_tables, split_exposures
 from remap.preprocess.observe_settings import ObserveSettings
-from remap.preprocess.observed import Observed, either, rows_of, without_rows
+from remap.preprocess.observed import ArmOnGrid, Observed, either, rows_of, without_rows
 from remap.preprocess.placing import Placed, place
 from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates
-from remap.preprocess.velocity_choice import choose_velocities, given_velocities, measure
+from remap.preprocess.velocity import no_velocities
+from remap.preprocess.velocity_choice import (
+    choose_velocities,
+    given_velocities,
+    measure,
+    stated_velocities,
+    sure,
+)
 from remap.spectra import SPEED_OF_LIGHT, Spectra
 
 logger = logging.getLogger(__name__)
@@ -58,24 +65,27 @@ def observe(
     split = in_tables(split, settings)
     split = split._replace(segments=cleaned(split, settings, stationary, preprocessing))
     given = given_velocities(velocities, split.names)
-    wanted = settings.velocity
-    if templates is None and given is None and wanted == "measure":
+    if templates is None and given is None and settings.velocity == "measure":
         raise ConfigError(
             "velocities cannot be measured without templates of the library: run the stage preprocess again"
         )
-    measured = placed = None
-    if templates is not None and (settings.check or (given is None and wanted != "rest")):
-        placed = place(split, np.zeros(count), preprocessing, settings)
-        measured = measure({arm: on for arm, (on, _) in placed.items()}, split.star_ids, templates, settings)
-    chosen = choose_velocities(split, given, measured, settings)
+    stated, error = stated_velocities(split, given, settings)
+    usable = np.abs(stated) < SPEED_OF_LIGHT
+    placed = place(split, np.where(usable, stated, 0), preprocessing, settings)
+    wanted = np.isnan(stated) & (given is None and templates is not None)
+    measured = no_velocities(count)
+    if templates is not None:
+        doubted = np.zeros(count, bool)
+        if settings.check:
+            doubted = usable & ~sure(_arms(placed), split.star_ids, templates, settings)
+        if (wanted | doubted).any():
+            seen = _as_observed(split, stated, wanted | doubted, placed, preprocessing, settings)
+            measured = measure(_arms(seen), split.star_ids, templates, settings, wanted | doubted)
+    chosen = choose_velocities(stated, error, wanted, measured, settings)
     used = chosen.velocity
-    if placed is None:
-        placed = place(split, np.where(np.abs(used) < SPEED_OF_LIGHT, used, 0), preprocessing, settings)
     messages = _messages(split.names, used, placed, preprocessing, measurable=given is None)
     known = np.array([not m for m in messages], bool)
-    moved = known & (used != 0)
-    if measured is not None and moved.any():
-        placed = _placed_again(split, used, moved, placed, preprocessing, settings)
+    placed = _placed_again(split, used, wanted & known & (used != 0), placed, preprocessing, settings)
     placed = {arm: (without_rows(on, ~known), coarse) for arm, (on, coarse) in placed.items()}
     return Observed(
         names=tuple(split.names),
@@ -83,7 +93,7 @@ def observe(
         arms={arm: on for arm, (on, _) in placed.items()},
         velocity=np.where(known, used, np.nan),
         velocity_error=chosen.error,
-        measured=np.where(measured.poor, np.nan, measured.velocity) if measured else np.full(count, np.nan),
+        measured=np.where(measured.poor, np.nan, measured.velocity),
         poor=chosen.poor,
         doubtful=chosen.doubtful,
         coarse=np.any([coarse for _, coarse in placed.values()], axis=0),
@@ -109,12 +119,11 @@ def _messages(
       used: float[E], km/s.
       measurable: those that are not known were to be measured, and not given.
     """
-    out = []
-    for i, (name, v) in enumerate(zip(names, used, strict=True)):
-        message = f"{name}: expected a radial velocity [km/s], found {v}"
-        if measurable and np.isnan(v):
-            message = f"{name}: the velocity could not be measured: {_coverage(placed, i, preprocessing)}"
-        out.append("" if abs(v) < SPEED_OF_LIGHT else message)
+    out = [""] * len(names)
+    for i in np.flatnonzero(~(np.abs(used) < SPEED_OF_LIGHT)).tolist():
+        out[i] = f"{names[i]}: expected a radial velocity [km/s], found {used[i]}"
+        if measurable and np.isnan(used[i]):
+            out[i] = f"{names[i]}: the velocity could not be measured: {_coverage(placed, i, preprocessing)}"
     return tuple(out)
 
 
@@ -127,16 +136,37 @@ def _coverage(placed: Placed, row: int, preprocessing: Preprocessing) -> str:
     return f"expected good pixels in the arms and lines of a star, found {shares} covered"
 
 
+def _arms(placed: Placed) -> dict[str, ArmOnGrid]:
+    return {arm: on for arm, (on, _) in placed.items()}
+
+
+def _as_observed(
+    split: Exposures,
+    stated: np.ndarray,
+    rows: np.ndarray,
+    placed: Placed,
+    preprocessing: Preprocessing,
+    settings: ObserveSettings,
+) -> Placed:
+    """Exposures with no velocity taken out, if they are `rows` bool[E] or may be other arms of their stars."""
+    stars = {split.star_ids[i] for i in np.flatnonzero(rows)} if settings.join else set()
+    too = rows | np.array([name in stars for name in split.star_ids], bool)
+    moved = too & (np.abs(stated) < SPEED_OF_LIGHT) & (stated != 0)
+    return _placed_again(split, np.zeros(len(stated)), moved, placed, preprocessing, settings)
+
+
 def _placed_again(
     split: Exposures,
-    used: np.ndarray,
+    velocity: np.ndarray,
     moved: np.ndarray,
     placed: Placed,
     preprocessing: Preprocessing,
     settings: ObserveSettings,
 ) -> Placed:
     """Exposures that are `moved` bool[E] once more from their own pixels, the others as they were `placed`."""
-    again = place(split, np.where(moved, used, np.nan), preprocessing, settings)
+    if not moved.any():
+        return placed
+    again = place(split, np.where(moved, velocity, np.nan), preprocessing, settings)
     return {
         arm: (either(moved, again[arm][0], on), np.where(moved, again[arm][1], coarse))
         for arm, (on, coarse) in placed.items()

@@ -34,7 +34,8 @@ class Observed:
       arms: arm -> its spectra.
       velocity: float[S], km/s, that was taken out; NaN where it had to be measured and could not be.
       velocity_error: float[S], km/s, NaN = not known.
-      measured: float[S], km/s, by cross-correlation; NaN = was not measured, or poorly.
+      measured: float[S], km/s, by cross-correlation; NaN = was not measured (as where a quick look at the spectrum
+        has no doubt of the velocity that was taken out), or poorly.
       poor: bool[S], the velocity that was taken out was measured, poorly.
       doubtful: bool[S], it is poor, or contradicts the measured one.
       coarse: bool[S], the lines are wider than the networks know them, or of unknown width on very fine pixels.

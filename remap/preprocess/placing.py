@@ -29,39 +29,42 @@ def place(
     out: Placed = {}
     for arm in preprocessing.arms:
         pixels = len(preprocessing.wave(arm))
-        parts: list[list[tuple[Spectra, int]]] = [[] for _ in velocity]
+        found: list[tuple[Spectra, np.ndarray, np.ndarray]] = []
         coarse = np.zeros(len(velocity), bool)
         for segment, owner in zip(split.segments, split.owner, strict=True):
             unknown = segment.fwhm is None and (
                 not settings.trust_width or _finely_sampled(segment, preprocessing, arm, settings.sharper)
             )
             for speed, rows in _by_velocity(owner, velocity):
-                on = observed_on_grid(segment.rows(rows), preprocessing, arm, velocity=speed)
+                own = segment if rows.size == len(segment) else segment.rows(rows)
+                on = observed_on_grid(own, preprocessing, arm, velocity=speed)
                 wide = unknown or coarser_than(on, preprocessing, arm, tolerance=settings.coarser)
-                for i in np.flatnonzero(on.valid.any(axis=1)).tolist():
-                    parts[owner[rows[i]]].append((on, i))
-                    coarse[owner[rows[i]]] |= wide
-        arm_out = empty_arm(len(velocity), pixels)
-        for exposure, found in enumerate(parts):
-            if len(found) > 1:
-                several = _together([on.rows(slice(i, i + 1)) for on, i in found])
-                put(arm_out, exposure, stack(several, settings=settings.stacking))
-        _put_single(arm_out, parts)
-        out[arm] = (arm_out, coarse)
+                seen = np.flatnonzero(on.valid.any(axis=1))
+                coarse[owner[rows[seen]]] |= wide
+                found.append((on, seen, owner[rows[seen]]))
+        out[arm] = _one_each(found, len(velocity), pixels, settings), coarse
     return out
 
 
-def _put_single(arm: ArmOnGrid, parts: Sequence[Sequence[tuple[Spectra, int]]]) -> None:
-    """Exposures of one segment, those of a container at a time: the container and the row in it are given."""
-    containers: dict[int, tuple[Spectra, list[int], list[int]]] = {}
-    for exposure, found in enumerate(parts):
-        if len(found) == 1:
-            ((on, i),) = found
-            _, exposures, rows = containers.setdefault(id(on), (on, [], []))
-            exposures.append(exposure)
-            rows.append(i)
-    for on, exposures, rows in containers.values():
-        put(arm, np.array(exposures), on if rows == list(range(len(on))) else on.rows(np.array(rows)))
+def _one_each(
+    found: Sequence[tuple[Spectra, np.ndarray, np.ndarray]],
+    count: int,
+    pixels: int,
+    settings: ObserveSettings,
+) -> ArmOnGrid:
+    """Segments as one spectrum per exposure: containers, int[R] rows of each, and int[R] whose they are."""
+    out, several = empty_arm(count, pixels), {}
+    number = np.bincount(np.concatenate([np.zeros(0, int), *(whose for *_, whose in found)]), minlength=count)
+    for on, rows, whose in found:
+        single = number[whose] == 1
+        take = rows[single]
+        if take.size:
+            put(out, whose[single], on if take.size == len(on) else on.rows(take))
+        for row, exposure in zip(rows[~single].tolist(), whose[~single].tolist(), strict=True):
+            several.setdefault(exposure, []).append(on.rows(slice(row, row + 1)))
+    for exposure, parts in several.items():
+        put(out, exposure, stack(_together(parts), settings=settings.stacking))
+    return out
 
 
 def _by_velocity(owner: np.ndarray, velocity: np.ndarray) -> list[tuple[float, np.ndarray]]:

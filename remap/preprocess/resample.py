@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import interpolate, sparse
 
 from remap.preprocess.blocks import in_blocks
+from remap.preprocess.bridging import bridge_gaps
 from remap.preprocess.spline import Spline
 from remap.spectra import Spectra, SpectrumError, make_spectra, to_medium
 
@@ -408,9 +409,7 @@ def _bridge(wave: np.ndarray, flux: np.ndarray, valid: np.ndarray, empty: float 
     if valid.all():
         return flux
     flux = np.where(valid, flux, empty)
-    for row, good in zip(flux, valid, strict=True):
-        if good.any() and not good.all():
-            row[~good] = np.interp(wave[~good], wave[good], row[good])
+    bridge_gaps(flux, valid, wave)
     return flux
 
 

@@ -87,13 +87,17 @@ def measure_velocities(
             flat[arm] = flatten(flux[rows], valid[rows], part, wave=templates.wave[arm], settings=settings)
         return _measure(flat, templates, grid, settings)
 
-    parts = in_blocks(measure, count, grid.size * templates.labels.shape[0], CHUNK)
+    parts = [no_velocities(0), *in_blocks(measure, count, grid.size * templates.labels.shape[0], CHUNK)]
     names = [f.name for f in dataclasses.fields(Velocities)]
-    if not parts:
-        return Velocities(
-            *(np.zeros(0, bool if n == "poor" else int if n == "template" else float) for n in names)
-        )
     return Velocities(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
+def no_velocities(count: int) -> Velocities:
+    """Of spectra that were not measured."""
+    kinds = {"poor": True, "template": -1}
+    return Velocities(
+        **{f.name: np.full(count, kinds.get(f.name, np.nan)) for f in dataclasses.fields(Velocities)}
+    )
 
 
 def _measure(

@@ -14,7 +14,8 @@ from remap.preprocess.exposures import Exposures, first_fact
 from remap.preprocess.observe_settings import ObserveSettings
 from remap.preprocess.observed import ArmOnGrid, Observed
 from remap.preprocess.templates import Templates
-from remap.preprocess.velocity import Velocities, measure_velocities
+from remap.preprocess.velocity import Velocities, measure_velocities, no_velocities
+from remap.preprocess.velocity_check import surely_at_rest
 from remap.spectra import velocities_in_km_s
 
 logger = logging.getLogger(__name__)
@@ -29,32 +30,41 @@ class Chosen(NamedTuple):
     doubtful: np.ndarray  # bool[E], it is poor, or contradicts the measured one
 
 
+def stated_velocities(
+    split: Exposures, given: np.ndarray | None, settings: ObserveSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The velocity of each exposure and its error: as given float[E], else as `settings.velocity` says.
+
+    Returns:
+      float[E] each, km/s, NaN where they are not known.
+    """
+    count = len(split.names)
+    unknown = np.full(count, np.nan)
+    if given is not None:
+        return given, unknown
+    if settings.velocity == "rest":
+        return np.zeros(count), unknown
+    if settings.velocity == "measure":
+        return unknown, unknown
+    velocity = first_fact(split, "rv", count)
+    known = np.isfinite(velocity)
+    return np.where(known, velocity, np.nan), np.where(known, first_fact(split, "rv_err", count), np.nan)
+
+
 def choose_velocities(
-    split: Exposures, given: np.ndarray | None, measured: Velocities | None, settings: ObserveSettings
+    stated: np.ndarray, error: np.ndarray, wanted: np.ndarray, measured: Velocities, settings: ObserveSettings
 ) -> Chosen:
-    """The velocity of each exposure: as given float[E], else as `settings.velocity` says.
+    """The velocity of each exposure: the measured one where it is `wanted` bool[E], else as is stated float[E].
 
     Args:
-      measured: None = it was not measured.
+      measured: NaN where nothing was measured.
     """
-    count, wanted = len(split.names), settings.velocity
-    told, errors = first_fact(split, "rv", count), first_fact(split, "rv_err", count)
-    used, error = np.zeros(count), np.full(count, np.nan)
-    poor = np.zeros(count, bool)
-    if given is not None:
-        used = given
-    elif wanted != "rest":
-        from_file = np.isfinite(told) & (wanted == "file")
-        used = np.where(from_file, told, np.nan)
-        error = np.where(from_file, errors, np.nan)
-        if measured is not None:
-            used = np.where(from_file, used, measured.velocity)
-            error = np.where(from_file, error, measured.error)
-            poor = ~from_file & measured.poor
-    apart = np.zeros(count, bool)
-    if measured is not None and settings.check:
+    used = np.where(wanted, measured.velocity, stated)
+    poor = wanted & measured.poor
+    apart = np.zeros(len(used), bool)
+    if settings.check:
         apart = contradicted(used, measured, settings)
-    return Chosen(used, error, poor, poor | apart)
+    return Chosen(used, np.where(wanted, measured.error, error), poor, poor | apart)
 
 
 def given_velocities(
@@ -73,25 +83,39 @@ def given_velocities(
 
 
 def measure(
-    arms: Mapping[str, ArmOnGrid], star_ids: Sequence[str], templates: Templates, settings: ObserveSettings
+    arms: Mapping[str, ArmOnGrid],
+    star_ids: Sequence[str],
+    templates: Templates,
+    settings: ObserveSettings,
+    rows: np.ndarray,
 ) -> Velocities:
-    """Velocities of all rows; those whose noise is not known are measured apart, with equal weights."""
+    """Velocities of some rows bool[E], NaN elsewhere; where the noise is not known with equal weights, apart."""
     if settings.join:
         arms = _with_other_arms(arms, star_ids)
+    out = no_velocities(rows.size)
+    arms = {arm: ArmOnGrid(*(values[rows] for values in on)) for arm, on in arms.items()}
     arms = {arm: on._replace(ivar=_known_noise(arm, arms)) for arm, on in arms.items()}
     unknown = np.all([np.isnan(on.ivar).all(axis=1) for on in arms.values()], axis=0)
-    out: dict[str, np.ndarray] = {}
-    for rows, known in ((~unknown, True), (unknown, False)):
-        if not rows.any():
+    for some, known in ((~unknown, True), (unknown, False)):
+        if not some.any():
             continue
         part = {
-            a: (on.flux[rows], on.valid[rows], on.ivar[rows] if known else None) for a, on in arms.items()
+            a: (on.flux[some], on.valid[some], on.ivar[some] if known else None) for a, on in arms.items()
         }
         found = measure_velocities(part, templates, settings.cross_correlation)
         for field in dataclasses.fields(Velocities):
-            values = getattr(found, field.name)
-            out.setdefault(field.name, np.zeros(rows.size, values.dtype))[rows] = values
-    return Velocities(**out)
+            getattr(out, field.name)[np.flatnonzero(rows)[some]] = getattr(found, field.name)
+    return out
+
+
+def sure(
+    arms: Mapping[str, ArmOnGrid], star_ids: Sequence[str], templates: Templates, settings: ObserveSettings
+) -> np.ndarray:
+    """bool[E]: exposures that are at rest where they should be, so that no velocity need be measured to check it."""
+    if settings.join:
+        arms = _with_other_arms(arms, star_ids)
+    light = {arm: (on.flux, on.valid) for arm, on in arms.items()}
+    return surely_at_rest(light, templates, settings.cross_correlation, tolerance=settings.tolerance)
 
 
 def _with_other_arms(arms: Mapping[str, ArmOnGrid], star_ids: Sequence[str]) -> dict[str, ArmOnGrid]:
