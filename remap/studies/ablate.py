@@ -30,6 +30,7 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store.atomic import check_writable, read_json, write_files, write_json, write_text
 from remap.store.checkpoint import check_equal
+from remap.store.inputs import check_inputs
 from remap.store.stars import labelled_rows, readable_stars
 from remap.store.tables import ecsv_writer
 from remap.store.workdir import check_prepared, read_config, share
@@ -211,6 +212,9 @@ def _scores_of(
     if path.exists():
         found = read_json(path, "delete it to train this variant again")
         check_equal(found["settings"], settings, f"{path}: made with other settings")
+        for kept in sorted(path.with_suffix("").glob("**/finetune/**/inputs.json")):
+            folder = next(above for above in kept.parents if above.name == "finetune").parent
+            check_inputs(kept.parent, folder)
         return found
     result: dict[str, Any] = {"settings": settings, "diverged": "", "file": [], "labels": {}}
     for part in parts:

@@ -285,10 +285,10 @@ def test_a_list_of_inputs_that_is_gone_and_a_damaged_list_of_stars_are_told(tiny
     source = {**tiny_predictor.config["survey"]["source"], "facts": {"star_id": {"name": r"_(\d*)\.fits"}}}
     how = dict(source=source, settings=_joining(tiny_predictor), stream=HERE)
     predict_stream(tiny_predictor, files, folder, **how)
+    kept = json.loads((folder / "stars.json").read_text())
     (folder / "inputs.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"other inputs, of which inputs\.jsonl is gone"):
         predict_stream(tiny_predictor, files[1:], folder, **how)
-    kept = json.loads((folder / "stars.json").read_text())
     for damaged in ([], {"inputs": kept["inputs"]}, {**kept, "groups": 3}):
         (folder / "stars.json").write_text(json.dumps(damaged))
         with pytest.raises(ConfigError, match=r"stars\.json: cannot be used"):
@@ -302,7 +302,7 @@ def test_identifiers_of_another_declaration_are_looked_for_again(
     monkeypatch.setattr("remap.predict.stream.open_folder", _full)
     folder, own = tmp_path / "parts", tiny_predictor.config["survey"]["source"]
     first = [i for i in range(14) if i not in (6, 11, 12)]
-    for name, groups in ((r"dwarf_(0)\d", [first]), (r"dwarf_(1)\d", [[11, 12]])):
+    for name, groups in ((r"(dwarf_0)\d", [first]), (r"(dwarf_1)\d", [[11, 12]])):
         source = {**own, "facts": {"star_id": {"name": name}}}
         how = dict(source=source, settings=_joining(tiny_predictor), stream=StreamSettings(workers=0))
         with pytest.raises(StorageError, match="full"):
