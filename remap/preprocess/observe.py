@@ -149,7 +149,7 @@ def _as_observed(
     settings: ObserveSettings,
 ) -> Placed:
     """Exposures with no velocity taken out, if they are `rows` bool[E] or may be other arms of their stars."""
-    stars = {split.star_ids[i] for i in np.flatnonzero(rows)} if settings.join else set()
+    stars = {split.star_ids[i] for i in np.flatnonzero(rows)} - {""} if settings.join else set()
     too = rows | np.array([name in stars for name in split.star_ids], bool)
     moved = too & (np.abs(stated) < SPEED_OF_LIGHT) & (stated != 0)
     return _placed_again(split, np.zeros(len(stated)), moved, placed, preprocessing, settings)

@@ -8,6 +8,7 @@ import pytest
 from helpers import tiny
 
 from remap.config import ConfigError
+from remap.preprocess import velocity_choice
 from remap.preprocess.description import make_preprocessing
 from remap.preprocess.grid import coarser_than, observed_on_grid
 from remap.preprocess.joining import join
@@ -193,6 +194,44 @@ def test_a_declared_velocity_that_the_lines_contradict_is_told(caplog):
     assert "+83 km/s for v83" in caplog.text
     quiet = observe(files, DESCRIPTION, settings=ObserveSettings(check=False), templates=templates)
     assert not quiet.doubtful.any()
+
+
+def test_velocities_are_measured_only_where_a_quick_look_doubts_them(monkeypatch):
+    templates, seen = library_templates(), []
+    measure = velocity_choice.measure_velocities
+
+    def counted(arms, *rest):
+        seen.append(len(next(iter(arms.values()))[0]))
+        return measure(arms, *rest)
+
+    monkeypatch.setattr(velocity_choice, "measure_velocities", counted)
+    files = [
+        [at_width(1.0, v, name=f"{v}", rv=rv, noise=0.01)] for v, rv in ((90, 90), (90, 150), (-40, -35))
+    ]
+    settings = ObserveSettings(velocity="file")
+    found = observe(files, DESCRIPTION, settings=settings, templates=templates)
+    assert seen == [1]
+    assert found.doubtful.tolist() == [False, True, False]
+    assert found.measured[1] == pytest.approx(90, abs=2)
+    assert np.isnan(found.measured[[0, 2]]).all()
+    unchecked = observe(files, DESCRIPTION, settings=dataclasses.replace(settings, check=False))
+    for arm in "AB":
+        for one, other in zip(found.arms[arm], unchecked.arms[arm], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_arms_in_files_of_their_own_are_checked_together():
+    """Each has the other's lines besides its own, at the velocity that the star was observed with."""
+    parts = [((4930.0, 5118.0), "1"), ((5125.0, 5310.0), "2")]
+    settings = ObserveSettings(velocity="file", join=True)
+    for told, doubtful in ((90.0, False), (30.0, True)):
+        files = [[at_width(1.0, 90.0, cut=c, name=n, star_id="s", rv=told, noise=0.01)] for c, n in parts]
+        found = observe(files, DESCRIPTION, settings=settings, templates=library_templates())
+        assert found.doubtful.tolist() == [doubtful] * 2
+        assert found.velocity.tolist() == [told] * 2
+        if doubtful:
+            np.testing.assert_array_equal(found.measured, found.measured[0])
+            assert found.measured[0] == pytest.approx(90, abs=2)
 
 
 def test_without_lines_the_velocity_is_poor():
