@@ -34,6 +34,18 @@ def save_inputs(folder: Path, workdir: Path, files: Sequence[Path]) -> None:
     write_json(folder / NAME, {file.relative_to(data).as_posix(): _checksums(file) for file in files})
 
 
+def keep_inputs(folder: Path, workdir: Path, files: Sequence[Path]) -> None:
+    """Of a study that keeps results: its first run writes `folder`/inputs.json, all others compare it.
+
+    Raises:
+      ConfigError: as `check_inputs`.
+    """
+    if (folder / NAME).is_file():
+        check_inputs(folder, workdir)
+    else:
+        save_inputs(folder, workdir, files)
+
+
 def check_inputs(folder: Path, workdir: Path) -> None:
     """Refuses a network that was trained, or has begun to be, on other data than the folder now has.
 
