@@ -36,6 +36,8 @@ from remap.network.discrepancy import AlignSettings, find_scale, squared_distanc
 from remap.sampling.batches import FixedSource, fixed_rows, source_tree
 from remap.sampling.sources import in_chunks, locate_each, matched_chance
 from remap.store import checkpoint
+from remap.store.inputs import check_inputs, save_inputs
+from remap.store.lock import hold
 from remap.store.workdir import write_config
 from remap.train.keys import root_key
 from remap.train.loop import FitSettings, Run, fit
@@ -61,7 +63,9 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     todo = []
     for i, meta in enumerate(route.member_metas[ADAPT]):
         folder = member_folder(route.workdir, ADAPT, i)
-        if not checkpoint.is_finished(folder, meta):
+        if checkpoint.is_finished(folder, meta):
+            check_inputs(folder, route.workdir)
+        else:
             todo.append((i, folder, meta))
     if todo:
         drawn = _spectra(route, settings, members)
@@ -83,6 +87,8 @@ def adapt(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             scale = find_scale(latent, floor=settings.align_floor)
         objective = AdaptObjective(members[i].model, loss, settings.alignment)
         task = Task(objective, members[i].params, scale, drawn.source, drawn.validation)
+        with hold(folder):
+            save_inputs(folder, route.workdir, route.files(survey=True))
         params = fit(task, run.optimizer(adapt_rules(settings.trains)), run).params
         checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": run.total})
     write_config(route.workdir, config)

@@ -30,6 +30,7 @@ from remap.autoencoder.train import fit_autoencoder
 from remap.config import ConfigError, record
 from remap.store import checkpoint
 from remap.store.atomic import check_writable, read_json, write_files, write_json
+from remap.store.inputs import keep_inputs
 from remap.store.records import open_records, read_records
 from remap.store.tables import ecsv_writer
 from remap.train.keys import root_key
@@ -91,6 +92,7 @@ def search(config: ml_collections.ConfigDict, workdir: str | Path) -> Table:
         )
     else:
         write_json(known, meta)
+    keep_inputs(folder, route.workdir, route.files(survey=False))
     results = folder / "results.jsonl"
     done = {_name(r): r["error"] for r in read_records(results)}
     runs = [c | {"fold": k} for c in combinations(grid) for k in range(grid.folds)]

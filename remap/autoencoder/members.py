@@ -21,7 +21,7 @@ from remap.config import ConfigError, Section, deciding, record
 from remap.preprocess.description import Preprocessing
 from remap.sampling.mixture import library_weights
 from remap.store import checkpoint
-from remap.store.workdir import check_prepared, stage_folder
+from remap.store.workdir import check_prepared, library_path, stage_folder, survey_path
 from remap.train.loop import FitSettings
 
 AUTOENCODER, ADAPT, REGRESSOR = "autoencoder", "adapt", "regressor"  # stages, and config sections
@@ -140,6 +140,12 @@ class Route:
     def pixels(self) -> int:
         """Of all arms."""
         return sum(len(self.preprocessing.wave(arm)) for arm in self.preprocessing.arms)
+
+    def files(self, *, survey: bool) -> list[Path]:
+        """The prepared data that a training reads: the libraries, and the survey's spectra where it asks for them."""
+        data, arms = self.workdir / "data", self.preprocessing.arms
+        out = [library_path(data, arm, name) for name in self.weights for arm in arms]
+        return [*out, *(survey_path(data, arm) for arm in arms if survey)]
 
 
 def open_route(config: ml_collections.ConfigDict, workdir: Path) -> Route:

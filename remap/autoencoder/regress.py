@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array
 
 from remap.autoencoder.members import (
+    ADAPT,
+    ENCODERS,
     REGRESSOR,
     Route,
     encode,
@@ -34,6 +36,8 @@ from remap.autoencoder.regressor import (
 from remap.autoencoder.sources import held_pool, read_source, training_pool
 from remap.sampling.batches import FixedSource
 from remap.store import checkpoint
+from remap.store.inputs import check_inputs, save_inputs
+from remap.store.lock import hold
 from remap.store.workdir import stage_folder, write_config
 from remap.train.keys import root_key
 from remap.train.loop import Run, fit
@@ -69,6 +73,7 @@ def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         meta = route.regressor_metas[encoder]
         folder = stage_folder(route.workdir, REGRESSOR, encoder)
         if checkpoint.is_finished(folder, meta):
+            check_inputs(folder, route.workdir)
             continue
         if pools is None:
             source = read_source(route)
@@ -79,6 +84,8 @@ def regress(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
             Examples(jnp.asarray(encode(members, pool.pixels.flux, chunk=chunk)), pool.labels)
             for pool in pools
         )
+        with hold(folder):
+            save_inputs(folder, route.workdir, route.files(survey=ENCODERS[encoder] == ADAPT))
         key = root_key(route.seed, "regressor")
         named = {"folder": folder, "meta": meta, "name": f"regressor {encoder}"}
         _fit_regressors(route.regressor, key, examples, aside, **named)

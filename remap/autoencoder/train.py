@@ -16,6 +16,8 @@ from remap.autoencoder.sources import held_pool, read_source, training_pool
 from remap.network.resnet import count_parameters
 from remap.sampling.batches import fixed_rows
 from remap.store import checkpoint
+from remap.store.inputs import check_inputs, save_inputs
+from remap.store.lock import hold
 from remap.store.workdir import write_config
 from remap.train.keys import root_key
 from remap.train.loop import Run, fit
@@ -30,13 +32,15 @@ def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -
     settings = route.autoencoder
     todo = []
     for i, meta in enumerate(route.member_metas[AUTOENCODER]):
-        if not checkpoint.is_finished(member_folder(route.workdir, AUTOENCODER, i), meta):
-            todo.append((i, meta))
+        folder = member_folder(route.workdir, AUTOENCODER, i)
+        if checkpoint.is_finished(folder, meta):
+            check_inputs(folder, route.workdir)
+        else:
+            todo.append((i, folder, meta))
     if todo:
         source = read_source(route)
         pool, held = training_pool(route, source).pixels, held_pool(route, source).pixels
-    for i, meta in todo:
-        folder = member_folder(route.workdir, AUTOENCODER, i)
+    for i, folder, meta in todo:
         own = settings.member(i)
         run = Run(
             fit_settings(settings, own["rate"], settings.rate_fall),
@@ -46,6 +50,8 @@ def train_autoencoders(config: ml_collections.ConfigDict, workdir: str | Path) -
             meta,
             f"autoencoder {i}",
         )
+        with hold(folder):
+            save_inputs(folder, route.workdir, route.files(survey=False))
         params = fit_autoencoder(settings, pool, held, run, width=own["width"], l1=own["l1"])
         checkpoint.save_final(folder / "final", {"params": params}, meta | {"step": run.total})
     write_config(route.workdir, config)

@@ -71,7 +71,8 @@ def main() -> None:
     if CARDS.value is not None:
         settings = dataclasses.replace(settings, cards=CARDS.value)
     files, how = SPECTRA.files(predictor)
-    if STREAM.wanted(predictor, files, how, OUTPUT.value, report=REPORT.value):
+    whole = "--report" if REPORT.value else "--embeddings" if EMBEDDINGS.value else ""
+    if STREAM.wanted(predictor, files, how, OUTPUT.value, whole=whole):
         STREAM.run(predictor, files, how, OUTPUT.value, overwrite=OVERWRITE.value)
         return
     sharding.from_first(lambda: check_writable(Path(OUTPUT.value), size=predictor.row_bytes * len(files)))

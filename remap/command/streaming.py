@@ -27,6 +27,11 @@ from remap.train.loop import Preempted
 
 MANY = 5000  # spectra beyond which a catalogue is made shard by shard
 EVERY = 30.0  # seconds between lines of a log
+# What to do without a stream of what it cannot give.
+_WHOLE = {
+    "--report": "run launch.report on the catalogue",
+    "--embeddings": "leave --stream, --merge, --share_count and a folder as --output out",
+}
 INCOMPLETE = 2  # exit status where shards, or inputs of many spectra, were set aside
 
 
@@ -64,9 +69,12 @@ class StreamFlags:
         self._verbose = flags.DEFINE_bool("verbose", False, "Tell of every shard.", **own)
 
     def wanted(
-        self, predictor: Predictor, files: Sequence[Path], how: dict[str, Any], output: str, *, report: bool
+        self, predictor: Predictor, files: Sequence[Path], how: dict[str, Any], output: str, *, whole: str
     ) -> bool:
         """Whether the flags, the output or the number of spectra ask for a stream.
+
+        Args:
+          whole: a flag that asks for what a stream does not keep, "" = none.
 
         Raises:
           ConfigError: flags that contradict each other.
@@ -75,11 +83,9 @@ class StreamFlags:
         asked = bool(self._stream.value or self._merge.value or folder or self._count.value)
         if self._stream.value is False and (self._merge.value or folder or self._count.value):
             raise ConfigError("--nostream: --merge, --share_count and a folder as --output ask for a stream")
-        if asked and report:
-            raise ConfigError(
-                "--report: a stream keeps no spectra for it; run launch.report on the catalogue"
-            )
-        if self._stream.value is not None or asked or report:
+        if asked and whole:
+            raise ConfigError(f"{whole}: a stream does not keep what that needs; {_WHOLE[whole]}")
+        if self._stream.value is not None or asked or whole:
             return asked
         reading = predictor.reading(files, **how)
         inputs = make_inputs(

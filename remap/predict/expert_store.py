@@ -13,7 +13,16 @@ import numpy as np
 from remap.predict.ensemble import read_ensemble
 from remap.predict.expert import BLOCKS, Block, Expert, References
 from remap.preprocess.description import Preprocessing
-from remap.store.atomic import DamagedError, file_hash, named, read_arrays, save_arrays, write_json
+from remap.store.atomic import (
+    DamagedError,
+    file_hash,
+    named,
+    read_arrays,
+    save_arrays,
+    seal,
+    unseal,
+    write_json,
+)
 from remap.store.checkpoint import check_equal
 from remap.store.workdir import network_description
 
@@ -61,18 +70,16 @@ def save_expert(
         **{f"label_{name}": values for name, values in labels.items()},
         **arrays,
     )
-    write_json(
-        folder / "expert.json",
-        {
-            "networks": network_description(description),
-            "stage": stage,
-            "arms": list(references.blocks),
-            "labels": list(labels),
-            "arrays": file_hash(folder / "references.npz"),
-            "all": everyone.to_json(),
-            "folds": {str(fold): each.to_json() for fold, each in folds.items()},
-        },
-    )
+    about = {
+        "networks": network_description(description),
+        "stage": stage,
+        "arms": list(references.blocks),
+        "labels": list(labels),
+        "arrays": file_hash(folder / "references.npz"),
+        "all": everyone.to_json(),
+        "folds": {str(fold): each.to_json() for fold, each in folds.items()},
+    }
+    write_json(folder / "expert.json", seal(about))
 
 
 def read_expert(
@@ -93,7 +100,7 @@ def read_expert(
         return None
     with named(folder / "expert.json", _AGAIN):
         text = (folder / "expert.json").read_text()
-        value = json.loads(text)
+        value = unseal(json.loads(text))
         arms, names = list(value["arms"]), list(value["labels"])
         known = value.get("arrays")  # which older versions did not write
     if not (folder / "references.npz").is_file():

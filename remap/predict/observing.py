@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remap import io
-from remap.config import Section
+from remap.config import ConfigError, Section
 from remap.preprocess.cleaning import mask_bad
 from remap.preprocess.cosmic_rays import mask_cosmic_rays
 from remap.preprocess.description import Preprocessing
@@ -184,14 +184,26 @@ def observe_some(
     good = list(got)
     try:
         out |= dict(zip(good, observed(good), strict=True))
-    except SpectrumError:
-        for i in good:  # one of them alone can be at fault
+    except (ConfigError, MemoryError):
+        raise
+    except Exception:  # what a spectrum may hold that nobody has thought of must not cost the others
+        for i in good:
             try:
                 out[i] = observed([i])[0]
-            except SpectrumError as error:
-                logger.warning("flagged: %s", error)
-                out[i] = nothing(names[i], preprocessing, str(error))
+            except (ConfigError, MemoryError):
+                raise
+            except Exception as error:
+                told = _told(error, files[i])
+                logger.warning("flagged: %s", told, exc_info=not isinstance(error, SpectrumError))
+                out[i] = nothing(names[i], preprocessing, told)
     return [out[i] for i in range(len(files))]
+
+
+def _told(error: Exception, file: Path) -> str:
+    if isinstance(error, SpectrumError):
+        return str(error)
+    first = str(error).partition("\n")[0][:200]
+    return f"{file}: cannot be brought onto the arms' grids ({type(error).__name__}: {first})"
 
 
 def _renamed(part: Spectra, own: str, name: str) -> Spectra:

@@ -25,7 +25,7 @@ from remap.predict.ensemble import Network
 from remap.predict.familiar import Familiar, Sheets
 from remap.predict.neighbors import nearest, unit_mean
 from remap.preprocess.description import Preprocessing
-from remap.store.atomic import file_hash, named, read_arrays, read_json, save_arrays, write_json
+from remap.store.atomic import file_hash, named, read_arrays, read_json, save_arrays, seal, unseal, write_json
 from remap.store.workdir import check_preprocessing
 
 logger = logging.getLogger(__name__)
@@ -336,18 +336,16 @@ def save_references(
         valid=references.sheets.valid,
         **arrays,
     )
-    write_json(
-        folder / "references.json",
-        {
-            "weights": {arm: {str(k): v for k, v in n.weights.items()} for arm, n in networks.items()},
-            "folds": {arm: list(n.folds) for arm, n in networks.items()},
-            "labels": list(references.label_names),
-            "neighbors": references.count,
-            "preprocessing": preprocessing.to_json(),
-            "familiar": None if references.familiar is None else references.familiar.to_json(),
-            "sha256": file_hash(folder / "references.npz"),
-        },
-    )
+    about = {
+        "weights": {arm: {str(k): v for k, v in n.weights.items()} for arm, n in networks.items()},
+        "folds": {arm: list(n.folds) for arm, n in networks.items()},
+        "labels": list(references.label_names),
+        "neighbors": references.count,
+        "preprocessing": preprocessing.to_json(),
+        "familiar": None if references.familiar is None else references.familiar.to_json(),
+        "sha256": file_hash(folder / "references.npz"),
+    }
+    write_json(folder / "references.json", seal(about))
 
 
 def read_references(
@@ -374,6 +372,7 @@ def read_references(
         return None
     found = read_json(folder / "references.json", _AGAIN)
     with named(folder / "references.json", _AGAIN):
+        found = unseal(found)
         weights, folds = found["weights"], found["folds"]
         labels, count, digest = tuple(found["labels"]), int(found["neighbors"]), str(found["sha256"])
         described = found["preprocessing"]

@@ -32,7 +32,7 @@ from astropy.table import Column, MaskedColumn, Table, vstack
 from remap.config import ConfigError
 from remap.predict.catalogue import Catalogue, check_output, read_catalogue, write_catalogue
 from remap.predict.merging import STREAM, Part, merged_names, missing, open_part, write_merged
-from remap.store.atomic import read_json, write_files, write_text
+from remap.store.atomic import named, read_json, write_files, write_text
 from remap.store.checkpoint import check_equal, plain
 from remap.store.lock import hold
 from remap.writing import check_writable, remove_leftovers_of, sync
@@ -87,7 +87,7 @@ def open_folder(folder: Path, manifest: Mapping[str, Any], lines: Sequence[str])
         # The inputs first: a folder with a manifest has them.
         write_text(folder / INPUTS, "".join(f"{line}\n" for line in lines))
         _create(path, json.dumps(manifest, indent=1) + "\n")
-    found = read_json(path, _CURE)
+    found = read_manifest(folder)
     if found.get("inputs") != manifest["inputs"]:
         _refuse_inputs(folder, lines)
     for key in COMPARED:
@@ -96,6 +96,21 @@ def open_folder(folder: Path, manifest: Mapping[str, Any], lines: Sequence[str])
             manifest[key],
             f"{folder}: shards of other {key} than this run's; {_CURE}",
         )
+    return found
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `open_folder` wrote.
+
+    Raises:
+      FileNotFoundError: there is none.
+      DamagedError: it is none.
+    """
+    path = folder / MANIFEST
+    found = read_json(path, _CURE)
+    with named(path, _CURE):
+        if not isinstance(found, dict) or not {*COMPARED, "created"} <= set(found):
+            raise ValueError("expected a manifest, found other JSON")
     return found
 
 
@@ -123,8 +138,10 @@ def _create(path: Path, text: str) -> None:
 
 
 def _refuse_inputs(folder: Path, lines: Sequence[str]) -> None:
-    before = (folder / INPUTS).read_text().splitlines()
     where = f"{folder}: made of other inputs"
+    if not (folder / INPUTS).is_file():
+        raise ConfigError(f"{where}, of which {INPUTS} is gone; {_CURE}")
+    before = (folder / INPUTS).read_text().splitlines()
     for old, new in zip(before, lines, strict=False):
         if old != new:
             old_path, new_path = json.loads(old)[0], json.loads(new)[0]
@@ -143,7 +160,7 @@ def remove_leftovers(folder: Path, mine: Mapping[int, Any] | set[int]) -> None:
 
 
 def done_part(folder: Path, shard: int, run: str, kind: str = "fits") -> Part | None:
-    """The part of a shard, of this run, without its rows; None = there is none yet, or a damaged one.
+    """The part of a shard, of this run, without its rows; None = there is none yet, a damaged one, or another's.
 
     Args:
       run: the manifest's `digest`.
@@ -162,6 +179,9 @@ def done_part(folder: Path, shard: int, run: str, kind: str = "fits") -> Part | 
         return None
     if part.stream.get("run") != run:
         raise ConfigError(f"{path}: is a part of another run than {folder / MANIFEST} tells of; {_CURE}")
+    if part.stream.get("shard") != shard:
+        logger.warning("%s: made again: it is a copy of part %s", path, part.stream.get("shard"))
+        return None
     return part
 
 
@@ -223,7 +243,7 @@ def merge(folder: str | Path, path: str | Path, *, overwrite: bool = False) -> i
 
 
 def _merge(folder: Path, path: Path, *, overwrite: bool) -> int:
-    manifest = read_json(folder / MANIFEST, _CURE)
+    manifest = read_manifest(folder)
     for file in check_output(path, overwrite=overwrite):
         remove_leftovers_of(file)
     run, shards, kind = digest(manifest), range(len(manifest["shards"])), part_kind(manifest)

@@ -60,14 +60,17 @@ from remap.preprocess.joining import join, star_groups
 from remap.preprocess.observe_settings import ObserveSettings
 from remap.preprocess.observed import Observed, concatenate
 from remap.preprocess.stationary import StationaryMask
+from remap.preprocess.templates import Templates
 from remap.preprocess.velocity_choice import warn_of_velocities
-from remap.store.atomic import read_json, write_json
+from remap.store.atomic import named, read_json, write_json
+from remap.store.checkpoint import array_hash
 from remap.store.lock import hold
 from remap.surveys import Survey
 from remap.writing import check_space
 
 logger = logging.getLogger(__name__)
 
+SOFTWARE = {"deep-remap": __version__}
 HOPELESS = 10  # shards that fail one after the other, before any has been done, that end a run
 LARGE_GROUP = 4  # shards; whose spectra must be in memory together, because stars are in several files
 
@@ -187,7 +190,9 @@ def predict_stream(
     with hold(output / f"process-{stream.process_index:05d}"):
         groups: list[list[int]] = []
         if how.settings.join and says_stars(read.source):
-            groups = _groups(output, read, inputs, lines_hash(lines), stream)
+            # Another declaration may find other identifiers in the same files.
+            declared = json.dumps(how.told["source"], sort_keys=True)
+            groups = _groups(output, read, inputs, lines_hash([*lines, declared]), stream)
         plan = make_plan(inputs.sizes, shard=stream.shard, groups=groups)
         manifest = open_folder(output, make_manifest(predictor, how, inputs, plan, lines, stream), lines)
         del lines, paths  # of millions of files they are gigabytes
@@ -208,13 +213,20 @@ def make_manifest(
     # Folders of before there was a choice say nothing of it.
     kind = {} if stream.shard_format == "fits" else {"shard_format": stream.shard_format}
     velocities = hashlib.sha256(np.asarray(how.velocities or (), np.float64).tobytes()).hexdigest()
+    masked = "none" if how.stationary is None else lines_hash([how.stationary.to_json()])
     return {
         "format": FORMAT,
-        "software": {"deep-remap": __version__},
+        "software": SOFTWARE,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "inputs": {"files": len(inputs.paths), "parts": len(inputs.sizes), "sha256": lines_hash(lines)},
         "networks": describe_networks(predictor),
-        "settings": {**how.told, "velocities": velocities, "shard": stream.shard, **kind},
+        "settings": {
+            **how.told,
+            "velocities": velocities,
+            "stationary": masked,
+            "shard": stream.shard,
+            **kind,
+        },
         "shards": {
             part_path(Path(), k, stream.shard_format).name: _ranges(chunks)
             for k, chunks in enumerate(plan.shards)
@@ -223,16 +235,24 @@ def make_manifest(
 
 
 def describe_networks(predictor: Predictor) -> dict[str, Any]:
-    """By what networks, calibration and expert are known, JSON values."""
+    """By what networks, calibration, expert, references and templates are known, JSON values."""
     config = json.dumps(predictor.config, sort_keys=True, default=str)
+    known, templates = predictor.known, predictor.templates
     return {
         "stage": predictor.description.get("stage", ""),
         "weights": predictor.weights,
         "calibration": predictor.calibration_hash or "none",
         "expert": predictor.expert_hash or "none",
+        "references": "none" if known is None else known.digest,
+        "templates": "none" if templates is None else _templates_hash(templates),
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         "preprocessing_version": predictor.preprocessing.version,
     }
+
+
+def _templates_hash(templates: Templates) -> str:
+    told = {field.name: getattr(templates, field.name) for field in dataclasses.fields(templates)}
+    return array_hash({name: value for name, value in told.items() if not isinstance(value, str | float)})
 
 
 def _ranges(chunks: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -252,9 +272,11 @@ def _groups(
     """Parts that share stars, from a first look at all files; kept in the folder, so that it is had once."""
     path = folder / "stars.json"
     if path.exists():
-        kept = read_json(path, "delete it, so that it is made again")
-        if kept["inputs"] == sha:
-            return kept["groups"]
+        cure = "delete it, so that it is made again"
+        kept = read_json(path, cure)
+        with named(path, cure):
+            if kept["inputs"] == sha:
+                return [[int(part) for part in group] for group in kept["groups"]]
     logger.info(
         "looking for stars that are in several of %d files, since their rows become one", len(inputs.paths)
     )
@@ -318,6 +340,11 @@ def run_stream(
     there = {k: done_part(folder, k, run, stream.shard_format) for k in mine}
     todo = [k for k in mine if there[k] is None]
     unread = [path for part in there.values() if part for path in part.stream.get("unread", ())]
+    if todo and (before := manifest.get("software", SOFTWARE)) != SOFTWARE:
+        raise ConfigError(
+            f"{folder}: expected shards of this version, {SOFTWARE}, found those of {before}: make the {len(todo)} "
+            "that are missing with that version, or give another --output"
+        )
     limits = predictor.config["predict"]
     few = int(sizes.sum()) <= limits["small_batch_size"]
     if predictor.batch_size is None:  # one shape for all shards, that of a prediction at once

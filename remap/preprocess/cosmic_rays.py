@@ -243,7 +243,10 @@ def _quick_look(
     for k in range(1, widest + 1):
         total += _moved(padded, k // 2 if k % 2 else -(k // 2), widest)  # sums over k pixels
         lags = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
-        s = total * (1 / np.sqrt(taps[:, half + lags].sum(axis=(1, 2))))[bucket, None].astype(np.float32)
+        variance = taps[:, half + lags].sum(axis=(1, 2))
+        # Of narrow lines far above the noise the taps cut short leave none, or less: such sums say nothing.
+        unit = np.where(variance > 0, 1 / np.sqrt(np.maximum(variance, 1e-12)), 0.0)
+        s = total * unit[bucket, None].astype(np.float32)
         size = np.abs(s)
         if lost:
             size[apart] = np.nan

@@ -50,7 +50,8 @@ def split_exposures(files: Sequence[Sequence[Spectra]]) -> Exposures:
                     index[key] = len(out.names)
                     out.names.append(name)
                     out.star_ids.append(str(star_id))
-                own[row] = index[key]
+                if part.wave.size > 1:  # one pixel has no width, and says nothing
+                    own[row] = index[key]
             out.segments.append(part)
             out.owner.append(own)
     return out

@@ -81,7 +81,8 @@ def join(
       settings: None = `ObserveSettings()`; see `star_groups` for who belongs together.
 
     Returns:
-      One row per star; names, joined by "+", tell what each is made of (the first three).
+      One row per star; names, joined by "+", tell what each is made of (the first three). A spectrum that is there
+      more than once counts once.
     """
     settings = settings or ObserveSettings()
     groups = star_groups(observed, settings=settings)
@@ -118,7 +119,9 @@ def _best(members: Sequence[int], observed: Observed) -> list[int]:
 
 
 def _once(members: list[int], observed: Observed) -> list[int]:
-    """The rows of a star without those that have the pixels of an earlier one."""
+    """The rows of a star without those that have the pixels of an earlier one: a copy of a file tells nothing new."""
+    if len(members) < 2:
+        return members
     kept: dict[object, int] = {}
     for i in members:
         rows = [(on.flux[i], on.valid[i]) for on in observed.arms.values()]

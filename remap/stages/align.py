@@ -55,14 +55,16 @@ from remap.sampling.sources import locate_each, matched_cells
 from remap.stages.common import (
     Arm,
     first_network,
+    library_files,
     network_pmfs,
     open_arm,
 )
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
+from remap.store.inputs import check_inputs, save_inputs
 from remap.store.lock import hold
 from remap.store.stars import readable_stars
-from remap.store.workdir import check_prepared, load_survey, stage_folder, write_config
+from remap.store.workdir import check_prepared, load_survey, stage_folder, survey_path, write_config
 from remap.train.keys import root_key
 from remap.train.loop import FitSettings, Run, draw_batch, fit
 from remap.train.objectives import Stateless, Task, batch_loss
@@ -119,13 +121,16 @@ def align(config: ml_collections.ConfigDict, workdir: str | Path) -> None:
         arm = open_arm(config, preprocessing, name, "align")
         arm = dataclasses.replace(arm, meta=arm.meta | {"min_coverage": min_coverage})
         if checkpoint.is_finished(folder, arm.meta):
+            check_inputs(folder, workdir)
             continue
         variables = first_network(workdir, preprocessing, arm, "pretrain", ("seed", "pretrain"))
         pre = pretraining(config, workdir, preprocessing, name)
         stars, aside = _survey_parts(workdir, arm, settings, min_coverage=min_coverage, seed=config.seed)
         source = _source(arm, preprocessing, settings, pre, variables, stars)
         key = root_key(config.seed, "align", name)
+        files = [survey_path(workdir / "data", name), *library_files(config, workdir, name)]
         with hold(folder):
+            save_inputs(folder, workdir, files)
             _align_arm(arm, settings, pre, variables, source, aside, key=key, folder=folder)
     write_config(workdir, config)
 

@@ -29,9 +29,10 @@ from remap.network.resnet import (
 from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import AugmentSettings, Batch
 from remap.sampling.batches import FinishedSource
+from remap.sampling.mixture import library_weights
 from remap.sampling.sources import Library, in_chunks, random_labels
 from remap.store import checkpoint
-from remap.store.workdir import check_preprocessing, stage_folder, write_config
+from remap.store.workdir import check_preprocessing, library_path, stage_folder, write_config
 from remap.train.keys import named_key
 from remap.train.loop import FitSettings, OnEpoch, Run, fit
 from remap.train.objectives import NetworkObjective, Task
@@ -89,6 +90,11 @@ def open_arm(config: ml_collections.ConfigDict, preprocessing: Preprocessing, ar
             "config": deciding(config, stage, also=("align",) if aligned else ()),
         },
     )
+
+
+def library_files(config: Section, workdir: Path, arm: str) -> list[Path]:
+    """Where the prepared libraries of an arm are, one or several."""
+    return [library_path(workdir / "data", arm, name) for name in library_weights(config)]
 
 
 def start_stage(config: Section) -> str:

@@ -39,6 +39,7 @@ from remap.stages.common import (
     chosen_arms,
     finish_stage,
     first_network,
+    library_files,
     network_pmfs,
     open_arm,
     start_stage,
@@ -46,6 +47,7 @@ from remap.stages.common import (
 )
 from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
+from remap.store.inputs import check_inputs, save_inputs
 from remap.store.lock import hold
 from remap.store.stars import fold_split, readable_stars, save_split, split_settings, within
 from remap.store.workdir import (
@@ -53,6 +55,7 @@ from remap.store.workdir import (
     load_library,
     load_survey,
     stage_folder,
+    survey_path,
 )
 from remap.train.keys import root_key
 from remap.train.loop import FitSettings
@@ -98,11 +101,13 @@ def finetune(
             arm = open_arm(config, preprocessing, name, "finetune")
             meta = arm.meta | {"fold": fold, "split": config_to_json(config)["split"]}
             if checkpoint.is_finished(folder, meta):
+                check_inputs(folder, workdir)
                 continue
             start = finetuning(config, workdir, preprocessing, name, fold, split)
             with hold(folder):
                 # Before the first step, but not of a run that is refused.
                 save_split(folder, stars, split, how, fold)
+                save_inputs(folder, workdir, _files(config, workdir, name))
                 averaged = train_network(start, folder=folder, meta=meta, name=f"finetune {name} fold {fold}")
                 # With the distribution of the labels, for `predict.combine`.
                 averaged |= {"prior": start.prior}
@@ -261,6 +266,13 @@ def finetuning(
         fit_key,
         label_prior(parts),
     )
+
+
+def _files(config: ml_collections.ConfigDict, workdir: Path, arm: str) -> list[Path]:
+    """What a network is made of: the survey, and the library that it was pre-trained on or rehearses."""
+    section = config.finetune
+    alone = section.init == "scratch" and not section.rehearsal
+    return [survey_path(workdir / "data", arm), *([] if alone else library_files(config, workdir, arm))]
 
 
 class _Survey(NamedTuple):

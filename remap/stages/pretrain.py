@@ -22,9 +22,18 @@ from remap.sampling.augment import Batch, join, paper_set_size
 from remap.sampling.batches import FinishedSource, LibrarySource
 from remap.sampling.mixture import library_weights
 from remap.sampling.sources import Library, cell_origin, split_cells, with_cells
-from remap.stages.common import Arm, Training, chosen_arms, finish_stage, open_arm, train_network
+from remap.stages.common import (
+    Arm,
+    Training,
+    chosen_arms,
+    finish_stage,
+    library_files,
+    open_arm,
+    train_network,
+)
 from remap.stages.nuisances import library_nuisances
 from remap.store import checkpoint
+from remap.store.inputs import check_inputs, save_inputs
 from remap.store.lock import hold
 from remap.store.workdir import check_prepared, load_library, stage_folder
 from remap.train.embeddings import EmbeddingSettings, embedding_recorder, fixed_spectra
@@ -56,11 +65,14 @@ def pretrain(
         folder = stage_folder(workdir, "pretrain", name)
         # Of the other arms, too: networks of other settings do not belong beside those of this run.
         if checkpoint.is_finished(folder, open_arm(config, preprocessing, name, "pretrain").meta):
+            check_inputs(folder, workdir)
             continue
         if name not in chosen:
             continue
         with hold(folder):
-            _pretrain_arm(pretraining(config, workdir, preprocessing, name), embeddings, folder)
+            start = pretraining(config, workdir, preprocessing, name)
+            save_inputs(folder, workdir, library_files(config, workdir, name))
+            _pretrain_arm(start, embeddings, folder)
     finish_stage(config, workdir, [stage_folder(workdir, "pretrain", name) for name in preprocessing.arms])
 
 

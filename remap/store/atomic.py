@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -43,13 +43,16 @@ __all__ = [
     "remove_leftovers",
     "save_arrays",
     "save_blocks",
+    "seal",
     "sync",
     "sync_tree",
+    "unseal",
     "write_files",
     "write_json",
     "write_text",
 ]
 
+SEAL = "hash"  # key of a file's own hash
 CHUNK = 2**20  # bytes
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -171,6 +174,28 @@ def read_json(path: Path, cure: str) -> Any:
     """
     with named(path, cure):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with a hash of themselves, for files of which a digit decides something."""
+    value = json.loads(json.dumps(value))
+    return {**value, SEAL: _json_hash(value)}
+
+
+def unseal(found: dict[str, Any]) -> dict[str, Any]:
+    """What was sealed, as JSON gave it back; what has no seal, of before there was any, is believed.
+
+    Raises:
+      ValueError: it is not what was sealed.
+    """
+    value = {key: each for key, each in found.items() if key != SEAL}
+    if SEAL in found and found[SEAL] != _json_hash(value):
+        raise ValueError(f"not what was written, by its hash; if you have edited it, delete its {SEAL!r}")
+    return value
+
+
+def _json_hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_arrays(path: Path, names: Collection[str], cure: str) -> dict[str, np.ndarray]:

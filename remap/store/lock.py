@@ -58,7 +58,10 @@ def hold(folder: Path) -> Iterator[Held]:
       LockedError: another run holds it; says which, and what to do if that run is no more.
       StorageError: the folder cannot be written to.
     """
-    folder = folder.resolve()
+    try:
+        folder = folder.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise StorageError(f"{folder}: cannot be written to: {error}") from error
     path = folder / NAME
     if folder in _held:
         _held[folder]._count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ def within(stars: Table, limits: Section) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             keep &= (value >= low) & (value <= high)
     return keep
+
+
+PARTS = ("train", "val", "test", "other")  # of a split; the last one has no part
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,7 @@ def save_split(folder: Path, stars: Table, split: np.ndarray, settings: SplitSet
     """
     path = _split_path(folder)
     own = {"settings": settings.to_json(fold), **_identity(stars), "part": split.tolist()}
+    own |= {"labels": _labels_hash(stars, split)}
     if path.exists():
         found = _read(path)
         if found == own:
@@ -125,6 +130,7 @@ def save_split(folder: Path, stars: Table, split: np.ndarray, settings: SplitSet
             )
             _check_stars(found, stars, path)
             _check_parts(found["part"], own["part"], f"{path}: the split that this run was started with")
+            _check_labels(found, stars, path)
     write_json(path, own)
 
 
@@ -148,7 +154,7 @@ def read_split(
     """
     first, expected = None, None
     for arm in arms:
-        path = _split_path(stage_folder(workdir, "finetune", arm, fold))
+        path, found = _split_path(stage_folder(workdir, "finetune", arm, fold)), None
         if path.exists():
             found = _read(path)
             check_equal(
@@ -163,6 +169,8 @@ def read_split(
         if expected is None:
             first, expected = path, split
         _check_parts(split, expected, f"{path}: the split of {first}")
+        if found is not None:
+            _check_labels(found, stars, path)
     return expected
 
 
@@ -174,6 +182,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"expected a split, found none of {sorted(missing)}")
         if len(found["part"]) != len(found["star_id"]):
             raise ValueError(f"{len(found['part'])} parts of {len(found['star_id'])} spectra")
+        if unknown := sorted({*map(str, found["part"])} - set(PARTS)):
+            raise ValueError(f"expected parts among {PARTS}, found {unknown}")
     return found
 
 
@@ -202,6 +212,23 @@ def _check_stars(found: Mapping[str, Any], stars: Table, path: Path) -> None:
                 f"{path}: expected the stars of data/stars.ecsv, {rows}; the survey was prepared anew after the "
                 "networks had been fine-tuned: fine-tune them again"
             )
+
+
+def _labels_hash(stars: Table, split: Sequence[str] | np.ndarray) -> str:
+    """SHA-256 of the labels, and their errors, of the stars that train or validate."""
+    names = sorted(name for name in stars.colnames if stars[name].dtype.kind == "f")
+    mine = np.isin(np.asarray(split), ("train", "val"))
+    values = [np.ma.filled(np.ma.asarray(stars[name], float), np.nan)[mine].tolist() for name in names]
+    return hashlib.sha256(repr([names, values]).encode()).hexdigest()
+
+
+def _check_labels(found: Mapping[str, Any], stars: Table, path: Path) -> None:
+    """Raises ConfigError if stars that a network was trained with have other labels; older splits are believed."""
+    if found.get("labels") not in (None, _labels_hash(stars, found["part"])):
+        raise ConfigError(
+            f"{path}: stars that these networks were trained with have other labels, or errors of them, in "
+            "data/stars.ecsv now: fine-tune again"
+        )
 
 
 def _check_parts(found: Sequence[str] | np.ndarray, expected: Sequence[str] | np.ndarray, where: str) -> None:

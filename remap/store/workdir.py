@@ -13,6 +13,7 @@ workdir/data/stars.ecsv                 one row per survey spectrum: labels, err
 workdir/pretrain/ARM/                   checkpoints/, metrics.jsonl, final/, embeddings_epoch_EEEE.npz
 workdir/align/ARM/                      the same, pulled towards the survey's spectra (remap.stages.align)
 workdir/finetune/ARM/fold_K/            the same, for every fold, and split.json: who trains it, who is tested
+workdir/STAGE/ARM[/fold_K]/inputs.json  which prepared data that was trained on (remap.store.inputs)
 workdir/data|STAGE/ARM[/fold_K]/run.lock    who writes there now (remap.store.lock)
 workdir/cross_validate/STAGE/           what `remap.studies.cross_validate` lists
 workdir/expert/                         the labelled stars as an expert beside the networks (remap.stages.expert)
@@ -53,7 +54,17 @@ from remap.preprocess.stationary import StationaryMask
 from remap.preprocess.templates import Templates
 from remap.sampling.mixture import mix
 from remap.sampling.sources import Library, Stars, find_cells, node_cells
-from remap.store.atomic import file_hash, map_arrays, named, read_arrays, read_json, save_arrays, write_json
+from remap.store.atomic import (
+    file_hash,
+    map_arrays,
+    named,
+    read_arrays,
+    read_json,
+    save_arrays,
+    seal,
+    unseal,
+    write_json,
+)
 from remap.store.checkpoint import check_equal, has_final
 from remap.store.lock import unfinished
 from remap.store.tables import ecsv_writer, read_signed, signed
@@ -131,6 +142,11 @@ def library_path(data: Path, arm: str, name: str = "") -> Path:
     return (data / "libraries" / name if name else data) / f"library_{arm}.npz"
 
 
+def survey_path(data: Path, arm: str) -> Path:
+    """Where one arm of the prepared survey is."""
+    return data / f"survey_{arm}.npz"
+
+
 def load_library(
     workdir: Path,
     preprocessing: Preprocessing,
@@ -168,7 +184,7 @@ def load_survey(workdir: Path, arm: str) -> tuple[Stars, np.ndarray]:
 
     Flux and mask are mapped: of a survey larger than memory some rows can be taken.
     """
-    path = workdir / "data" / f"survey_{arm}.npz"
+    path = survey_path(workdir / "data", arm)
     a = map_arrays(path, ("flux", "valid", "labels", "errors", "snr"), PREPARE)
     survey = Stars(a["flux"], a["valid"], a["labels"].astype(np.float32), a["errors"].astype(np.float32))
     return survey, a["snr"]
@@ -207,7 +223,7 @@ def save_stationary(workdir: Path, mask: StationaryMask | None) -> None:
     if mask is None:
         path.unlink(missing_ok=True)
     else:
-        write_json(path, json.loads(mask.to_json()))
+        write_json(path, seal(json.loads(mask.to_json())))
 
 
 def load_stationary(workdir: Path) -> StationaryMask | None:
@@ -216,7 +232,7 @@ def load_stationary(workdir: Path) -> StationaryMask | None:
     if not path.is_file():
         return None
     with named(path, PREPARE):
-        return StationaryMask.from_json(path.read_text())
+        return StationaryMask.from_json(json.dumps(unseal(json.loads(path.read_text()))))
 
 
 def share(workdir: Path, name: str, source: Path) -> None:

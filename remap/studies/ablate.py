@@ -22,7 +22,7 @@ from astropy.table import Table
 
 from remap.config import SECTIONS, ConfigError, Section, apply_overrides, deciding, leaves, record
 from remap.pmf.metrics import crps, nll
-from remap.predict.held_out import predict_held_out
+from remap.predict.held_out import held_out
 from remap.stages.align import align
 from remap.stages.evaluate import EvaluateSettings
 from remap.stages.finetune import finetune
@@ -30,7 +30,8 @@ from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import pretrain
 from remap.store.atomic import check_writable, read_json, write_files, write_json, write_text
 from remap.store.checkpoint import check_equal
-from remap.store.stars import readable_stars
+from remap.store.inputs import check_inputs
+from remap.store.stars import labelled_rows, readable_stars
 from remap.store.tables import ecsv_writer
 from remap.store.workdir import check_prepared, read_config, share
 from remap.studies.ablate_report import compare, markdown
@@ -211,6 +212,9 @@ def _scores_of(
     if path.exists():
         found = read_json(path, "delete it to train this variant again")
         check_equal(found["settings"], settings, f"{path}: made with other settings")
+        for kept in sorted(path.with_suffix("").glob("**/finetune/**/inputs.json")):
+            folder = next(above for above in kept.parents if above.name == "finetune").parent
+            check_inputs(kept.parent, folder)
         return found
     result: dict[str, Any] = {"settings": settings, "diverged": "", "file": [], "labels": {}}
     for part in parts:
@@ -249,17 +253,26 @@ def score(
       without that label, without a PMF, or not predicted by networks that never saw their star.
     """
     stars = readable_stars(workdir)
-    found, tested = predict_held_out(config, workdir, stars, "finetune", calibrated=False)
-    out = {}
+    rows = labelled_rows(workdir, stars)
+    held, known = held_out(config, workdir, stars, "finetune", calibrated=False, rows=rows), stars[rows]
+    found, out = held.catalogue(known), {}
     for label in labels:
-        truth = np.where(tested, np.asarray(stars[label], float), np.nan)
+        truth = np.where(held.tested, np.asarray(known[label], float), np.nan)
         pmf, edges = found.pmfs[label], found.edges[label]
-        out[label] = {
-            "residual": (np.asarray(found.table[label], float) - truth).tolist(),
-            "crps": crps(pmf, edges, truth).tolist(),
-            "nll": nll(pmf, edges, truth).tolist(),
+        scores = {
+            "residual": np.asarray(found.table[label], float) - truth,
+            "crps": crps(pmf, edges, truth),
+            "nll": nll(pmf, edges, truth),
         }
+        out[label] = {name: _spread(values, rows, len(stars)) for name, values in scores.items()}
     return out
+
+
+def _spread(values: np.ndarray, rows: np.ndarray, count: int) -> list[float]:
+    """Values of some rows of so many, NaN in the others."""
+    out = np.full(count, np.nan)
+    out[rows] = values
+    return out.tolist()
 
 
 def _data_folder(

@@ -34,14 +34,15 @@ from remap.config import ConfigError, Section, apply_overrides, config_to_json, 
 from remap.network.resnet import count_parameters, init_variables
 from remap.preprocess.description import Preprocessing
 from remap.sampling.folds import assign_folds
-from remap.stages.common import Training, start_stage, train_network
+from remap.stages.common import Training, library_files, start_stage, train_network
 from remap.stages.finetune import finetuning
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.atomic import check_writable, read_json, write_files, write_json
+from remap.store.inputs import keep_inputs
 from remap.store.stars import SplitSettings, fold_split, readable_stars, split_settings
 from remap.store.tables import ecsv_writer
-from remap.store.workdir import check_prepared, stage_folder
+from remap.store.workdir import check_prepared, stage_folder, survey_path
 from remap.studies.comparison import Candidate, FoldLoss, Result, compare
 from remap.studies.optuna_search import FoldLosses, SearchSettings, search
 from remap.train.loop import DivergedError, evaluate
@@ -178,6 +179,10 @@ def fold_losses(
     folder: Path,
 ) -> FoldLosses:
     """A function that gives the folds of a candidate one by one, trained or from the files of `folder`."""
+    files = [path for arm in preprocessing.arms for path in library_files(base, workdir, arm)]
+    if settings.stage == "finetune":
+        files += [survey_path(workdir / "data", arm) for arm in preprocessing.arms]
+    keep_inputs(folder, workdir, files)
     folds_of = {"pretrain": _library_folds, "finetune": _star_folds}[settings.stage]
     open_folds = folds_of(base, workdir, preprocessing, settings)
 

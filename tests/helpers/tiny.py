@@ -151,7 +151,7 @@ def observed(
 
 def star(i: int, **kwargs: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Wavelength, flux and inverse variance of dwarf i."""
-    return (kwargs.get("wave", WAVE), *observed(np.array(DWARFS[i][2:]), seed=i, **kwargs))
+    return (kwargs.get("wave", WAVE), *observed(np.array(DWARFS[i][2:]), **{"seed": i, **kwargs}))
 
 
 def spectra(indices: tuple[int, ...] = tuple(range(5))):

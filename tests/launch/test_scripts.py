@@ -128,7 +128,7 @@ def streaming(tmp_path, stars, *arguments):
 def test_shards_are_gone_once_the_catalogue_is_there(tiny_predictor, tmp_path):
     stream, files = streaming(tmp_path, 3)
     output = tmp_path / "one.fits"
-    assert stream.wanted(tiny_predictor, files, {}, str(output), report=False)
+    assert stream.wanted(tiny_predictor, files, {}, str(output), whole="")
     stream.run(tiny_predictor, files, {}, str(output), overwrite=False)
     assert list(read_catalogue(output).table["file"]) == [file.name for file in files]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["night", "one.fits"]
@@ -180,7 +180,11 @@ def test_a_signal_stops_a_stream_and_is_no_fault_of_a_file_or_a_shard(
     [
         (("--output=x.fits", "--share_count=2"), "several processes share a folder"),
         (("--output=parts", "--nostream"), "a folder as --output"),
-        (("--output=parts", "--report"), "a stream keeps no spectra for it"),
+        (
+            ("--output=parts", "--report"),
+            "--report: a stream does not keep what that needs; run launch.report",
+        ),
+        (("--output=parts", "--embeddings"), "--embeddings: a stream does not keep what that needs"),
         (("--output=parts", "--share_count=2", "--merge=x.fits"), "a run of its own"),
     ],
 )
@@ -191,14 +195,15 @@ def test_flags_of_a_stream_that_contradict_each_other_are_told(
     values = flags.FlagValues()
     stream = StreamFlags(values)
     given = {name: value for name, _, value in (text[2:].partition("=") for text in arguments)}
-    values(["test", *(text for text in arguments if not text.startswith(("--output", "--report")))])
+    whole = ("--report", "--embeddings")
+    values(["test", *(text for text in arguments if not text.startswith(("--output", *whole)))])
 
-    def predict(output, *, report):
-        if stream.wanted(tiny_predictor, [], {}, output, report=report):
+    def predict(output, *, whole):
+        if stream.wanted(tiny_predictor, [], {}, output, whole=whole):
             stream.run(tiny_predictor, [], {}, output, overwrite=False)
 
     with pytest.raises(ConfigError, match=message):
-        predict(given["output"], report="report" in given)
+        predict(given["output"], whole=next((flag for flag in whole if flag[2:] in given), ""))
 
 
 def test_arrays_are_declared_on_the_command_line_and_what_cannot_be_read_is_status_2(
@@ -229,9 +234,10 @@ def test_many_spectra_are_a_stream_by_default(tiny_predictor):
     stream = StreamFlags(values)
     values(["test"])
     many = [Path(f"{i}.fits") for i in range(5001)]
-    assert stream.wanted(tiny_predictor, many, {}, "x.fits", report=False)
-    assert not stream.wanted(tiny_predictor, many, {}, "x.fits", report=True)
-    assert not stream.wanted(tiny_predictor, many[:-1], {}, "x.fits", report=False)
+    assert stream.wanted(tiny_predictor, many, {}, "x.fits", whole="")
+    assert not stream.wanted(tiny_predictor, many, {}, "x.fits", whole="--report")
+    assert not stream.wanted(tiny_predictor, many, {}, "x.fits", whole="--embeddings")
+    assert not stream.wanted(tiny_predictor, many[:-1], {}, "x.fits", whole="")
 
 
 def test_predict_takes_velocities_from_a_table_and_a_resolution(tiny_workdir, tiny_predictor, tmp_path):

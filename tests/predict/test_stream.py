@@ -18,9 +18,12 @@ from helpers.containers import KINDS, write_arrays
 from remap import io, load, surveys
 from remap.config import ConfigError
 from remap.predict.catalogue import Flag, read_catalogue
+from remap.predict.familiar import Sheets
 from remap.predict.predictor import Predictor
+from remap.predict.references import ReferenceSet
 from remap.predict.shards import merge
 from remap.predict.stream import StreamSettings, predict_stream
+from remap.preprocess.stationary import StationaryMask
 from remap.store.lock import LockedError, hold
 from remap.writing import StorageError
 
@@ -264,15 +267,102 @@ def test_a_damaged_part_is_made_again_and_one_of_another_run_refused(tiny_predic
         predict_stream(tiny_predictor, files, folder, stream=HERE)
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1', '{"inputs": 3}', "null"])
+def test_a_damaged_manifest_is_named(tiny_predictor, files, tmp_path, text):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(text)
+    for call in (
+        lambda: predict_stream(tiny_predictor, files, folder, stream=HERE),
+        lambda: merge(folder, tmp_path / "merged.fits"),
+    ):
+        with pytest.raises(ConfigError, match=r"parts/manifest\.json: cannot be used"):
+            call()
+
+
+def test_a_list_of_inputs_that_is_gone_and_a_damaged_list_of_stars_are_told(tiny_predictor, files, tmp_path):
+    folder = tmp_path / "parts"
+    source = {**tiny_predictor.config["survey"]["source"], "facts": {"star_id": {"name": r"_(\d*)\.fits"}}}
+    how = dict(source=source, settings=_joining(tiny_predictor), stream=HERE)
+    predict_stream(tiny_predictor, files, folder, **how)
+    kept = json.loads((folder / "stars.json").read_text())
+    (folder / "inputs.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"other inputs, of which inputs\.jsonl is gone"):
+        predict_stream(tiny_predictor, files[1:], folder, **how)
+    for damaged in ([], {"inputs": kept["inputs"]}, {**kept, "groups": 3}):
+        (folder / "stars.json").write_text(json.dumps(damaged))
+        with pytest.raises(ConfigError, match=r"stars\.json: cannot be used"):
+            predict_stream(tiny_predictor, files, folder, **how)
+
+
+def test_identifiers_of_another_declaration_are_looked_for_again(
+    tiny_predictor, files, tmp_path, monkeypatch
+):
+    """A run that is stopped before its manifest is there has left those of its own declaration."""
+    monkeypatch.setattr("remap.predict.stream.open_folder", _full)
+    folder, own = tmp_path / "parts", tiny_predictor.config["survey"]["source"]
+    first = [i for i in range(14) if i not in (6, 11, 12)]
+    for name, groups in ((r"(dwarf_0)\d", [first]), (r"(dwarf_1)\d", [[11, 12]])):
+        source = {**own, "facts": {"star_id": {"name": name}}}
+        how = dict(source=source, settings=_joining(tiny_predictor), stream=StreamSettings(workers=0))
+        with pytest.raises(StorageError, match="full"):
+            predict_stream(tiny_predictor, files, folder, **how)
+        assert json.loads((folder / "stars.json").read_text())["groups"] == groups
+
+
+def _full(*_):
+    raise StorageError("full")
+
+
+def test_a_copy_of_another_part_is_made_again(tiny_predictor, files, tmp_path):
+    folder = tmp_path / "parts"
+    predict_stream(tiny_predictor, files, folder, stream=HERE)
+    shutil.copy(folder / "part-00000.fits", folder / "part-00001.fits")
+    with pytest.raises(ConfigError, match=r"1 parts are missing: part-00001\.fits"):
+        merge(folder, tmp_path / "merged.fits")
+    done = predict_stream(tiny_predictor, files, folder, stream=HERE)
+    assert (done.made, done.kept) == (1, 1)
+    assert_whole(tiny_predictor, files, folder)
+
+
+def test_shards_of_other_references_templates_masks_or_versions_are_not_gone_on_with(
+    tiny_predictor, files, tmp_path, monkeypatch
+):
+    """Each of them decides what is in a row: neighbours and FAR, velocities, valid pixels, everything."""
+    folder, one = tmp_path / "parts", tiny_predictor
+    predict_stream(one, files, folder, stream=HERE)
+    (folder / "part-00001.fits").unlink()
+    templates = dataclasses.replace(one.templates, labels=one.templates.labels + 1)
+    mask = StationaryMask(((5010.0, 5011.0),), one.preprocessing.medium)
+    known = ReferenceSet(
+        names=np.array(["s"]), labels=np.zeros((1, 1), np.float32), label_names=("teff",), star_ids=np.array(["s"]),
+        embedding={}, seen={}, sheets=Sheets(np.zeros((1, 2), np.float32), np.ones((1, 2), bool)), familiar=None,
+        count=1, digest="abc",
+    )  # fmt: skip
+    for other, how, told in (
+        (dataclasses.replace(one, known=known), {}, r"references: expected 'abc', found 'none'"),
+        (dataclasses.replace(one, templates=templates), {}, r"other networks.* templates: expected"),
+        (one, {"stationary": mask}, r"other settings.* stationary: expected '[0-9a-f]{64}', found 'none'"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            predict_stream(other, files, folder, stream=HERE, **how)
+    with monkeypatch.context() as patch:
+        patch.setattr("remap.predict.stream.SOFTWARE", {"deep-remap": "99"})
+        with pytest.raises(ConfigError, match=r"expected shards of this version, .*'99'"):
+            predict_stream(one, files, folder, stream=HERE)
+    predict_stream(one, files, folder, stream=HERE)
+    with monkeypatch.context() as patch:  # where nothing is left to make, all are of one version
+        patch.setattr("remap.predict.stream.SOFTWARE", {"deep-remap": "99"})
+        assert predict_stream(one, files, folder, stream=HERE).kept == 2
+
+
 def test_stars_in_several_files_are_rows_in_the_order_of_a_prediction_at_once(tiny_predictor, tmp_path):
     """Stars 1, 2 and 4 were seen in two nights, and one star has its arms in two files."""
     wave, flux, ivar = tiny.star(7)
-    rng = np.random.default_rng(0)
     for night, stars in (("a", (1, 2, 3, 4)), ("b", (4, 5, 1, 2)), ("c", (6,))):
         for i in stars:
-            x, y, weight = tiny.star(i)
-            seen = y * (1 + 1e-3 * rng.normal(size=y.shape))  # no night is a copy of another
-            tiny.write_table(tmp_path / "spectra" / f"{night}_s{i}.fits", x, seen, weight)
+            exposure = tiny.star(i, seed=100 * "abc".index(night) + i)
+            tiny.write_table(tmp_path / "spectra" / f"{night}_s{i}.fits", *exposure)
     for arm, keep in (("a", wave < 5122), ("c", wave > 5118)):
         tiny.write_table(tmp_path / "spectra" / f"{arm}_s7.fits", wave[keep], flux[keep], ivar[keep])
     (tmp_path / "spectra" / "a_s3b.fits").write_text("no FITS")

@@ -158,6 +158,20 @@ def test_cosmic_rays_are_found(sigma, width, known):
     assert found.sum() - found[struck].sum() <= 0.005 * 2000
 
 
+@pytest.mark.parametrize("step", [0.25, 0.28, 0.3, 0.33])
+@pytest.mark.parametrize("snr", [100, 1e4])
+def test_cosmic_rays_are_found_however_far_the_lines_stand_above_the_noise(step, snr):
+    """Also in lines of two to four pixels: the filter's sum over two of them has no variance there."""
+    wave = np.arange(5000.0, 5000 + 1200 * step, step)
+    places = [200, 500, 1000]
+    flux = star(wave=wave, fwhm=0.85)
+    flux = flux + np.random.default_rng(0).normal(size=wave.size) / snr
+    flux[places] += 8.0
+    ivar = np.full(wave.size, float(snr) ** 2)
+    found = mask_cosmic_rays(make_spectra(wave, flux, medium="air", ivar=ivar, fwhm=0.85), SETTINGS)
+    assert not found.valid[0, places].any()
+
+
 @pytest.mark.parametrize("snr", [20, 100, 1000])
 def test_no_line_is_taken_for_a_cosmic_ray(snr):
     flux = np.stack([noisy(star(seed), seed, 1 / snr) for seed in range(20)])

@@ -345,20 +345,29 @@ def test_exposures_of_one_star_are_averaged_after_their_velocities():
 
 
 def test_a_spectrum_that_is_there_twice_counts_once(caplog):
-    one = at_width(1.0, name="a.fits", star_id="s")
-    again, other = (
-        dataclasses.replace(one, names=("a.fits.gz",)),
-        at_width(1.0, name="b.fits", star_id="s", seed=4),
+    """A file that is named twice or was copied: its noise is one, and would be taken for that of two exposures."""
+    one, two = (
+        at_width(1.0, 10.0, name=n, star_id="s", seed=k, noise=0.05, rv=10.0, rv_err=2.0)
+        for n, k in (("1", 1), ("2", 2))
     )
-    alone = observe([[one]], DESCRIPTION)
-    found = join(observe([[one], [again]], DESCRIPTION), DESCRIPTION)
-    assert "a.fits.gz: has the pixels of a.fits, of the same star: the spectrum counts once" in caplog.text
-    assert found.inputs.tolist() == [1]
-    for arm in "AB":
-        for name in ("flux", "ivar", "snr"):
-            np.testing.assert_array_equal(getattr(found.arms[arm], name), getattr(alone.arms[arm], name))
+    copy, away = dataclasses.replace(one, names=("copy",)), at_width(1.0, cut=(8000.0, 8100.0), star_id="s")
+    settings = ObserveSettings(velocity="file", join=True)
+
+    def joined(*files):
+        return join(
+            observe([[f] for f in files], DESCRIPTION, settings=settings), DESCRIPTION, settings=settings
+        )
+
+    both = joined(one, two)
+    assert "counts once" not in caplog.text
+    found = joined(one, copy, two, one)
+    for name in ("flux", "valid", "snr"):
+        np.testing.assert_array_equal(getattr(found.arms["A"], name), getattr(both.arms["A"], name))
+    assert found.inputs.tolist() == both.inputs.tolist() == [2]
+    assert found.velocity_error.tolist() == both.velocity_error.tolist()
+    assert "copy: has the pixels of 1, of the same star: the spectrum counts once" in caplog.text
     caplog.clear()
-    assert join(observe([[one], [other]], DESCRIPTION), DESCRIPTION).inputs.tolist() == [2]
+    assert joined(away, away).messages[0]
     assert "counts once" not in caplog.text
 
 
@@ -492,8 +501,8 @@ def test_exposures_of_poor_velocity_are_left_out_of_their_star():
 
 def test_a_mean_velocity_has_an_error_only_where_all_have():
     one, two = (
-        at_width(1.0, 10.0, name=n, star_id="s", rv=10.0, rv_err=e, seed=int(n))
-        for n, e in (("1", 1.0), ("2", np.nan))
+        at_width(1.0, 10.0, name=n, star_id="s", seed=k, rv=10.0, rv_err=e)
+        for n, k, e in (("1", 1, 1.0), ("2", 2, np.nan))
     )
     settings = ObserveSettings(velocity="file", join=True)
     both = join(observe([[one], [two]], DESCRIPTION, settings=settings), DESCRIPTION, settings=settings)

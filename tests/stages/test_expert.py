@@ -19,7 +19,7 @@ from remap.predict.held_out import predict_survey
 from remap.stages.calibrate import calibrate
 from remap.stages.expert import expert
 from remap.stages.finetune import finetune
-from remap.store.atomic import DamagedError, save_arrays
+from remap.store.atomic import SEAL, DamagedError, save_arrays
 from remap.store.stars import readable_stars
 from remap.store.workdir import load_survey
 from remap.surveys import Survey
@@ -260,6 +260,10 @@ def test_a_fold_without_expert_is_refused(tiny_data, spoilt):
     path = spoilt / "expert" / "expert.json"
     value = json.loads(path.read_text())
     del value["folds"]["1"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(DamagedError, match=r"expert\.json: .*not what was written, by its hash"):
+        survey_of(tiny_data, spoilt)
+    del value[SEAL]
     path.write_text(json.dumps(value))
     with pytest.raises(ConfigError, match=r"folds \[0, 1\], found \[0\]"):
         survey_of(tiny_data, spoilt)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -20,6 +21,7 @@ from remap.report.html import Neighbour
 from remap.stages.neighbours import catalogue_neighbours
 from remap.stages.references import references
 from remap.stages.report import make_report
+from remap.store.atomic import unseal
 from remap.store.stars import read_split, readable_stars, split_settings
 from remap.store.workdir import load_survey
 
@@ -208,7 +210,7 @@ def test_references_repeat(tiny_data, workdir, spoilt):
 
 def test_references_of_other_networks_are_refused(spoilt):
     path = spoilt / "references" / "references.json"
-    value = json.loads(path.read_text())
+    value = unseal(json.loads(path.read_text()))
     own = value["weights"]["B"]["1"]
     value["weights"]["B"]["1"] = "0" * 64
     path.write_text(json.dumps(value))
@@ -219,6 +221,14 @@ def test_references_of_other_networks_are_refused(spoilt):
     assert load(spoilt, folds=[0]).known is not None
 
 
+def other_digit(path, name):
+    """One digit of a number is another one."""
+    text = path.read_text()
+    changed = re.sub(rf'("{name}": )(\d)', lambda found: found[1] + str(int(found[2]) ^ 1), text)
+    assert changed != text
+    path.write_text(changed)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -226,6 +236,8 @@ def test_references_of_other_networks_are_refused(spoilt):
         (lambda f: (f / "references.npz").write_bytes(b"PK"), "is not what launch.references wrote last"),
         (lambda f: (f / "references.json").write_text("{"), r"references\.json: cannot be used"),
         (lambda f: (f / "references.json").write_text("{}"), r"references\.json: cannot be used"),
+        (lambda f: other_digit(f / "references.json", "threshold"), "not what was written, by its hash"),
+        (lambda f: other_digit(f / "references.json", "neighbors"), "not what was written, by its hash"),
         (lambda f: (f / "references.json").unlink(), r"expected references\.json beside references\.npz"),
     ],
 )
@@ -237,7 +249,7 @@ def test_damaged_references_are_refused(spoilt, spoil, message):
 
 def test_another_preprocessing_is_refused(spoilt):
     path = spoilt / "references" / "references.json"
-    value = json.loads(path.read_text())
+    value = unseal(json.loads(path.read_text()))
     value["preprocessing"]["version"] = 0
     path.write_text(json.dumps(value))
     with pytest.raises(ConfigError, match="other preprocessing"):

@@ -130,6 +130,13 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     assert (tmp_path / "precious").read_text() == "kept"
 
 
+def test_links_that_lead_to_each_other_are_told(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(StorageError, match=r"a/run: cannot be written to"), hold(tmp_path / "a" / "run"):
+        pass
+
+
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(StorageError, match="run: expected a folder"), hold(tmp_path / "run"):

@@ -9,9 +9,10 @@ import pytest
 from astropy.table import Table
 from helpers import tiny
 
-from remap.config import apply_overrides, deciding
+from remap.config import ConfigError, apply_overrides, deciding
 from remap.predict.held_out import predict_held_out
 from remap.stages import common
+from remap.store.atomic import read_arrays, save_arrays
 from remap.store.checkpoint import load_final, save_final
 from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import read_preprocessing, share, write_config
@@ -106,6 +107,39 @@ def test_scores_are_those_of_stars_that_the_networks_did_not_train_on(done, tiny
             k = np.searchsorted(edges, truth[i], side="right") - 1
             nll = -np.log(pmf[i, k] / (edges[1] - edges[0]))
             assert result["labels"][label]["nll"][i] == pytest.approx(nll, rel=1e-5)
+
+
+def test_stars_without_labels_are_not_predicted_and_change_nothing(done, tiny_data, monkeypatch):
+    workdir = done[0] / "ablate" / "full" / "seed_0"
+    c = module.plan(config(tiny_data))[0].parts[0].config
+    stars, seen, own = readable_stars(workdir), [], module.held_out
+
+    def held_out(*args, **how):
+        found = own(*args, **how)
+        seen.append(len(found.arms["A"].used))
+        return found
+
+    monkeypatch.setattr(module, "held_out", held_out)
+    known = np.isfinite([np.asarray(stars[label], float) for label in LABELS]).any(axis=0)
+    labelled = module.score(c, workdir, LABELS)
+    monkeypatch.setattr(module, "labelled_rows", lambda workdir, stars: np.arange(len(stars)))
+    everyone = module.score(c, workdir, LABELS)
+    assert seen == [np.count_nonzero(known), len(stars)]
+    assert seen[0] < seen[1]
+    for label in LABELS:
+        for name, values in labelled[label].items():
+            np.testing.assert_allclose(values, everyone[label][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_scores_of_other_data_are_refused(moved, tiny_data, monkeypatch):
+    no_training(monkeypatch)
+    path = moved / "data" / "survey_A.npz"
+    arrays = read_arrays(path, (), "")
+    save_arrays(path, **{**arrays, "labels": arrays["labels"] + 1})
+    with pytest.raises(
+        ConfigError, match=r"full/seed_0/finetune/A/fold_0: trained on other data .* another labels"
+    ):
+        ablate(config(tiny_data), moved)
 
 
 def test_table_follows_from_the_scores(done):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from remap.config import apply_overrides, read_overrides, record
+from remap.config import ConfigError, apply_overrides, read_overrides, record
 from remap.network import resnet
 from remap.network.losses import LossSettings, LossTerms
 from remap.network.resnet import count_parameters, init_variables
@@ -16,6 +16,7 @@ from remap.preprocess.description import Preprocessing
 from remap.sampling.augment import Batch
 from remap.stages.preprocess import preprocess
 from remap.stages.pretrain import held_out_batch
+from remap.store.atomic import read_arrays, save_arrays
 from remap.store.stars import fold_split, readable_stars, split_settings
 from remap.store.workdir import load_library, load_survey, read_preprocessing
 from remap.studies import cross_validate as module
@@ -242,6 +243,20 @@ def test_another_setting_is_computed_in_a_folder_of_its_own(compared, tiny_data,
     assert {name: len(found) for name, found in after.items()} == {"stands": 8, "learns": 8}
     for name, found in before.items():
         assert all(pair in after[name] for pair in found)
+
+
+def test_losses_of_other_data_are_refused(compared, tiny_data, tmp_path, untrained):
+    workdir = tmp_path / "work"
+    shutil.copytree(compared[0], workdir)
+    names = untrained(lambda name: 1.0)
+    path = workdir / "data" / "library_A.npz"
+    arrays = read_arrays(path, (), "")
+    save_arrays(path, **{**arrays, "log_flux": arrays["log_flux"] + np.float32(0.1)})
+    with pytest.raises(
+        ConfigError, match=r"cross_validate/pretrain: trained on other data than .*library_A\.npz"
+    ):
+        cross_validate(one_arm(tiny_data), workdir)
+    assert not names
 
 
 def test_diverged_candidate_is_not_chosen_and_not_trained_further(
