@@ -40,7 +40,7 @@ def test_result_is_the_mean_over_folds_with_the_best_first(searched):
         assert row["scatter"] == pytest.approx(abs(errors[0] - errors[1]) / 2**0.5)
     assert list(table["error"]) == sorted(table["error"])
     left = {p.name for p in (workdir / "search").iterdir()}
-    assert left == {"results.jsonl", "settings.json", "summary.ecsv"}  # no checkpoints
+    assert left == {"inputs.json", "results.jsonl", "settings.json", "summary.ecsv"}  # no checkpoints
 
 
 def test_a_search_goes_on_with_what_is_missing(searched, tiny_data, tmp_path, monkeypatch):
