@@ -14,7 +14,9 @@ of a file is seen by how it begins, not by its name.
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from remap.io.content import native_float, reading
 from remap.io.declarations import check_choice, check_source
 from remap.io.stars import WHOSE, asked
 from remap.spectra import NUMBER_FACTS, TEXT_FACTS, Spectra, SpectrumError
+
+logger = logging.getLogger(__name__)
 
 REQUIRED = ("format", "medium")
 OPTIONAL = {
@@ -44,6 +48,10 @@ OPTIONAL = {
     "line_spread": None,
 }
 THERE = ("ivar", "mask", "ids")  # are taken where they are there and the source does not name others
+# What standard deviations may be called. They are not taken: they may be variances, or shares of the flux.
+ERRORS = re.compile(
+    r"(flux|f|e)?_?(err(or)?s?|sig(ma)?|std(dev)?|unc(ertaint(y|ies))?|noise)(_?flux)?|e_?flux", re.I
+)
 
 
 def read_arrays(
@@ -168,6 +176,13 @@ def _segment(
             return None
         return _rows(found, names[key], path, rows, (pixels,))
 
+    likely = [name for name in sorted(found.names) if ERRORS.fullmatch(name)]
+    if likely and rows[0] == 0 and not (names["ivar"] or names["error"]):
+        logger.warning(
+            "%s: the errors of the flux are not known, and the array %r is not read; if it is their standard "
+            "deviation, declare error=%r",
+            *(path, likely[0], likely[0]),
+        )
     flux = native_float(_rows(found, source["flux"], path, rows, (pixels,)))
     ivar, error, mask = (read(key) for key in ("ivar", "error", "mask"))
     valid = None

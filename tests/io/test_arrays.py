@@ -56,6 +56,23 @@ def test_every_kind_says_the_same_whole_and_in_pieces(tmp_path, kind):
         io.read_segments(path, source=source, rows=(5, 9))
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("err", True), ("flux_error", True), ("e_flux", True), ("snr", False)]
+)
+def test_errors_that_nobody_declared_are_told(tmp_path, caplog, name, told):
+    errors = {name: np.full((S, N) if told else S, 0.1)}
+    plain = {key: ARRAYS[key] for key in ("wave", "flux")}
+    path = write_arrays(tmp_path / "x", "npz", plain | errors)
+    assert io.read_segments(path, source=SOURCE)[0].ivar is None
+    assert (f"the array {name!r} is not read" in caplog.text) == told
+    caplog.clear()
+    if told:
+        assert io.read_segments(path, source=SOURCE | {"error": name})[0].ivar is not None
+    path = write_arrays(tmp_path / "y", "npz", plain | errors | {"ivar": ARRAYS["ivar"]})
+    io.read_segments(path, source=SOURCE)
+    assert "is not read" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_units_and_ranges_are_declared(tmp_path, kind):
     arrays = {
