@@ -39,7 +39,7 @@ from remap.stages.finetune import finetuning
 from remap.stages.pretrain import Pretraining, held_out_batch, pretraining
 from remap.store import checkpoint
 from remap.store.atomic import check_writable, read_json, write_files, write_json
-from remap.store.inputs import keep_inputs
+from remap.store.inputs import check_inputs, keep_inputs
 from remap.store.stars import SplitSettings, fold_split, readable_stars, split_settings
 from remap.store.tables import ecsv_writer
 from remap.store.workdir import check_prepared, stage_folder, survey_path
@@ -182,7 +182,7 @@ def fold_losses(
     files = [path for arm in preprocessing.arms for path in library_files(base, workdir, arm)]
     if settings.stage == "finetune":
         files += [survey_path(workdir / "data", arm) for arm in preprocessing.arms]
-    keep_inputs(folder, workdir, files)
+    check_inputs(folder, workdir)
     folds_of = {"pretrain": _library_folds, "finetune": _star_folds}[settings.stage]
     open_folds = folds_of(base, workdir, preprocessing, settings)
 
@@ -190,6 +190,7 @@ def fold_losses(
         config = candidate_config(base, candidate, settings.stage)
         setting = _describe(config, base, workdir, preprocessing, settings)
         mine = folder / digest(setting)
+        keep_inputs(folder, workdir, files)
         write_json(mine / "setting.json", {"overrides": dict(candidate.overrides)} | setting)
         training = open_folds(config)
         for fold in range(settings.folds):

@@ -394,7 +394,8 @@ def test_stars_by_position_are_joined_as_at_once(tiny_predictor, tmp_path):
     }
     files = []
     for i, (name, away) in enumerate(places.items()):
-        files.append(tiny.write_table(tmp_path / "spectra" / f"{i}_{name}.fits", *tiny.star(int(name[1]))))
+        visit = tiny.star(int(name[1]), seed=100 + i)  # none is a copy of another
+        files.append(tiny.write_table(tmp_path / "spectra" / f"{i}_{name}.fits", *visit))
         for key, value in (("RA", 120.0), ("DEC", 10 + away / 3600), ("DESIG", f"J{away}")):
             fits.setval(files[-1], key, value=value, ext=1)
     facts = {"star_id": {"keyword": "DESIG", "within": 1.5}, "ra": "RA", "dec": "DEC"}
